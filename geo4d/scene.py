@@ -1,0 +1,139 @@
+"""The dataclasses that cross rooms: ground truth (`Clip`), network output (`WindowPredictions`), result.
+
+Conventions (METHOD section 1): OpenCV camera axes, `cam_to_world` poses with the world at the first camera, pixel
+centres at +0.5, z-depth. Torch inside the package (`Clip`, `WindowPredictions`), numpy at its edge (`Reconstruction`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.errors import InputError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Ground truth of one clip, or of a batch of clips (leading axes `...`).
+
+    `depth` is z-depth in scene units and is 0 where `sky`; `valid` says where it is known (never in the sky).
+    `instance` numbers the objects (0: background, -1: sky); `dynamic` is true where the surface itself moves.
+    """
+
+    rgb: Float[Tensor, "... t h w 3"]  # in [0, 1]
+    depth: Float[Tensor, "... t h w"]
+    valid: Bool[Tensor, "... t h w"]
+    sky: Bool[Tensor, "... t h w"]
+    intrinsics: Float[Tensor, "... t 3 3"]
+    cam_to_world: Float[Tensor, "... t 4 4"]
+    instance: Int[Tensor, "... t h w"] | None = None
+    dynamic: Bool[Tensor, "... t h w"] | None = None
+
+    def map(self, function: Any) -> Clip:
+        """Returns the clip with `function` applied to every tensor (indexing, moving to a device, ...)."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Clip(**{name: None if value is None else function(value) for name, value in tensors.items()})
+
+    def to(self, device: torch.device | str) -> Clip:
+        """Moves every tensor to `device`."""
+        return self.map(lambda tensor: tensor.to(device))
+
+
+@dataclass(frozen=True)
+class WindowPredictions:
+    """What the network says of G overlapping windows of V frames; the only input of the alignment.
+
+    Everything is in the frame of each window's first camera and up to that window's scale; `disparity` also up to a
+    shift, `points` also up to a shift along z unless `points_origin` is "camera". Zero-weight pixels may hold anything.
+    """
+
+    windows: Int[Tensor, "g v"]  # frame numbers
+    points: Float[Tensor, "g v h w 3"] | None = None
+    weight: Float[Tensor, "g v h w"] | None = None  # 1 / sigma in units of `points`, 0 = invalid
+    disparity: Float[Tensor, "g v h w"] | None = None
+    disparity_weight: Float[Tensor, "g v h w"] | None = None  # None: 1 where disparity > 0.05
+    ray_direction: Float[Tensor, "g v y x 3"] | None = None  # may be coarser than the points
+    ray_moment: Float[Tensor, "g v y x 3"] | None = None
+    ray_cam_to_win: Float[Tensor, "g v 4 4"] | None = None
+    points_origin: Literal["unknown", "camera"] = "unknown"
+    images: Any = None  # uint8 numpy (t, h, w, 3), for the result
+    timestamps: Any = None  # float64 numpy (t,), seconds
+    source_size: tuple[int, int] | None = None  # (height, width) of the video
+
+    def __post_init__(self) -> None:
+        """Raises InputError if no modality is present."""
+        if self.points is None and self.disparity is None and self.ray_direction is None and self.ray_cam_to_win is None:
+            raise InputError("Window predictions need at least one of points, disparity or rays; got none of them.")
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of the video."""
+        return int(self.windows.max()) + 1
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(height, width) of the dense maps; of the ray maps when there is nothing else."""
+        for dense in (self.points, self.disparity, self.ray_direction):
+            if dense is not None:
+                return int(dense.shape[2]), int(dense.shape[3])
+        raise InputError("These window predictions hold cameras alone, so they have no pixel grid.")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A video in 4D: depth, confidence and camera of each of T frames, in one world (the first camera).
+
+    Arrays are numpy and may be memory maps. `depth` is z-depth at the working resolution (h, w), nan where not `valid`;
+    `intrinsics` belongs to that resolution. `at_source_resolution` gives both at the size of the video.
+    """
+
+    depth: np.ndarray  # (t, h, w) float32
+    confidence: np.ndarray  # (t, h, w) float32, >= 0
+    valid: np.ndarray  # (t, h, w) bool
+    images: np.ndarray  # (t, h, w, 3) uint8
+    intrinsics: np.ndarray  # (t, 3, 3) float64
+    cam_to_world: np.ndarray  # (t, 4, 4) float64
+    timestamps: np.ndarray  # (t,) float64, seconds
+    source_size: tuple[int, int]  # (height, width) of the video
+    is_metric: bool = False
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.depth)
+
+    def points_cam(self, frame: int) -> np.ndarray:
+        """(h, w, 3) points of `frame` in its own camera; nan where invalid."""
+        height, width = self.depth.shape[1:]
+        v, u = np.mgrid[0:height, 0:width] + 0.5
+        k = self.intrinsics[frame]
+        depth = np.where(self.valid[frame], self.depth[frame], np.nan).astype(np.float64)
+        return np.stack([(u - k[0, 2]) / k[0, 0] * depth, (v - k[1, 2]) / k[1, 1] * depth, depth], axis=-1)
+
+    def points_world(self, frame: int) -> np.ndarray:
+        """(h, w, 3) points of `frame` in the world (the first camera's frame); nan where invalid."""
+        pose = self.cam_to_world[frame]
+        return self.points_cam(frame) @ pose[:3, :3].T + pose[:3, 3]
+
+    def at_source_resolution(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) resampled to the size of the video, and the intrinsics (3, 3) that go with it."""
+        height, width = self.source_size
+        rows = _nearest_index(height, self.depth.shape[1])
+        columns = _nearest_index(width, self.depth.shape[2])
+        depth = np.where(self.valid[frame], self.depth[frame], np.nan)[rows][:, columns]
+        scale = np.array([width / self.depth.shape[2], height / self.depth.shape[1], 1.0])
+        return depth, scale[:, None] * self.intrinsics[frame]
+
+    def with_diagnostics(self, **entries: Any) -> Reconstruction:
+        """A copy with more entries in `diagnostics`."""
+        return replace(self, diagnostics={**self.diagnostics, **entries})
+
+
+def _nearest_index(target: int, source: int) -> np.ndarray:
+    """For each pixel of a line of `target` pixels, the nearest of `source` pixels over the same extent."""
+    return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)
