@@ -8,8 +8,7 @@ import torch
 from torch.nn.functional import softplus, unfold
 
 from geo4d._typing import Float, Tensor
-from geo4d.models.autoencoder import Autoencoder
-from geo4d.models.point_decoder import PointDecoder
+from geo4d.models.autoencoder import Autoencoder, PointDecoder
 
 Step = tuple[Tensor, dict[str, float]]
 PATCH = 8

@@ -20,8 +20,8 @@ from geo4d.diffusion.sampler import one_step
 from geo4d.diffusion.schedule import Schedule, make_schedule
 from geo4d.errors import InputError
 from geo4d.modalities import Layout, make_layout
-from geo4d.models.geometry_model import GeometryModel
-from geo4d.models.presets import PRESETS, build_model
+from geo4d.models.geometry_model import GeometryModel, build_model
+from geo4d.models.presets import PRESETS
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
 from geo4d.training.clips import Bucket, pick_bucket, render_shard, rgb_images
 from geo4d.training.diffusion import ObjectiveConfig, diffusion_loss
@@ -155,7 +155,7 @@ class Trainer:
         self._load("autoencoder", self.model.autoencoder)
         self._load_normalizer()
         self._load("unet", self.model.unet)
-        self.model.point_decoder = type(self.model.point_decoder).from_autoencoder(self.model.autoencoder).to(self.device)
+        self.model.point_decoder = type(self.model.point_decoder).from_autoencoder(self.model.autoencoder, uncertainty_blocks=self.model.spec.uncertainty_blocks).to(self.device)
         loop = TrainingLoop("points", self.model.point_decoder, self.config.points, self.directory, self.device)
         loop.run(point_decoder_loss(self.model.point_decoder, self._draw_points))
 

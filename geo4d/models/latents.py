@@ -1,0 +1,52 @@
+"""What lies between the autoencoder's latents and the denoiser's: a mean per position and a spread per channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from geo4d._typing import Float, Tensor
+
+SD_SCALE_FACTOR = 0.18215  # of the Stable Diffusion autoencoder
+
+
+class LatentNormalizer(nn.Module):
+    """Per kind of image: (latent - mean map) / std, the map resampled to the latent's grid.
+
+    Fresh, it is the released model's: mean 0, std 1 / 0.18215.
+    """
+
+    def __init__(self, names: tuple[str, ...], grid: tuple[int, int]) -> None:
+        super().__init__()
+        for name in names:
+            self.register_buffer(f"{name}_mean", torch.zeros(4, *grid))
+            self.register_buffer(f"{name}_std", torch.full((4,), 1 / SD_SCALE_FACTOR))
+
+    def std(self, name: str) -> Float[Tensor, "4"]:
+        """Spread of each channel."""
+        return self.get_buffer(f"{name}_std")
+
+    def normalize(self, name: str, latents: Tensor) -> Tensor:
+        """(n, 4, y, x) or (b, 4, v, y, x) from the autoencoder to the denoiser."""
+        mean, std = self._statistics(name, latents)
+        return (latents - mean) / std
+
+    def denormalize(self, name: str, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        mean, std = self._statistics(name, latents)
+        return latents * std + mean
+
+    @torch.no_grad()
+    def fit(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> None:
+        """Mean per position and residual spread per channel of a sample on the normalizer's own grid."""
+        mean = latents.mean(dim=0)
+        self.get_buffer(f"{name}_mean").copy_(mean)
+        self.std(name).copy_((latents - mean).square().mean(dim=(0, 2, 3)).sqrt().clamp_min(1e-4))
+
+    def _statistics(self, name: str, latents: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.get_buffer(f"{name}_mean")
+        if mean.shape[1:] != latents.shape[-2:]:
+            mean = interpolate(mean[None], size=latents.shape[-2:], mode="bilinear", align_corners=False)[0]
+        middle = [1] * (latents.ndim - 4)
+        return mean.reshape(4, *middle, *mean.shape[1:]).to(latents), self.std(name).reshape(4, *middle, 1, 1).to(latents)

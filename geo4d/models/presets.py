@@ -1,0 +1,85 @@
+"""The shapes of our models; a preset's numbers are stored with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that is needed to build a model and to use it as it was trained."""
+
+    name: str
+    unet: dict[str, Any]
+    autoencoder: dict[str, Any]
+    modalities: tuple[str, ...] = ("points", "rays", "disparity")
+    image_names: tuple[str, ...] = ("points", "ray_direction", "ray_moment", "disparity")  # one latent each
+    points_normalization: Literal["minmax", "asinh"] = "minmax"
+    uncertainty_blocks: int = 2
+    window_length: int = 16
+    sampler: Literal["one_step", "ddim"] = "ddim"
+    steps: int = 5
+    dynamic_rescale: bool = True
+    base_size: tuple[int, int] = (320, 512)  # (height, width): where the latent statistics live
+    sizes: tuple[tuple[int, int], ...] = field(default=((320, 512),))  # working resolutions
+
+
+SMALL_AUTOENCODER = {
+    "block_out_channels": (32, 64, 96),
+    "layers_per_block": 1,
+    "norm_groups": 16,
+    "mid_attention": False,
+    "patch_size": 2,
+    "pca_skip": True,
+}
+SMALL_UNET = {
+    "in_channels": 20,
+    "out_channels": 16,
+    "model_channels": 64,
+    "channel_mult": (1, 2, 3),
+    "num_res_blocks": 1,
+    "attention_resolutions": (2, 4),
+    "num_head_channels": 32,
+    "context_dim": 64,
+    "dropout": 0.0,
+    "temporal_conv_layers": 1,
+    "ff_mult": 2,
+    "frame_index_embedding": True,
+    "coordinate_channels": True,
+    "space_time_resolutions": (2, 4),
+    "learned_context_tokens": 4,
+    "image_cross_attention": False,
+    "addition_attention": False,
+}
+
+PRESETS = {
+    "geo4d": ModelSpec(
+        name="geo4d",
+        unet={},
+        autoencoder={},
+        sizes=((384, 512), (320, 512), (256, 576), (192, 640)),
+    ),
+    "small": ModelSpec(
+        name="small",
+        unet=SMALL_UNET,
+        autoencoder=SMALL_AUTOENCODER,
+        points_normalization="asinh",
+        uncertainty_blocks=1,
+        sampler="one_step",
+        dynamic_rescale=False,
+        base_size=(64, 96),
+        sizes=((64, 96), (64, 128), (64, 64), (96, 64), (128, 64)),
+    ),
+    "tiny": ModelSpec(
+        name="tiny",
+        unet={**SMALL_UNET, "model_channels": 32, "channel_mult": (1, 1), "attention_resolutions": (2,), "context_dim": 8},
+        autoencoder={**SMALL_AUTOENCODER, "block_out_channels": (8, 8, 8), "norm_groups": 4},
+        points_normalization="asinh",
+        uncertainty_blocks=1,
+        sampler="one_step",
+        dynamic_rescale=False,
+        base_size=(32, 48),
+        sizes=((32, 48), (48, 32)),
+    ),
+}
