@@ -34,15 +34,15 @@ def align_depth(
 ) -> tuple[np.ndarray, float, float]:
     """Scale and shift one video's depth (any shape) onto the truth where `mask`; returns depth, scale, shift.
 
-    Where the truth is known but the prediction is not finite, the video's median prediction stands in: a hole is an error,
-    not an excuse. Raises InputError without true pixels, without any prediction, or for an unknown alignment.
+    Where the truth is known but the prediction is not finite (it says: sky, or too far), the video's 99th percentile stands
+    in: a hole is an error, not an excuse. Raises InputError without true pixels, without any prediction, or for an unknown alignment.
     """
     if not mask.any():
         raise InputError("Depth cannot be scored: the mask of true depth is empty; check the ground truth.")
     finite = np.isfinite(predicted)
     if not finite.any():
         raise InputError("Depth cannot be scored: no predicted depth is finite; check the reconstruction.")
-    filled = np.where(finite, predicted, np.median(predicted[finite])).astype(np.float64)
+    filled = np.where(finite, predicted, np.quantile(predicted[finite], 0.99)).astype(np.float64)
     x, y = filled[mask], true[mask].astype(np.float64)
     if alignment == "none":
         scale, shift = 1.0, 0.0

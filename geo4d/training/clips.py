@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class ClipBatch:
     fps: Float[Tensor, "b"]
 
 
-def pick_bucket(buckets: tuple[Bucket, ...], split: int, shard: int) -> Bucket:
+def pick_bucket(buckets: Sequence[Bucket], split: int, shard: int) -> Bucket:
     """The bucket of a shard: always the same for the same split and number."""
     shares = np.array([bucket.share for bucket in buckets])
     return buckets[np.random.default_rng([split, shard]).choice(len(buckets), p=shares / shares.sum())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class EncodeJob:
     """What one process does: shards `worker`, `worker + workers`, ... below `shards`."""
 
     directory: Path
-    buckets: tuple[Bucket, ...]
+    buckets: Sequence[Bucket]
     shards: int
     split: int = 1
     worker: int = 0

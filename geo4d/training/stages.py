@@ -39,7 +39,7 @@ AUTOENCODER_SPLIT, POOL_SPLIT, POINTS_SPLIT = 1, 2, 3  # scene seeds of the stag
 class DataConfig:
     """Procedural clips of the run."""
 
-    buckets: tuple[Bucket, ...] = (Bucket(64, 96, 2, 128, 0.6), Bucket(64, 96, 16, 16, 0.4))
+    buckets: list[Bucket] = field(default_factory=lambda: [Bucket(64, 96, 2, 128, 0.6), Bucket(64, 96, 16, 16, 0.4)])
     autoencoder_shards: int = 48
     shards: int = 500
     workers: int = 1  # processes that render and encode
@@ -172,7 +172,7 @@ class Trainer:
     @torch.no_grad()
     def _draw_points(self, step: int) -> tuple[Tensor, Tensor]:
         """Latents to decode and the point images they stand for, of freshly rendered clips."""
-        bucket = pick_bucket(tuple(b for b in self.config.data.buckets if b.frames == self.config.unet.short_frames), POINTS_SPLIT, step)
+        bucket = pick_bucket([b for b in self.config.data.buckets if b.frames == self.config.unet.short_frames], POINTS_SPLIT, step)
         batch = render_shard(Bucket(bucket.height, bucket.width, bucket.frames, 8, 1.0), POINTS_SPLIT, step)
         images = self.layout.encode(batch.clip)["points"].flatten(0, 1).to(self.device)
         latents = self.model.autoencoder.encode(images)[0].float()

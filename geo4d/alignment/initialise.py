@@ -1,0 +1,218 @@
+"""First guesses: focal length, cameras within each window, windows chained through the frames that they share."""
+
+from __future__ import annotations
+
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.observations import Observations
+from geo4d.geometry.rigid import invert_rigid, rigid
+from geo4d.geometry.rotation import skew, so3_exp
+from geo4d.geometry.similarity import Similarity, fit_similarity_robust
+
+ROUNDS = 12
+
+
+def focal_bounds(config: AlignmentConfig) -> tuple[float, float]:
+    """Least and greatest focal length, by the longer side."""
+    wide, narrow = (torch.tensor(a).deg2rad() for a in (config.max_field_of_view_deg, config.min_field_of_view_deg))
+    return float(0.5 / torch.tan(wide / 2)), float(0.5 / torch.tan(narrow / 2))
+
+
+def fit_focal(observations: Observations, origin: str, config: AlignmentConfig) -> tuple[float, Float[Tensor, "g"], list[float]]:
+    """Focal length by the longer side from the windows' first frames, and each window's z shift z0.
+
+    Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. Returns the
+    median over the windows (with the prior as one more vote where the windows disagree), z0 and every window's own focal.
+    """
+    points, weight = observations.points[:, 0], observations.weight[:, 0]  # (g, p, 3)
+    u = observations.pixels.flatten()
+    x, z = points[..., :2].flatten(1), points[..., 2].repeat_interleave(2, dim=1)
+    w = weight.repeat_interleave(2, dim=1)
+    columns = torch.stack([x, -u.expand_as(x)], dim=-1)  # (g, 2 p, 2)
+    if origin == "camera":
+        columns = columns[..., :1]
+    target = u * z
+    irls = w.clone()
+    for _ in range(30):
+        normal = (columns * irls[..., None]).mT @ columns
+        normal = normal + 1e-12 * torch.eye(columns.shape[-1], dtype=torch.float64) * (1 + normal.diagonal(dim1=1, dim2=2).mean())
+        solution = torch.linalg.solve(normal, (columns * (irls * target)[..., None]).sum(1)[..., None])[..., 0]
+        residual = ((columns @ solution[..., None])[..., 0] - target).abs()
+        irls = w / (residual + 1e-3 * residual.mean(dim=1, keepdim=True) + 1e-12)
+    low, high = focal_bounds(config)
+    own = solution[:, 0]
+    usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
+    votes = own[usable].clamp(low, high).log()
+    log_prior = torch.tensor(config.focal_prior, dtype=torch.float64).log()
+    if len(votes) == 0:
+        focal = config.focal_prior
+    else:
+        spread = (votes - votes.median()).abs().median() * 1.5 / len(votes) ** 0.5 + 1e-6
+        share = 1 / (1 + (spread / config.focal_prior_log_sigma) ** 2)
+        focal = float((share * votes.median() + (1 - share) * log_prior).exp())
+    if origin == "camera":
+        return focal, torch.zeros(len(points), dtype=torch.float64), own.tolist()
+    # with the common focal length, the shift alone: z0 = median of f x / u - z
+    shift = _fit_shift(focal, x, z, u, w)
+    return focal, shift, own.tolist()
+
+
+def _fit_shift(focal: float, x: Tensor, z: Tensor, u: Tensor, w: Tensor) -> Float[Tensor, "g"]:
+    """Robust z0 of u (z + z0) = f x for each window."""
+    irls = w.clone()
+    shift = torch.zeros(len(x), dtype=torch.float64)
+    for _ in range(20):
+        shift = (irls * u * (focal * x - u * z)).sum(1) / (irls * u * u).sum(1).clamp_min(1e-30)
+        residual = (u * (z + shift[:, None]) - focal * x).abs()
+        irls = w / (residual + 1e-3 * residual.mean(dim=1, keepdim=True) + 1e-12)
+    return shift
+
+
+def window_cameras(
+    observations: Observations, focal: float, shift: Float[Tensor, "g"]
+) -> tuple[Float[Tensor, "g v 4 4"], Float[Tensor, "g v"]]:
+    """Camera-to-window poses by robust perspective-n-point, each frame from the one before; and the median residual.
+
+    The first camera is at (0, 0, -shift) with the window's axes.
+    """
+    g, v = observations.windows.shape
+    pose = torch.eye(4, dtype=torch.float64).repeat(g, 1, 1)
+    pose[:, 2, 3] = -shift
+    poses, residuals = [], []
+    for k in range(v):
+        if k > 0:
+            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], observations.pixels / focal)
+        else:
+            residual = _ray_residual(pose, observations.points[:, 0], observations.pixels / focal)[0].norm(dim=-1).median(dim=1).values
+        poses.append(pose)
+        residuals.append(residual)
+    return torch.stack(poses, dim=1), torch.stack(residuals, dim=1)
+
+
+def _ray_residual(
+    cam_to_win: Float[Tensor, "n 4 4"], points: Float[Tensor, "n p 3"], rays: Float[Tensor, "p 2"]
+) -> tuple[Float[Tensor, "n p 2"], Float[Tensor, "n p 3"]]:
+    """x / z - ray, and the points in the camera; behind the camera the depth is held at a small positive value."""
+    offset = points - cam_to_win[:, None, :3, 3]
+    local = offset @ cam_to_win[:, :3, :3]
+    z = local[..., 2:].clamp_min(1e-3)
+    return local[..., :2] / z - rays, torch.cat([local[..., :2], z], dim=-1)
+
+
+def solve_pnp(
+    cam_to_win: Float[Tensor, "n 4 4"],
+    points: Float[Tensor, "n p 3"],
+    weight: Float[Tensor, "n p"],
+    rays: Float[Tensor, "p 2"],
+    rounds: int = ROUNDS,
+) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n"]]:
+    """Levenberg-Marquardt with a Cauchy loss on the rays' residuals, batched; steps that do not help are not taken."""
+    pose, damping = cam_to_win, torch.full((len(points),), 1e-3, dtype=torch.float64)
+    residual, local = _ray_residual(pose, points, rays)
+    spread = _spread(residual, weight)
+    for _ in range(rounds):
+        z = local[..., 2]
+        # d(x / z) / d local, then d local / d (rotation, centre)
+        to_image = torch.zeros(*z.shape, 2, 3, dtype=torch.float64)
+        to_image[..., 0, 0] = to_image[..., 1, 1] = 1 / z
+        to_image[..., 0, 2], to_image[..., 1, 2] = -local[..., 0] / z.square(), -local[..., 1] / z.square()
+        turned = pose[:, None, :3, :3].mT @ skew(points - pose[:, None, :3, 3])
+        moved = -pose[:, None, :3, :3].mT.expand_as(turned)
+        jacobian = to_image @ torch.cat([turned, moved], dim=-1)  # (n, p, 2, 6)
+        w = weight / (1 + (residual.square().sum(-1) / (2 * spread[:, None]) ** 2))
+        normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
+        gradient = torch.einsum("np,npij,npi->nj", w, jacobian, residual)
+        diagonal = normal.diagonal(dim1=1, dim2=2).clamp_min(1e-12)
+        step = -torch.linalg.solve(normal + torch.diag_embed(damping[:, None] * diagonal + 1e-12), gradient[..., None])[..., 0]
+        step = step.clamp(-0.5, 0.5)
+        candidate = rigid(so3_exp(step[:, :3]) @ pose[:, :3, :3], pose[:, :3, 3] + step[:, 3:])
+        new_residual, new_local = _ray_residual(candidate, points, rays)
+        better = _cost(new_residual, weight, spread) < _cost(residual, weight, spread)
+        pose = torch.where(better[:, None, None], candidate, pose)
+        residual = torch.where(better[:, None, None], new_residual, residual)
+        local = torch.where(better[:, None, None], new_local, local)
+        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-9, 1e6)
+        spread = torch.where(better, _spread(residual, weight), spread)
+    return pose, spread
+
+
+def _spread(residual: Tensor, weight: Tensor) -> Float[Tensor, "n"]:
+    length = torch.where(weight > 0, residual.norm(dim=-1), torch.nan)
+    return length.nanmedian(dim=1).values.nan_to_num(1.0).clamp_min(1e-9)
+
+
+def _cost(residual: Tensor, weight: Tensor, spread: Tensor) -> Float[Tensor, "n"]:
+    return (weight * torch.log1p(residual.square().sum(-1) / (2 * spread[:, None]) ** 2)).sum(1)
+
+
+def chain_windows(
+    observations: Observations, cameras: Float[Tensor, "g v 4 4"]
+) -> tuple[Similarity, list[int]]:
+    """Similarity window -> world for every window (world: the first window's first camera).
+
+    Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is
+    hung on the previous one's last camera with the same scale, and its number is returned.
+    """
+    windows = observations.windows
+    start = invert_rigid(cameras[0, 0])
+    scale, rotation, translation = [torch.ones((), dtype=torch.float64)], [start[:3, :3]], [start[:3, 3]]
+    loose = []
+    for g in range(1, len(windows)):
+        other = _best_overlap(windows, g)
+        link = None if other is None else _link(observations, g, other)
+        if link is None:
+            loose.append(g)
+            other = g - 1
+            across = cameras[other, -1] @ invert_rigid(cameras[g, 0])
+            link = Similarity(torch.ones((), dtype=torch.float64), across[:3, :3], across[:3, 3])
+        assert other is not None
+        total = Similarity(scale[other], rotation[other], translation[other]).compose(link)
+        scale.append(total.scale)
+        rotation.append(total.rotation)
+        translation.append(total.translation)
+    return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), loose
+
+
+def _best_overlap(windows: Tensor, g: int) -> int | None:
+    """The earlier window that shares the most frames with window g; the latest of several."""
+    shared = [int(torch.isin(windows[g], windows[other]).sum()) for other in range(g)]
+    best = max(shared)
+    return None if best == 0 else max(i for i, count in enumerate(shared) if count == best)
+
+
+def _link(observations: Observations, g: int, other: int) -> Similarity | None:
+    """Similarity from window g to window `other` through their common frames; None without enough pixels."""
+    common = [(a, b) for a, i in enumerate(observations.windows[g]) for b, j in enumerate(observations.windows[other]) if i == j]
+    mine, theirs = [a for a, _ in common], [b for _, b in common]
+    source, target = observations.points[g, mine].flatten(0, 1), observations.points[other, theirs].flatten(0, 1)
+    weight = (observations.weight[g, mine] * observations.weight[other, theirs]).sqrt().flatten()
+    use = weight > 0
+    if int(use.sum()) < 10:
+        return None
+    # relative precision: near points tell as much as far ones
+    distance = target[use].norm(dim=-1)
+    weight = weight[use] / (distance + 0.1 * distance.median()).square()
+    link = fit_similarity_robust(source[use], target[use], weight)
+    return link if float(link.scale) > 1e-6 else None
+
+
+def world_cameras(
+    observations: Observations,
+    to_world: Similarity,
+    cameras: Float[Tensor, "g v 4 4"],
+    residual: Float[Tensor, "g v"],
+) -> Float[Tensor, "t 4 4"]:
+    """Each frame's camera from the window in which it fits best."""
+    t = observations.num_frames
+    poses = torch.eye(4, dtype=torch.float64).repeat(t, 1, 1)
+    best = torch.full((t,), torch.inf, dtype=torch.float64)
+    for g, window in enumerate(observations.windows.tolist()):
+        for k, frame in enumerate(window):
+            if residual[g, k] < best[frame]:
+                best[frame] = residual[g, k]
+                poses[frame, :3, :3] = to_world.rotation[g] @ cameras[g, k, :3, :3]
+                centre = to_world.apply_to(g, cameras[g, k, :3, 3])
+                poses[frame, :3, 3] = centre
+    return poses

@@ -1,0 +1,88 @@
+"""The evidence of all windows on a sparse grid of pixels, ready for the solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.geometry.plucker import fit_centre
+from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import fit_rotation
+from geo4d.scene import WindowPredictions
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Sampled point maps (g, v, p, ...) in float64; weights are relative precisions, 1 for a typical pixel."""
+
+    windows: Int[Tensor, "g v"]
+    pixels: Float[Tensor, "p 2"]  # from the image centre, divided by the longer side
+    index: Int[Tensor, "p"]  # into the flattened map
+    points: Float[Tensor, "g v p 3"]
+    weight: Float[Tensor, "g v p"]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return int(self.windows.max()) + 1
+
+
+def sample_grid(height: int, width: int, samples: int) -> Int[Tensor, "p"]:
+    """About `samples` pixels on a regular grid, as indices into the flattened map."""
+    rows = max(2, min(height, round((samples * height / width) ** 0.5)))
+    columns = max(2, min(width, round(samples / rows)))
+    v = ((torch.arange(rows) + 0.5) * height / rows).long()
+    u = ((torch.arange(columns) + 0.5) * width / columns).long()
+    return (v[:, None] * width + u).flatten()
+
+
+def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
+    """Pixel centres from the image centre, divided by the longer side."""
+    v = (torch.arange(height, dtype=torch.float64) + 0.5 - height / 2) / max(height, width)
+    u = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / max(height, width)
+    return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1).flatten(0, 1)
+
+
+def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Precision of log depth: (weight z)^2 by its median, at most 9; 0 where the weight is 0 or anything is not finite."""
+    usable = (weight > 0) & points.isfinite().all(-1) & weight.isfinite()
+    relative = torch.where(usable, weight * points.norm(dim=-1), 0.0).square()
+    if not usable.any():
+        return relative
+    return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(9.0)
+
+
+def observe_points(predictions: WindowPredictions, samples: int) -> Observations:
+    """Samples the point maps. Zero-weight pixels are replaced by zeros, whatever they hold."""
+    height, width = predictions.grid_size
+    index = sample_grid(height, width, samples)
+    assert predictions.points is not None
+    points = predictions.points.flatten(2, 3)[:, :, index].double()
+    weight = torch.ones_like(points[..., 0]) if predictions.weight is None else predictions.weight.flatten(2, 3)[:, :, index].double()
+    weight = relative_weight(points, weight)
+    points = torch.where((weight > 0)[..., None], points, 0.0)
+    return Observations(predictions.windows.long(), centred_pixels(height, width)[index], index, points, weight)
+
+
+def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | None:
+    """Cameras in their window: as given, or from the ray maps (METHOD section 6: centre by Eq. 6, rotation by Procrustes)."""
+    if predictions.ray_cam_to_win is not None:
+        return predictions.ray_cam_to_win.double()
+    if predictions.ray_direction is None or predictions.ray_moment is None:
+        return None
+    direction = predictions.ray_direction.double().flatten(2, 3)
+    moment = predictions.ray_moment.double().flatten(2, 3)
+    if not (direction.isfinite().all() and moment.isfinite().all()):
+        return None
+    unit = torch.nn.functional.normalize(direction, dim=-1)
+    # the first frame's directions turned into frame i's: the camera-to-window rotation
+    rotation = fit_rotation(unit[:, :1].expand_as(unit), unit)
+    return rigid(rotation, fit_centre(unit, moment))
+
+
+def coverage(windows: Int[Tensor, "g v"]) -> Bool[Tensor, "g t"]:
+    """Which window holds which frame."""
+    result = torch.zeros(len(windows), int(windows.max()) + 1, dtype=torch.bool)
+    return result.scatter(1, windows.long(), True)

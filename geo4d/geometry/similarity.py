@@ -1,0 +1,62 @@
+"""Similarities x -> s R x + t, and the best one between two sets of points (Umeyama), robustly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Float, Tensor
+
+ROBUST_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One similarity, or a batch of them."""
+
+    scale: Float[Tensor, "*b"]
+    rotation: Float[Tensor, "*b 3 3"]
+    translation: Float[Tensor, "*b 3"]
+
+    def apply(self, points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
+        """s R x + t."""
+        return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
+
+    def apply_to(self, index: int, point: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+        """One point by one similarity of a batch."""
+        return self.scale[index] * self.rotation[index] @ point + self.translation[index]
+
+    def compose(self, first: Similarity) -> Similarity:
+        """The similarity that does `first`, then this one."""
+        translation = self.scale[..., None] * (self.rotation @ first.translation[..., None])[..., 0] + self.translation
+        return Similarity(self.scale * first.scale, self.rotation @ first.rotation, translation)
+
+
+def fit_similarity(
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]
+) -> Similarity:
+    """Minimises sum w |s R source + t - target|^2 (Umeyama 1991)."""
+    share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-30))[..., None]
+    mean_s, mean_t = (share * source).sum(-2), (share * target).sum(-2)
+    s, t = source - mean_s[..., None, :], target - mean_t[..., None, :]
+    u, d, vt = torch.linalg.svd((share * t).mT @ s)
+    sign = torch.ones_like(d)
+    sign[..., 2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
+    rotation = u @ (sign[..., None] * vt)
+    scale = (d * sign).sum(-1) / (share * s.square()).sum((-1, -2)).clamp_min(1e-30)
+    return Similarity(scale, rotation, mean_t - scale[..., None] * (rotation @ mean_s[..., None])[..., 0])
+
+
+def fit_similarity_robust(
+    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"]
+) -> Similarity:
+    """The same by iteratively reweighted least squares with a Cauchy loss, its scale the median residual."""
+    weight_now = weight
+    result = fit_similarity(source, target, weight_now)
+    for _ in range(ROBUST_ROUNDS):
+        residual = (result.apply(source) - target).norm(dim=-1) * weight.sqrt()
+        spread = residual[weight > 0].median().clamp_min(1e-12)
+        weight_now = weight / (1 + (residual / (2 * spread)).square())
+        result = fit_similarity(source, target, weight_now)
+    return result

@@ -1,0 +1,132 @@
+"""The result on disk: memory-mappable arrays, a JSON file, a TUM trajectory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from geo4d.errors import InputError
+from geo4d.scene import Reconstruction
+
+VERSION = 1
+ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
+SUMMARY = "reconstruction.json"
+CONVENTIONS = {
+    "camera": "OpenCV: x right, y down, z forward",
+    "cam_to_world": "4x4, row major; the world is the first camera",
+    "depth": "z-depth at the working resolution, nan where not valid",
+    "intrinsics": "pixels of the working resolution, pixel centres at +0.5",
+    "trajectory_tum.txt": "time x y z qx qy qz qw, camera to world",
+}
+
+
+def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -> None:
+    """Writes the result into `directory` (made if need be); the summary comes last, so a folder that has one is whole."""
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / SUMMARY).unlink(missing_ok=True)
+        for name in ARRAYS:
+            _write(directory / f"{name}.npy", getattr(reconstruction, name))
+        trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
+        (directory / "trajectory_tum.txt").write_text(trajectory)
+        summary = {
+            "format": "geo4d-reconstruction",
+            "version": VERSION,
+            "frames": reconstruction.num_frames,
+            "size": list(reconstruction.depth.shape[1:]),
+            "source_size": list(reconstruction.source_size),
+            "is_metric": reconstruction.is_metric,
+            "conventions": CONVENTIONS,
+            "diagnostics": _plain(reconstruction.diagnostics),
+        }
+        temporary = directory / f".{SUMMARY}"
+        temporary.write_text(json.dumps(summary, indent=1))
+        os.replace(temporary, directory / SUMMARY)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written ({error.strerror}); choose another output folder.") from error
+
+
+def load_reconstruction(directory: str | Path) -> Reconstruction:
+    """Opens a result; arrays are memory maps. Raises InputError if the folder does not hold a whole one."""
+    directory = Path(directory)
+    if not (directory / SUMMARY).is_file():
+        raise InputError(f"{directory} holds no finished reconstruction ({SUMMARY} is missing); run geo4d infer first.")
+    try:
+        summary = json.loads((directory / SUMMARY).read_text())
+        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        shape = (summary["frames"], *summary["size"])
+        source_size = (int(summary["source_size"][0]), int(summary["source_size"][1]))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{directory} holds a damaged reconstruction ({error}); run geo4d infer again.") from error
+    if summary.get("version") != VERSION or arrays["depth"].shape != shape:
+        raise InputError(f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}.")
+    return Reconstruction(**arrays, source_size=source_size, is_metric=summary["is_metric"], diagnostics=summary["diagnostics"])
+
+
+def format_tum(timestamps: np.ndarray, cam_to_world: np.ndarray) -> str:
+    """TUM lines: t x y z qx qy qz qw."""
+    quaternions = Rotation.from_matrix(cam_to_world[:, :3, :3]).as_quat()  # scipy's order is x y z w
+    rows = np.concatenate([timestamps[:, None], cam_to_world[:, :3, 3], quaternions], axis=1)
+    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in rows)
+
+
+def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Timestamps (t,) and cam_to_world (t, 4, 4) of a TUM file; comment lines begin with #."""
+    try:
+        rows = np.loadtxt(path, comments="#", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a TUM trajectory ({error}); expected lines of t x y z qx qy qz qw.") from error
+    if rows.shape[1] != 8:
+        raise InputError(f"{path} has {rows.shape[1]} columns; a TUM trajectory has 8: t x y z qx qy qz qw.")
+    poses = np.tile(np.eye(4), (len(rows), 1, 1))
+    poses[:, :3, :3] = Rotation.from_quat(rows[:, 4:]).as_matrix()
+    poses[:, :3, 3] = rows[:, 1:4]
+    return rows[:, 0], poses
+
+
+def open_output_directory(directory: str | Path, *, resume: bool = False, overwrite: bool = False) -> Path:
+    """Makes the folder of a run, or refuses one that holds something: another run needs --overwrite, an unfinished one --resume."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; give a folder for the output.")
+    if directory.is_dir() and any(directory.iterdir()):
+        ours = (directory / SUMMARY).exists() or (directory / "config.yaml").exists()
+        if overwrite and ours:
+            shutil.rmtree(directory)
+        elif not resume or not ours:
+            remedy = "add --resume to finish it, --overwrite to replace it, or choose another folder" if ours else "choose an empty or new folder"
+            raise InputError(f"The output folder {directory} already holds {'a run' if ours else 'other files'}; {remedy}.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".write_test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"The output folder {directory} cannot be written ({error.strerror}); choose another.") from error
+    return directory
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, np.asarray(array), allow_pickle=False)
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan, no tuples and no numpy."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

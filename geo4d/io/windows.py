@@ -1,0 +1,87 @@
+"""Window predictions on disk: one .npz, or a folder of .npy files that can be memory-mapped."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geo4d.errors import InputError
+from geo4d.scene import WindowPredictions
+
+DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
+OTHER = ("images", "timestamps")
+
+
+def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
+    """Writes an .npz if the path says so, else a folder with one .npy a key."""
+    path = Path(path)
+    arrays: dict[str, Any] = {"windows": predictions.windows.numpy().astype(np.int32), "points_origin": np.array(predictions.points_origin)}
+    arrays |= {name: getattr(predictions, name).numpy() for name in DENSE if getattr(predictions, name) is not None}
+    arrays |= {name: np.asarray(getattr(predictions, name)) for name in OTHER if getattr(predictions, name) is not None}
+    if predictions.source_size is not None:
+        arrays["image_size"] = np.array(predictions.source_size, dtype=np.int32)
+    try:
+        if path.suffix == ".npz":
+            temporary = path.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+            os.replace(temporary, path)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            for name, array in arrays.items():
+                np.save(path / f"{name}.npy", array, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+
+
+def load_windows(path: str | Path) -> WindowPredictions:
+    """Reads what `save_windows` wrote, or any file of the same keys (`img` is read as `images`).
+
+    Raises InputError if the file is missing, is something else, or its arrays do not belong together.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There are no window predictions at {path}; give an .npz file or a folder of .npy files.")
+    try:
+        if path.is_dir():
+            arrays = {file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in path.glob("*.npy")}
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files if name in {*DENSE, *OTHER, "windows", "points_origin", "image_size", "img"}}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        raise InputError(f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes.") from error
+    if "windows" not in arrays or arrays["windows"].ndim != 2:
+        raise InputError(f"{path} lacks the key 'windows' (G, V); it has {sorted(arrays)}.")
+    _check_shapes(path, arrays)
+    tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in DENSE if name in arrays}
+    size = arrays.get("image_size")
+    return WindowPredictions(
+        windows=torch.from_numpy(np.array(arrays["windows"])).long(),
+        **{name: tensor if name == "ray_cam_to_win" else tensor.float() for name, tensor in tensors.items()},
+        points_origin=str(arrays.get("points_origin", "unknown")),  # type: ignore[arg-type]
+        images=arrays.get("images", arrays.get("img")),
+        timestamps=arrays.get("timestamps"),
+        source_size=None if size is None else (int(size[0]), int(size[1])),
+    )
+
+
+def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    g, v = arrays["windows"].shape
+    last = {"points": 3, "ray_direction": 3, "ray_moment": 3}
+    for name in DENSE:
+        if name not in arrays:
+            continue
+        shape = arrays[name].shape
+        wanted = 4 if name in ("weight", "disparity", "disparity_weight", "ray_cam_to_win") else 5
+        if len(shape) != wanted or shape[:2] != (g, v) or shape[-1] != last.get(name, shape[-1]):
+            raise InputError(f"{path}: '{name}' has shape {shape}, which does not fit {g} windows of {v} frames; see the schema.")
+    origin = str(arrays.get("points_origin", "unknown"))
+    if origin not in ("unknown", "camera"):
+        raise InputError(f"{path}: points_origin must be 'unknown' or 'camera'; got {origin!r}.")
+    if (arrays["windows"] < 0).any():
+        raise InputError(f"{path}: frame numbers in 'windows' must not be negative.")

@@ -1,0 +1,23 @@
+"""Which frames each window holds."""
+
+from __future__ import annotations
+
+import torch
+
+from geo4d._typing import Int, Tensor
+from geo4d.errors import ConfigError
+
+
+def plan_windows(num_frames: int, *, length: int = 16, stride: int = 4) -> Int[Tensor, "g v"]:
+    """Windows that start at 0, stride, 2 stride, ... and one more clamped to the end, each once (METHOD section 5).
+
+    A video shorter than `length` is one window. Raises ConfigError for numbers below 1.
+    """
+    if num_frames < 1 or length < 1 or stride < 1:
+        raise ConfigError(f"frames, window length and stride must be at least 1; got {num_frames}, {length} and {stride}.")
+    if stride > length:
+        raise ConfigError(f"A stride of {stride} would leave frames out; it can be at most the window's length, {length}.")
+    length = min(length, num_frames)
+    last = num_frames - length
+    starts = sorted({*range(0, last + 1, stride), last})
+    return torch.tensor(starts)[:, None] + torch.arange(length)
