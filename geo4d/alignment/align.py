@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -81,7 +82,7 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Re
         poses[:, :3, :3], poses[:, :3, 3], windows, torch.tensor(focal).double().log(),
         None if rays is None else _ray_similarities(observations.windows, poses, rays),
     )  # fmt: skip
-    unknowns, scales, steps = solve(Problem(observations, rays, config), unknowns)
+    unknowns, scales, steps = solve(Problem(observations, rays, config, math.log(focal)), unknowns)
     return _densify(predictions, observations, unknowns, {
         "terms": [name for name, value in (("points", True), ("disparity", predictions.disparity), ("rays", rays)) if value is not None],
         "focal_by_longer_side": float(unknowns.log_focal.exp()),

@@ -21,6 +21,7 @@ class AlignmentConfig:
     iterations: int = 25
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak
     focal_prior_log_sigma: float = 0.5
+    focal_log_sigma: float = 0.01  # how far the joint solve may move the focal length
     min_field_of_view_deg: float = 20.0
     max_field_of_view_deg: float = 120.0
 

@@ -1,7 +1,7 @@
 """The joint problem: all cameras, window similarities and the focal length at once, by Levenberg-Marquardt.
 
-Per sampled pixel three residuals (FACTS of the method: in units that do not let depth noise move the camera): two across
-the viewing ray, x / z - ray (METHOD Eq. 4 seen from the camera), and one along it, log z against the pixel's own log depth,
+Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (METHOD Eq. 4 seen from the camera: there depth
+noise cannot move it, and a longer focal length cannot make them small), and one along it, log z against the pixel's own log depth,
 which is eliminated in closed form (its scalar Schur complement). Further terms: ray cameras against the trajectory (Eq. 8) and
 an acceleration prior in place of Eq. 9, which would punish motion itself. Cauchy loss; scales from the residuals' medians.
 """
@@ -96,6 +96,7 @@ class Problem:
     observations: Observations
     ray_cameras: Tensor | None
     config: AlignmentConfig
+    log_focal: float  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
 
 
 def evaluate(problem: Problem, unknowns: Unknowns, along_weight: Tensor) -> Evaluation:
@@ -107,7 +108,7 @@ def evaluate(problem: Problem, unknowns: Unknowns, along_weight: Tensor) -> Eval
     local = (world - centre[:, :, None]) @ rotation
     local = torch.cat([local[..., :2], local[..., 2:].clamp_min(MIN_DEPTH)], dim=-1)
     log_z = local[..., 2].log()
-    across = local[..., :2] / local[..., 2:] - o.pixels / unknowns.log_focal.exp()
+    across = unknowns.log_focal.exp() * local[..., :2] / local[..., 2:] - o.pixels
     mean = pixel_mean(o, log_z, along_weight)
     errors: dict[str, Tensor] = {}
     if unknowns.rays is not None and problem.ray_cameras is not None:
@@ -171,11 +172,12 @@ def cost(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales) -> floa
         rays = _loss(e.rotation_error.square().sum(-1) / s.rotation**2) + _loss(e.centre_error.square().sum(-1) / s.centre**2)
         total = total + RAY_SHARE * pixels * rays.sum()
     total = total + c.smoothness * pixels * _loss(acceleration(unknowns.centre).square().sum(-1) / s.acceleration**2).sum()
-    return float(total + _focal_prior(problem) * (unknowns.log_focal - torch.tensor(c.focal_prior).double().log()) ** 2)
+    return float(total + _focal_prior(problem) * (unknowns.log_focal - problem.log_focal) ** 2)
 
 
 def _focal_prior(problem: Problem) -> float:
-    return 1 / problem.config.focal_prior_log_sigma**2
+    """Weight of the focal length's first estimate: as if a tenth of all pixels said so."""
+    return 0.1 * float(problem.observations.weight.sum()) / problem.config.focal_log_sigma**2
 
 
 def normal_equations(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales) -> tuple[Tensor, Tensor]:
@@ -218,9 +220,9 @@ def _point_jacobians(o: Observations, unknowns: Unknowns, e: Evaluation) -> tupl
     local = rotation.mT[:, :, None] @ torch.cat([by_camera, by_world], dim=-1)  # (g, v, p, 3, 13)
     z = e.local[..., 2, None, None]
     slope = (e.local[..., :2] / e.local[..., 2:])[..., None]
-    across = (local[..., :2, :] - slope * local[..., 2:, :]) / z
-    rays = (o.pixels / unknowns.log_focal.exp())[..., None].expand(*across.shape[:-1], 1)
-    across = torch.cat([across, rays], dim=-1)
+    focal = unknowns.log_focal.exp()
+    across = focal * (local[..., :2, :] - slope * local[..., 2:, :]) / z
+    across = torch.cat([across, focal * slope], dim=-1)
     along = local[..., 2, :] / z[..., 0]
     return across, torch.cat([along, torch.zeros_like(along[..., :1])], dim=-1)
 
@@ -290,7 +292,7 @@ def _add_priors(problem: Problem, unknowns: Unknowns, system: tuple[Tensor, Tens
     h, b = system
     f = 6 * o.num_frames + 7 * len(o.windows)
     h[f, f] += _focal_prior(problem)
-    b[f] += _focal_prior(problem) * (unknowns.log_focal - torch.tensor(c.focal_prior).double().log())
+    b[f] += _focal_prior(problem) * (unknowns.log_focal - problem.log_focal)
 
 
 def solve(problem: Problem, unknowns: Unknowns) -> tuple[Unknowns, Scales, int]:

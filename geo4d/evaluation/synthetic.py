@@ -131,16 +131,17 @@ def evaluate_synthetic(
         clips.append(entry)
         if progress is not None:
             progress(index + 1, dataset.num)
-    return {"set": asdict(dataset), "median": _medians(clips), "clips": clips}
+    return {"set": asdict(dataset), "median": medians(clips), "clips": clips}
 
 
-def _medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
+def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    """Median of every number over the clips, and the ratios to the baselines."""
     groups = [group for group in ("statistics", "constant", "mean", "model") if group in clips[0]]
-    medians = {group: {key: float(np.median([clip[group][key] for clip in clips])) for key in clips[0][group]} for group in groups}
-    if "model" in medians:
-        model = medians["model"]["abs_rel"]
-        medians["ratio"] = {f"abs_rel_by_{name}": model / medians[name]["abs_rel"] for name in ("constant", "mean")}
-    return medians
+    result: dict[str, Any] = {group: {key: float(np.median([clip[group][key] for clip in clips])) for key in clips[0][group]} for group in groups}
+    if "model" in result:
+        model = result["model"]["abs_rel"]
+        result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in ("constant", "mean")}
+    return result
 
 
 def write_json(result: dict[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from geo4d._typing import Float, Tensor
 from geo4d.scene import Clip
@@ -11,6 +11,7 @@ from geo4d.scene import Clip
 Images = dict[str, Tensor]  # name of the image -> (b, v, 3, h, w)
 
 
+@runtime_checkable
 class Modality(Protocol):
     """Turns the geometry of windows into images and back; owns one 4-channel latent per image."""
 

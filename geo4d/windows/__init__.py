@@ -1,0 +1,1 @@
+"""Which frames the network sees together, and running it over them."""

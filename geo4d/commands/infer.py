@@ -1,0 +1,109 @@
+"""Reconstruct a video or a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+from pathlib import Path
+
+WORK_FOLDER = ".work"  # finished windows of an unfinished run
+SETTINGS = "config.yaml"
+HOW_TO_RUN = ("resume", "overwrite", "quiet", "verbose", "out", "verb")  # they decide nothing of the result
+
+logger = logging.getLogger("geo4d.infer")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d infer VIDEO --out DIR`."""
+    parser.add_argument("video", help="video file or folder of images")
+    parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
+    parser.add_argument("--model", default="small", help="'small' (ships with geo4d) or a geo4d .safetensors file")
+    parser.add_argument("--start", type=int, default=0, help="first frame")
+    parser.add_argument("--max-frames", type=int, default=None, help="at most so many frames")
+    parser.add_argument("--frame-stride", type=int, default=1, help="take every N-th frame")
+    parser.add_argument("--stride", type=int, default=4, help="frames between windows; smaller is slower and a little better")
+    parser.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--dtype", default="float32", help="of the networks: float32 or bfloat16; geometry is never below float32")
+    parser.add_argument("--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory")
+    parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz")
+    parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last."""
+    from geo4d.io.reconstruction import open_output_directory, save_reconstruction
+    from geo4d.io.windows import save_windows
+    from geo4d.pipeline import Geo4D, InferConfig
+    from geo4d.progress import Bars
+
+    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch")
+    config = InferConfig(**{name: getattr(args, name) for name in names})
+    out = Path(args.out)
+    if out.exists() and not args.overwrite:
+        open_output_directory(out, resume=args.resume)  # a refusal need not wait for the video to be read
+        if _is_finished(out, args):
+            logger.info("%s is already finished.", out)
+            return
+    model = Geo4D.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    video = model.read(args.video, config)
+    model.plan(video, config)
+    open_output_directory(out, resume=args.resume, overwrite=args.overwrite)
+    if not (out / SETTINGS).exists():
+        _write_settings(out, args)
+    model.open_cache(video, config, out / WORK_FOLDER)  # refuses to resume another run, whose settings must stay
+    _write_settings(out, args)
+    height, width = video.frames.shape[1:3]
+    logger.info("%d frames, %d x %d, worked at %d x %d", len(video.frames), *video.source_size[::-1], width, height)
+    result = model.reconstruct(
+        video,
+        config,
+        cache_dir=out / WORK_FOLDER,
+        progress=Bars(hidden=args.quiet),
+        on_windows=(lambda windows: save_windows(out / "windows.npz", windows)) if args.save_windows else None,
+    )
+    if not args.no_preview:
+        from geo4d.viewer.preview import write_preview
+
+        write_preview(result, out)
+    save_reconstruction(result, out)
+    shutil.rmtree(out / WORK_FOLDER)
+    report(out)
+
+
+def report(out: Path) -> None:
+    """Says where to look."""
+    files = [name for name in ("preview.mp4", "trajectory.png", "depth.npy", "cam_to_world.npy", "trajectory_tum.txt") if (out / name).exists()]
+    logger.info("Wrote %s: %s, ...", out, ", ".join(files))
+    logger.info("Look at it with: geo4d view %s", out)
+
+
+def _is_finished(out: Path, args: argparse.Namespace) -> bool:
+    """Whether the folder holds a whole result of these settings; one of other settings is refused."""
+    from geo4d.errors import InputError
+    from geo4d.io.reconstruction import SUMMARY
+
+    if not (out / SUMMARY).exists():
+        return False
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    if (out / SETTINGS).read_text() != _settings(args):
+        raise InputError(f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it.")
+    return True
+
+
+def _settings(args: argparse.Namespace) -> str:
+    """What decides the result, as YAML."""
+    from omegaconf import OmegaConf
+
+    plain = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, type(None)))}
+    return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in plain.items() if key not in HOW_TO_RUN}))
+
+
+def _write_settings(out: Path, args: argparse.Namespace) -> None:
+    temporary = out / f".{SETTINGS}"
+    temporary.write_text(_settings(args))
+    temporary.replace(out / SETTINGS)

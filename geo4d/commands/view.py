@@ -1,0 +1,32 @@
+"""Look at a reconstruction in the browser, or write it as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d view DIR`."""
+    parser.add_argument("directory", help="a finished reconstruction")
+    parser.add_argument("--html", default=None, metavar="FILE", help="write one self-contained page and stop")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on")
+    parser.add_argument("--max-points", type=int, default=20_000, help="points a frame")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until interrupted, or writes the page."""
+    import logging
+
+    from geo4d.io.reconstruction import load_reconstruction
+
+    result = load_reconstruction(args.directory)
+    if args.html:
+        from geo4d.viewer.page import write_page
+
+        write_page(result, args.html, max_points=min(args.max_points, 6000))
+        logging.getLogger("geo4d").info("Wrote %s; open it in any browser.", args.html)
+        return
+    from geo4d.viewer.server import serve
+
+    serve(result, host=args.host, port=args.port, max_points=args.max_points)

@@ -1,0 +1,144 @@
+"""A reconstruction in formats that other tools read. Images, intrinsics and depth are all at the working resolution."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from geo4d.errors import ConfigError, InputError
+from geo4d.scene import Reconstruction
+
+FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
+FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV axes <-> OpenGL axes
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What goes into point clouds."""
+
+    min_confidence: float = 0.0
+    max_points: int = 1_000_000
+
+
+def export(reconstruction: Reconstruction, path: str | Path, format: str, config: ExportConfig | None = None) -> None:
+    """Writes `path`: a file for ply, glb and npz, a folder for colmap and nerfstudio.
+
+    ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
+    colmap: text model with images; pixel centres at +0.5, as ours. nerfstudio: transforms.json with OpenGL camera axes.
+    Raises ConfigError for an unknown format, InputError if the place cannot be written.
+    """
+    writers = {"ply": _write_ply, "glb": _write_glb, "colmap": _write_colmap, "nerfstudio": _write_nerfstudio, "npz": _write_npz}
+    if format not in writers:
+        raise ConfigError(f"The export format must be one of {', '.join(FORMATS)}; got {format!r}.")
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[format](reconstruction, path, config or ExportConfig())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+
+
+def gather_points(reconstruction: Reconstruction, config: ExportConfig) -> tuple[np.ndarray, np.ndarray]:
+    """World points (n, 3) and colours (n, 3) uint8 of all frames, thinned evenly to at most `max_points`."""
+    points, colours = [], []
+    share = max(1, config.max_points // reconstruction.num_frames)
+    for frame in range(reconstruction.num_frames):
+        keep = np.flatnonzero(reconstruction.valid[frame] & (reconstruction.confidence[frame] >= config.min_confidence))
+        keep = keep[:: max(1, -(-len(keep) // share))]
+        points.append(reconstruction.points_world(frame).reshape(-1, 3)[keep])
+        colours.append(reconstruction.images[frame].reshape(-1, 3)[keep])
+    if not sum(map(len, points)):
+        raise InputError("There is no point to export: lower --min-confidence, or look at the reconstruction's warnings.")
+    return np.concatenate(points), np.concatenate(colours)
+
+
+def _write_ply(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    import trimesh
+
+    points, colours = gather_points(reconstruction, config)
+    _write_bytes(path, trimesh.PointCloud(points, colors=colours).export(file_type="ply"))
+
+
+def _write_glb(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    import trimesh
+
+    points, colours = gather_points(reconstruction, config)
+    scene = trimesh.Scene([trimesh.PointCloud(points, colors=colours)])
+    size = 0.05 * float(np.median(np.linalg.norm(points - np.median(points, axis=0), axis=1)))
+    for frame in range(0, reconstruction.num_frames, max(1, reconstruction.num_frames // 32)):
+        corners, edges = camera_pyramid(reconstruction, frame, size)
+        scene.add_geometry(trimesh.load_path(corners[edges]))
+    scene.apply_transform(FLIP_YZ)
+    _write_bytes(path, scene.export(file_type="glb"))
+
+
+def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (5, 3) in the world, the centre first, and edges (8, 2) of a camera's pyramid of depth `size`."""
+    k = reconstruction.intrinsics[frame]
+    height, width = reconstruction.depth.shape[1:]
+    pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]])
+    rays = np.concatenate([(pixels - k[:2, 2]) / [k[0, 0], k[1, 1]], np.ones((4, 1))], axis=1) * size
+    pose = reconstruction.cam_to_world[frame]
+    corners = np.concatenate([np.zeros((1, 3)), rays]) @ pose[:3, :3].T + pose[:3, 3]
+    return corners, np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
+
+
+def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    names = _write_images(reconstruction, path / "images")
+    sparse = path / "sparse" / "0"
+    sparse.mkdir(parents=True, exist_ok=True)
+    height, width = reconstruction.depth.shape[1:]
+    cameras, images = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"], ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"]
+    for i, name in enumerate(names):
+        k = reconstruction.intrinsics[i]
+        cameras.append(f"{i + 1} PINHOLE {width} {height} {k[0, 0]:.9g} {k[1, 1]:.9g} {k[0, 2]:.9g} {k[1, 2]:.9g}")
+        world_to_cam = np.linalg.inv(reconstruction.cam_to_world[i])
+        x, y, z, w = Rotation.from_matrix(world_to_cam[:3, :3]).as_quat()
+        numbers = " ".join(f"{value:.9g}" for value in (w, x, y, z, *world_to_cam[:3, 3]))
+        images += [f"{i + 1} {numbers} {i + 1} {name}", ""]
+    points, colours = gather_points(reconstruction, ExportConfig(config.min_confidence, min(config.max_points, 100_000)))
+    rows = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
+    rows += [f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0" for n, (p, c) in enumerate(zip(points, colours, strict=True))]
+    for name, lines in (("cameras", cameras), ("images", images), ("points3D", rows)):
+        (sparse / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+
+def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    names = _write_images(reconstruction, path / "images")
+    height, width = reconstruction.depth.shape[1:]
+    frames = []
+    for i, name in enumerate(names):
+        k = reconstruction.intrinsics[i]
+        pose = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ  # world and camera both with y up, z backwards
+        entry = {"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "w": width, "h": height}
+        entry |= {"fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "time": float(reconstruction.timestamps[i])}
+        frames.append(entry)
+    _write_bytes(path / "transforms.json", json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1).encode())
+
+
+def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    names = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: getattr(reconstruction, name) for name in names})
+    os.replace(temporary, path)
+
+
+def _write_images(reconstruction: Reconstruction, folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{i:05d}.png" for i in range(reconstruction.num_frames)]
+    for name, image in zip(names, reconstruction.images, strict=True):
+        Image.fromarray(np.asarray(image)).save(folder / name)
+    return names
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

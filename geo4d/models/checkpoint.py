@@ -1,0 +1,103 @@
+"""Names of the released checkpoint's tensors for the parts that are built from diffusers and transformers.
+
+U-Net and query transformer need none of this: their state-dict keys are the released ones. The keys here are a part's own,
+without the prefix it has in the whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_AUTOENCODER = (  # applied in turn
+    (r"\bmid\.block_1\.", "mid_block.resnets.0."),
+    (r"\bmid\.block_2\.", "mid_block.resnets.1."),
+    (r"\bmid\.attn_1\.norm\.", "mid_block.attentions.0.group_norm."),
+    (r"\bmid\.attn_1\.proj_out\.", "mid_block.attentions.0.to_out.0."),
+    (r"\bmid\.attn_1\.([qkv])\.", r"mid_block.attentions.0.to_\1."),
+    (r"\bdown\.(\d+)\.block\.(\d+)\.", r"down_blocks.\1.resnets.\2."),
+    (r"\bdown\.(\d+)\.downsample\.", r"down_blocks.\1.downsamplers.0."),
+    (r"\bup\.(\d+)\.block\.(\d+)\.", r"up_blocks.\1.resnets.\2."),
+    (r"\bup\.(\d+)\.upsample\.", r"up_blocks.\1.upsamplers.0."),
+    (r"\bnin_shortcut\.", "conv_shortcut."),
+    (r"coder\.norm_out\.", "coder.conv_norm_out."),
+)
+_BLOCK = (
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("attn.out_proj.", "self_attn.out_proj."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+)
+
+
+def autoencoder_state(released: Mapping[str, Tensor], *, levels: int = 4) -> dict[str, Tensor]:
+    """State of an `Autoencoder` from the released keys; adaptors (of point maps only) are left out."""
+    kept = {key: value for key, value in released.items() if "_adaptor." not in key}
+    return {_autoencoder_key(key, levels): _linear(key, value) for key, value in kept.items()}
+
+
+def point_decoder_state(released: Mapping[str, Tensor], *, levels: int = 4) -> dict[str, Tensor]:
+    """State of a `PointDecoder` from the released keys: the decoder, and the uncertainty branch from `decoder_adaptor`."""
+    result = {}
+    for key, value in released.items():
+        if key.startswith(("decoder.", "post_quant_conv.")):
+            result[_autoencoder_key(key, levels)] = _linear(key, value)
+        elif key.startswith("decoder_adaptor."):
+            name = re.sub(r"^decoder_adaptor\.(up\.0\.block\.(?=\d))?", lambda m: "uncertainty." + ("blocks." if m[1] else ""), key)
+            result[name] = value
+    return result
+
+
+def text_tower_state(released: Mapping[str, Tensor], *, layers: int) -> dict[str, Tensor]:
+    """State of a `TextTower` from open_clip's keys (`model.*`); the last of `layers` blocks is not used."""
+    result = {
+        "model.embeddings.token_embedding.weight": released["model.token_embedding.weight"],
+        "model.embeddings.position_embedding.weight": released["model.positional_embedding"],
+        "model.final_layer_norm.weight": released["model.ln_final.weight"],
+        "model.final_layer_norm.bias": released["model.ln_final.bias"],
+    }
+    return {**result, **_blocks(released, "model.transformer.resblocks.", layers - 1)}
+
+
+def image_tower_state(released: Mapping[str, Tensor], *, layers: int) -> dict[str, Tensor]:
+    """State of an `ImageTower` from open_clip's keys (`model.visual.*`)."""
+    visual = "model.visual."
+    result = {
+        "model.embeddings.class_embedding": released[visual + "class_embedding"],
+        "model.embeddings.patch_embedding.weight": released[visual + "conv1.weight"],
+        "model.embeddings.position_embedding.weight": released[visual + "positional_embedding"],
+        "model.pre_layrnorm.weight": released[visual + "ln_pre.weight"],  # transformers' spelling
+        "model.pre_layrnorm.bias": released[visual + "ln_pre.bias"],
+        "model.post_layernorm.weight": released[visual + "ln_post.weight"],
+        "model.post_layernorm.bias": released[visual + "ln_post.bias"],
+    }
+    return {**result, **_blocks(released, visual + "transformer.resblocks.", layers)}
+
+
+def _blocks(released: Mapping[str, Tensor], prefix: str, layers: int) -> dict[str, Tensor]:
+    result = {}
+    for i in range(layers):
+        source, target = f"{prefix}{i}.", f"model.encoder.layers.{i}."
+        for kind in ("weight", "bias"):
+            for theirs, ours in _BLOCK:
+                result[f"{target}{ours}{kind}"] = released[f"{source}{theirs}{kind}"]
+            parts = released[f"{source}attn.in_proj_{kind}"].chunk(3)
+            for name, part in zip("qkv", parts, strict=True):
+                result[f"{target}self_attn.{name}_proj.{kind}"] = part
+    return result
+
+
+def _autoencoder_key(key: str, levels: int) -> str:
+    # the released decoder numbers its levels from the finest, diffusers' from the coarsest
+    key = re.sub(r"^(decoder\.up\.)(\d+)", lambda m: f"{m[1]}{levels - 1 - int(m[2])}", key)
+    for pattern, replacement in _AUTOENCODER:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _linear(key: str, value: Tensor) -> Tensor:
+    """Attention projections are 1x1 convolutions in the checkpoint and linear layers here."""
+    return value.flatten(1) if ".attn_1." in key and value.ndim == 4 else value

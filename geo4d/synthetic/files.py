@@ -1,0 +1,51 @@
+"""Procedural clips as folders of files, and as a contact sheet."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+
+from geo4d.errors import InputError
+from geo4d.io.video import write_video
+from geo4d.scene import Clip
+from geo4d.synthetic.render import FPS, render_clips
+
+ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
+
+
+def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int]) -> None:
+    """Writes rgb.mp4 and one .npy for each kind of truth; a folder that exists is complete and stays."""
+    if folder.exists():
+        return
+    clip = render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0])
+    temporary = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_video(temporary / "rgb.mp4", clip.rgb.mul(255).round().byte().numpy(), FPS, crf=14)
+        for name in ARRAYS:
+            np.save(temporary / f"{name}.npy", getattr(clip, name).numpy(), allow_pickle=False)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+
+
+def write_contact_sheet(path: Path, seeds: list[int], *, size: tuple[int, int] = (128, 192), columns: int = 4) -> None:
+    """One frame of each scene, colour above depth (near is warm, sky is black)."""
+    clips = render_clips(seeds, num_frames=1, size=size)
+    tiles = [torch.cat([clips.rgb[i, 0], torch.from_numpy(_colour(clips, i))]) for i in range(len(seeds))]
+    rows = [torch.cat(tiles[i : i + columns], dim=1) for i in range(0, len(tiles), columns)]
+    Image.fromarray(torch.cat(rows).mul(255).round().byte().numpy()).quantize(256).save(path, optimize=True)
+
+
+def _colour(clips: Clip, i: int) -> np.ndarray:
+    disparity = torch.where(clips.valid[i, 0], 1 / clips.depth[i, 0].clamp_min(0.05), 0.0)
+    share = (disparity / disparity.quantile(0.98).clamp_min(1e-6)).clamp(0, 1).numpy()
+    colours = matplotlib.colormaps["turbo"](share)[..., :3].astype(np.float32)
+    return np.where(clips.sky[i, 0].numpy()[..., None], np.float32(0), colours)
