@@ -56,8 +56,7 @@ class InferConfig:
         """Raises ConfigError for numbers that cannot work."""
         if self.stride < 1 or self.windows_per_batch < 1:
             raise ConfigError(
-                "stride and windows per batch must be at least 1; "
-                f"got stride {self.stride} and windows per batch {self.windows_per_batch}."
+                f"stride and windows per batch must be at least 1; got stride {self.stride} and windows per batch {self.windows_per_batch}."
             )
         if self.steps is not None and not 0 <= self.steps <= STEPS:
             raise ConfigError(f"steps must be 0 (one step from zero input) to {STEPS}; got {self.steps}.")
@@ -167,13 +166,9 @@ class Geo4D:
         settings = PredictConfig(config.steps, config.seed, config.windows_per_batch, self.dtype)
         predictor = Predictor(self.model, self.layout, self.schedule, settings)
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
-        return WindowPredictions(
-            windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size
-        )
+        return WindowPredictions(windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size)
 
-    def fuse(
-        self, clip: Video, predictions: WindowPredictions, alignment: AlignmentConfig | None = None
-    ) -> Reconstruction:
+    def fuse(self, clip: Video, predictions: WindowPredictions, alignment: AlignmentConfig | None = None) -> Reconstruction:
         """Aligns the windows that `predict` gave for `clip`; `diagnostics["warnings"]` says what to be careful with."""
         with one_thread():
             result = align(predictions, alignment)

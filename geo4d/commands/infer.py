@@ -6,6 +6,7 @@ import argparse
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 WORK_FOLDER = ".work"  # finished windows of an unfinished run
 SETTINGS = "config.yaml"
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
 
 def report(out: Path) -> None:
     """Says where to look."""
-    files = [name for name in ("preview.mp4", "trajectory.png", "depth.npy", "cam_to_world.npy", "trajectory_tum.txt") if (out / name).exists()]
+    names = ("preview.mp4", "trajectory.png", "depth.npy", "cam_to_world.npy", "trajectory_tum.txt")
+    files = [name for name in names if (out / name).exists()]
     logger.info("Wrote %s: %s, ...", out, ", ".join(files))
     logger.info("Look at it with: geo4d view %s", out)
 
@@ -90,7 +92,7 @@ def _is_finished(out: Path, args: argparse.Namespace) -> bool:
     if not (out / SUMMARY).exists():
         return False
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-    if (out / SETTINGS).read_text() != _settings(args):
+    if not (out / SETTINGS).exists() or (out / SETTINGS).read_text() != _settings(args):
         raise InputError(f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it.")
     return True
 
@@ -99,7 +101,8 @@ def _settings(args: argparse.Namespace) -> str:
     """What decides the result, as YAML."""
     from omegaconf import OmegaConf
 
-    plain = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, type(None)))}
+    plain: dict[str, Any] = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, type(None)))}
+    plain["video"] = str(Path(args.video).resolve())
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in plain.items() if key not in HOW_TO_RUN}))
 
 

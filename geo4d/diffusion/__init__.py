@@ -1,0 +1,1 @@
+"""Schedule, parameterization and sampler; a network is a callable here."""

@@ -1,0 +1,1 @@
+"""The pipeline on data with known truth, beside baselines."""

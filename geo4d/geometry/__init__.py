@@ -1,0 +1,1 @@
+"""Pure tensor functions: pixels, cameras, rigid transforms, rotations, similarities, Plücker rays, robust fits."""

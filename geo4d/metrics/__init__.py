@@ -1,0 +1,1 @@
+"""Numbers that compare a result with the truth."""

@@ -28,6 +28,7 @@ from geo4d.models.unet import VideoUNet
 
 FORMAT = "geo4d-model-1"
 SIGMA_FLOOR = 1e-4
+WEIGHTS = Path(str(resources.files("geo4d"))) / "weights" / "small.safetensors"  # the embedded model
 
 
 class GeometryModel(nn.Module):
@@ -104,7 +105,7 @@ def load_model(model: str | Path, *, device: torch.device | str = "cpu", dtype: 
     """
     if str(model) == "tiny":
         return build_model(PRESETS["tiny"]).to(device, dtype).eval()
-    path = Path(str(resources.files("geo4d") / "weights" / "small.safetensors")) if str(model) == "small" else Path(model)
+    path = WEIGHTS if str(model) == "small" else Path(model)
     if not path.is_file():
         raise CheckpointError(f"There is no model at {path}; give 'small' or the path of a geo4d .safetensors file.")
     try:

@@ -1,0 +1,1 @@
+"""Pictures and interactive views of a reconstruction."""

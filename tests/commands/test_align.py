@@ -46,6 +46,8 @@ def test_settings_are_taken(windows: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     assert align(windows, tmp_path / "out", "use_rays=false", "use_disparity=false", "iterations=3") == 0
     assert load_reconstruction(tmp_path / "out").diagnostics["terms"] == ["points"]
+    assert main(["align", str(windows), "--out", str(tmp_path / "after"), "--no-preview", "iterations=2"]) == 0
+    assert "iterations: 2" in (tmp_path / "after" / "config.yaml").read_text()
     assert "iterations: 3" in (tmp_path / "out" / "config.yaml").read_text()
     assert torch.get_num_threads() == threads
 
@@ -57,7 +59,9 @@ def test_refusals(windows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "is not a file of window predictions" in refusal(capsys, align(tmp_path / "text.npz", out))
     assert "use_rays" in refusal(capsys, align(windows, out, "use_ray=false"))
     assert "at least one of" in refusal(capsys, align(windows, out, "use_rays=false", "use_disparity=false", "use_points=false"))
+    assert main(["align", str(windows), "--out", str(out), "two", "words"]) == 2
     assert not out.exists()
+    capsys.readouterr()
     out.mkdir()
     (out / "file").touch()
     assert "already holds other files" in refusal(capsys, align(windows, out))

@@ -1,0 +1,136 @@
+"""A whole model: from file to file, and from images to latents and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from geo4d.errors import CheckpointError
+from geo4d.models.geometry_model import GeometryModel, build_model, load_model
+from geo4d.models.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def model() -> GeometryModel:
+    return build_model(PRESETS["tiny"]).eval()
+
+
+def test_same_seed_same_weights_and_no_global_draws(model: GeometryModel) -> None:
+    state = torch.random.get_rng_state()
+    again, other = build_model(PRESETS["tiny"]), build_model(PRESETS["tiny"], seed=1)
+    assert torch.equal(state, torch.random.get_rng_state())
+    own = model.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in again.state_dict().items())
+    assert not all(torch.equal(own[key], value) for key, value in other.state_dict().items())
+
+
+def test_file_round_trip(model: GeometryModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path, dtype=torch.float32, notes={"steps": 3})
+    loaded = load_model(path)
+    assert loaded.spec == model.spec
+    assert not loaded.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["notes"]) == {"steps": 3}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_half_precision_file_holds_the_same_model(model: GeometryModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    assert all(value.dtype == torch.float16 for value in load_file(path).values())
+    loaded = load_model(path)
+    images = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.encode_rgb(images), model.encode_rgb(images), atol=1e-3, rtol=1e-2)
+
+
+def _without_a_tensor(path: Path) -> None:
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors.popitem()
+    save_file(tensors, path, metadata)
+
+
+def _of_another_shape(path: Path) -> None:
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    name = next(name for name, value in tensors.items() if value.ndim == 4)
+    tensors[name] = tensors[name][:1].contiguous()
+    save_file(tensors, path, metadata)
+
+
+def _without_metadata(path: Path) -> None:
+    save_file(load_file(path), path)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_a_tensor, "does not fit its own spec: 1 tensors"),
+        (_of_another_shape, "does not fit its own spec: 1 tensors"),
+        (_without_metadata, "not a geo4d model"),
+        (_cut_short, "not a safetensors file"),
+        (Path.unlink, "There is no model at"),
+    ],
+)
+def test_damaged_files_are_refused(damage, message: str, model: GeometryModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    damage(path)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(path)
+
+
+def test_images_latents_shapes(model: GeometryModel) -> None:
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        for name in ("rgb", *model.spec.image_names):
+            latents = model.encode_images(name, images)
+            assert latents.shape == (3, 4, 4, 6)
+            assert model.decode_images(name, latents).shape == images.shape
+        points, sigma = model.decode_points(latents)
+    assert points.shape == images.shape
+    assert sigma.shape == (3, 32, 48)
+    assert (sigma > 0).all()
+
+
+def test_denoiser_closes_over_the_condition(model: GeometryModel) -> None:
+    generator = torch.Generator().manual_seed(0)
+    unet_state = {key: value.clone() for key, value in model.unet.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        x, condition = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.randn(1, 4, 2, 4, 6, generator=generator)
+        fps, t = torch.tensor([24.0]), torch.tensor([999])
+        out = model.denoiser(condition, fps)(x, t)
+        assert torch.equal(out, model.unet_forward(x, condition, t, fps, None))
+        assert not torch.allclose(out, model.denoiser(-condition, fps)(x, t))
+    model.unet.load_state_dict(unet_state)
+
+
+def test_small_model_fits_its_file_size() -> None:
+    """34 MB in half precision."""
+    with torch.device("meta"):
+        model = GeometryModel(PRESETS["small"])
+    assert 2 * sum(value.numel() for value in model.state_dict().values()) < 34e6
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_sizes_fit_the_networks(name: str) -> None:
+    spec = PRESETS[name]
+    multiple = 8 * 2 ** (len(spec.unet["channel_mult"]) - 1)
+    assert all(side % multiple == 0 for size in (spec.base_size, *spec.sizes) for side in size)

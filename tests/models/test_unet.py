@@ -1,0 +1,170 @@
+"""The U-Net: released names and numbers, and the laws of its own options."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from geo4d.errors import ConfigError
+from geo4d.models.presets import PRESETS
+from geo4d.models.unet import VideoUNet, sinusoid
+from tests.models.parity import full_manifest, keys, load, noise, weights
+
+RELEASED_SMALL = {
+    "model_channels": 64,
+    "num_head_channels": 32,
+    "context_dim": 64,
+}
+# two channels a norm group: with one, the norms would remove the time embedding altogether
+SMALL = {**PRESETS["tiny"].unet, "model_channels": 64}
+
+
+@pytest.fixture(scope="module")
+def released() -> VideoUNet:
+    """The released architecture at the reference vectors' widths and weights."""
+    unet = VideoUNet(**RELEASED_SMALL).eval()
+    shapes = {key: list(value.shape) for key, value in unet.state_dict().items()}
+    unet.load_state_dict(weights(shapes))
+    return unet
+
+
+@pytest.fixture(scope="module")
+def tiny() -> VideoUNet:
+    """Our options at small widths, with weights that are nowhere zero."""
+    unet = VideoUNet(**SMALL).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return unet
+
+
+def clip(*, batch: int = 2, frames: int = 3, height: int = 4, width: int = 6) -> torch.Tensor:
+    return torch.randn(batch, 20, frames, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def test_keys_and_shapes_are_the_released_ones() -> None:
+    with torch.device("meta"):
+        unet = VideoUNet(**RELEASED_SMALL)
+    assert {key: list(value.shape) for key, value in unet.state_dict().items()} == keys("unet")
+
+
+def test_keys_and_shapes_of_the_full_model_are_the_released_ones() -> None:
+    prefix = "model.diffusion_model."
+    expected = {key.removeprefix(prefix): entry[0] for key, entry in full_manifest()["model"].items() if key.startswith(prefix)}
+    with torch.device("meta"):
+        unet = VideoUNet()
+    assert {key: list(value.shape) for key, value in unet.state_dict().items()} == expected
+
+
+def test_sinusoid_is_the_released_one() -> None:
+    recorded = load("timestep_embedding")
+    embedding = sinusoid(torch.from_numpy(recorded["t"]), int(recorded["dim"]))
+    np.testing.assert_allclose(embedding.numpy(), recorded["emb"], atol=1e-4)
+
+
+CASES = {
+    "y_t599_fs24": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 599, 24),
+    "y_t599_fsNone": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 599, None),
+    "y_ctx93_t599_fs24": ("unet.x", (1, 20, 16, 8, 16), "unet.context2", (1, 93, 64), 599, 24),
+    "y_8f_b2_t100_fs24": ("unet.x8", (2, 20, 8, 8, 8), "unet.context8", (2, 205, 64), 100, 24),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_the_released_one(name: str, released: VideoUNet) -> None:
+    expected = load("unet")[name]
+    x_tag, x_shape, context_tag, context_shape, t, fps = CASES[name]
+    batch = x_shape[0]
+    with torch.no_grad():
+        out = released(
+            torch.from_numpy(noise(x_tag, x_shape)),
+            torch.full((batch,), t),
+            torch.from_numpy(noise(context_tag, context_shape)),
+            None if fps is None else torch.full((batch,), fps),
+        ).numpy()
+    if expected.shape != out.shape:  # only every fifth frame is kept
+        out = out[:, :, ::5]
+    assert np.abs(out - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 16])
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 4)])
+def test_any_number_of_frames_and_any_grid(frames: int, height: int, width: int, tiny: VideoUNet) -> None:
+    x = clip(batch=1, frames=frames, height=height, width=width)
+    with torch.no_grad():
+        out = tiny(x, torch.tensor([999]))
+    assert out.shape == (1, 16, frames, height, width)
+    assert out.isfinite().all()
+
+
+def test_fresh_network_answers_zero() -> None:
+    with torch.no_grad():
+        assert not VideoUNet(**SMALL).eval()(clip(), torch.tensor([999, 3])).any()
+
+
+def test_batch_rows_are_independent(tiny: VideoUNet) -> None:
+    x, t, fps = clip(), torch.tensor([999, 100]), torch.tensor([24.0, 10.0])
+    index = torch.tensor([[0, 1, 2], [0, 3, 6]])
+    with torch.no_grad():
+        together = tiny(x, t, None, fps, index)
+        alone = [tiny(x[i : i + 1], t[i : i + 1], None, fps[i : i + 1], index[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [0, 2])
+def test_every_frame_sees_every_other(changed: int, tiny: VideoUNet) -> None:
+    x = clip(batch=1)
+    other = x.clone()
+    other[:, :, changed] += 1
+    with torch.no_grad():
+        moved = (tiny(x, torch.tensor([500])) - tiny(other, torch.tensor([500]))).abs().amax(dim=(0, 1, 3, 4))
+    assert (moved > 1e-5).all()
+
+
+def test_frame_index_defaults_to_counting_and_matters(tiny: VideoUNet) -> None:
+    x, t = clip(batch=1), torch.tensor([500])
+    with torch.no_grad():
+        default = tiny(x, t)
+        assert torch.equal(default, tiny(x, t, None, None, torch.tensor([[0, 1, 2]])))
+        assert not torch.allclose(default, tiny(x, t, None, None, torch.tensor([[0, 2, 4]])), atol=1e-4)
+
+
+def test_time_and_rate_matter(tiny: VideoUNet) -> None:
+    x = clip(batch=1)
+    with torch.no_grad():
+        base = tiny(x, torch.tensor([500]), None, torch.tensor([24.0]))
+        assert torch.equal(base, tiny(x, torch.tensor([500])))
+        assert not torch.allclose(base, tiny(x, torch.tensor([900]), None, torch.tensor([24.0])), atol=1e-4)
+        assert not torch.allclose(base, tiny(x, torch.tensor([500]), None, torch.tensor([5.0])), atol=1e-4)
+
+
+def test_coordinates_break_the_shift_symmetry(tiny: VideoUNet) -> None:
+    x = torch.zeros(1, 20, 1, 4, 8)
+    with torch.no_grad():
+        out = tiny(x, torch.tensor([500]))[0, :, 0]
+    assert (out[..., 3] - out[..., 4]).abs().max() > 1e-4
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    gradients = []
+    for use_checkpoint in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            unet = VideoUNet(**{**SMALL, "use_checkpoint": use_checkpoint}).train()
+        unet(clip(batch=1), torch.tensor([500])).sub(1).square().mean().backward()
+        gradients.append(unet.out[2].weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_context_is_asked_for_where_none_is_learnt() -> None:
+    unet = VideoUNet(**{**SMALL, "learned_context_tokens": 0})
+    with pytest.raises(ConfigError, match="give it a context"):
+        unet(clip(), torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("option", [{"use_linear": False}, {"use_causal_attention": True}, {"use_relative_position": True}])
+def test_what_it_does_not_build_is_refused(option: dict[str, bool]) -> None:
+    with pytest.raises(ConfigError, match="plain temporal self-attention"):
+        VideoUNet(**{**SMALL, **option})
