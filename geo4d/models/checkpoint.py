@@ -7,9 +7,19 @@ without the prefix it has in the whole checkpoint.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import nn
+
+from geo4d._typing import Tensor
+from geo4d.errors import CheckpointError, ConfigError
+from geo4d.models.autoencoder import Autoencoder, PointDecoder
+from geo4d.models.conditioner import ImageTower, TextTower, TowerConfig
+from geo4d.models.resampler import Resampler
+from geo4d.models.unet import VideoUNet
+
+Part = tuple[nn.Module, dict[str, Tensor]]  # a module and the state that belongs into it
 
 _AUTOENCODER = (  # applied in turn
     (r"\bmid\.block_1\.", "mid_block.resnets.0."),
@@ -31,6 +41,95 @@ _BLOCK = (
     ("mlp.c_fc.", "mlp.fc1."),
     ("mlp.c_proj.", "mlp.fc2."),
 )
+
+
+def load_part(part: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
+    """One part of the released model, in evaluation mode, from its released configuration and tensors.
+
+    `part` is "unet", "autoencoder", "point_decoder" (same configuration and keys as the autoencoder), "resampler",
+    "text_tower" or "image_tower" (open_clip's model configuration). Raises ConfigError for another part or an option that is
+    not built, CheckpointError if the tensors are not exactly those the configuration asks for.
+    """
+    if part not in _PARTS:
+        raise ConfigError(f"There is no part {part!r} in the released model; give one of {', '.join(_PARTS)}.")
+    try:
+        module, state = _PARTS[part](config, state_dict)
+    except KeyError as error:
+        raise CheckpointError(f"The {part}'s configuration or tensors lack {error}; give those of the same release.") from error
+    except TypeError as error:
+        raise ConfigError(f"The {part}'s configuration does not have the released names ({error}).") from error
+    own = module.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise CheckpointError(f"The {part}'s tensors do not fit: {len(wrong)} missing, left over or of another shape: {wrong[:10]}.")
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def _unet(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return VideoUNet(**options), dict(state)
+
+
+def _resampler(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    return Resampler(**config), dict(state)
+
+
+def _autoencoder(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    shape = _autoencoder_shape(config)
+    return Autoencoder(**shape), autoencoder_state(state, levels=len(shape["block_out_channels"]))
+
+
+def _point_decoder(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    shape = _autoencoder_shape(config)
+    blocks = config["adaptorconfig"]["num_res_blocks"] + 1
+    return PointDecoder(**shape, uncertainty_blocks=blocks), point_decoder_state(state, levels=len(shape["block_out_channels"]))
+
+
+def _text_tower(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    text = config["text_cfg"]
+    tower = TowerConfig(
+        width=text["width"],
+        layers=text["layers"],
+        heads=text["heads"],
+        context_length=text.get("context_length", 77),
+        vocab_size=text.get("vocab_size", 49408),
+    )
+    return TextTower(tower), text_tower_state(state, layers=tower.layers)
+
+
+def _image_tower(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Part:
+    vision = config["vision_cfg"]
+    width = vision["width"]
+    tower = TowerConfig(
+        width=width,
+        layers=vision["layers"],
+        heads=width // vision.get("head_width", 64),
+        image_size=vision.get("image_size", 224),
+        patch_size=vision["patch_size"],
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+    )
+    return ImageTower(tower), image_tower_state(state, layers=tower.layers)
+
+
+def _autoencoder_shape(config: Mapping[str, Any]) -> dict[str, Any]:
+    dd = config["ddconfig"]
+    if list(dd.get("attn_resolutions", [])) or dd["z_channels"] != 4:
+        raise ConfigError("The autoencoder has 4 latent channels and attention in its middle only; got another ddconfig.")
+    return {
+        "block_out_channels": tuple(dd["ch"] * multiple for multiple in dd["ch_mult"]),
+        "layers_per_block": dd["num_res_blocks"],
+    }
+
+
+_PARTS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
+    "unet": _unet,
+    "autoencoder": _autoencoder,
+    "point_decoder": _point_decoder,
+    "resampler": _resampler,
+    "text_tower": _text_tower,
+    "image_tower": _image_tower,
+}
 
 
 def autoencoder_state(released: Mapping[str, Tensor], *, levels: int = 4) -> dict[str, Tensor]:

@@ -78,9 +78,9 @@ class Resampler(nn.Module):
             queries = queries.unflatten(1, (self.video_length, self.num_queries)).flatten(0, 1)
             tokens = tokens.flatten(0, 1)
         tokens = self.proj_in(tokens)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
-            queries = queries + attention(tokens, queries)
-            queries = queries + feed_forward(queries)
+        for layer in self.layers:
+            queries = queries + layer[0](tokens, queries)
+            queries = queries + layer[1](queries)
         out = self.norm_out(self.proj_out(queries))
         return out.reshape(batch, -1, out.shape[-1])
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from parity import load, noise
 
 import geo4d.models._torchvision  # noqa: F401  (before diffusers)
 from geo4d.diffusion.sampler import ddim, one_step
 from geo4d.diffusion.schedule import Schedule, make_schedule, trailing_timesteps
 from geo4d.errors import ConfigError
-from tests.models.parity import load, noise
 
 Tensor = torch.Tensor
 

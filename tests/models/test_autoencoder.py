@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from parity import full_manifest, keys, load, noise, weights
 
 from geo4d.models.autoencoder import Autoencoder, PointDecoder
 from geo4d.models.checkpoint import autoencoder_state, point_decoder_state
 from geo4d.models.presets import PRESETS
-from tests.models.parity import full_manifest, keys, load, noise, weights
 
 WIDTHS = (32, 64, 128, 128)  # of the reference vectors
 TINY = PRESETS["tiny"].autoencoder

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from parity import keys, load, noise, weights
 
 from geo4d.errors import ConfigError
 from geo4d.models.checkpoint import image_tower_state, text_tower_state
 from geo4d.models.conditioner import PROMPT, Conditioner, ImageTower, TextTower, TowerConfig, preprocess, tokenize
 from geo4d.models.resampler import Resampler
-from tests.models.parity import keys, load, noise, weights
 
 RESAMPLER = {"dim": 64, "depth": 2, "dim_head": 32, "heads": 3, "embedding_dim": 64, "output_dim": 64}
 TEXT = TowerConfig(width=64, layers=3, heads=4)

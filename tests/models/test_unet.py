@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from parity import full_manifest, keys, load, noise, weights
 
 from geo4d.errors import ConfigError
 from geo4d.models.presets import PRESETS
 from geo4d.models.unet import VideoUNet, sinusoid
-from tests.models.parity import full_manifest, keys, load, noise, weights
 
 RELEASED_SMALL = {
     "model_channels": 64,

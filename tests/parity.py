@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-_OWN = Path(__file__).parents[1] / "data" / "parity"
-_SHARED = Path(__file__).parents[3] / "shared" / "compat" / "parity"
+_OWN = Path(__file__).parent / "data" / "parity"
+_SHARED = Path(__file__).resolve().parents[2] / "shared" / "compat" / "parity"
 
 
 def _path(name: str) -> Path:
