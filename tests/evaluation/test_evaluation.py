@@ -1,0 +1,71 @@
+"""The held-out set: a perfect prediction is perfect, baselines are what was committed before any training."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geo4d.errors import InputError
+from geo4d.evaluation.demo import DEMO, demo_video
+from geo4d.evaluation.synthetic import SyntheticSet, evaluate_synthetic, render_true_clip, score_baselines, table, write_json
+from geo4d.evaluation.tum import read_tum_clip
+from geo4d.io.reconstruction import format_tum
+from geo4d.io.video import read_video
+from geo4d.scene import Reconstruction
+
+TINY = SyntheticSet(num=2, frames=4, size=(32, 48))
+
+
+def perfect(clip):
+    depth = np.where(clip.valid, clip.depth, np.nan).astype(np.float32)
+    return Reconstruction(
+        depth, np.ones_like(depth), clip.valid, clip.frames, clip.intrinsics, clip.cam_to_world, clip.timestamps, depth.shape[1:]
+    )
+
+
+def test_a_perfect_prediction(tmp_path):
+    result = evaluate_synthetic(TINY, perfect)
+    model = result["median"]["model"]
+    for key in ("abs_rel", "ate_sim3", "ate_scale", "rpe_rotation_deg", "focal_error"):
+        assert model[key] == pytest.approx(0, abs=1e-5)
+    assert model["delta1"] == 1 and result["median"]["ratio"]["abs_rel_by_constant"] < 1e-4
+    assert "abs_rel" in table(result)
+    write_json(result, tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["clips"][1]["index"] == 1
+
+
+def test_committed_baselines_are_still_those_of_the_set():
+    committed = json.loads((Path(__file__).parents[2] / "benchmarks" / "held_out_v1.json").read_text())
+    entry = committed["clips"][3]
+    again = score_baselines(render_true_clip(SyntheticSet(), 3))
+    assert again["constant"]["abs_rel"] == pytest.approx(entry["constant"]["abs_rel"], rel=1e-3)
+    assert again["mean"]["abs_rel"] == pytest.approx(entry["mean"]["abs_rel"], rel=1e-3)
+
+
+def test_the_bundled_clip():
+    assert demo_video().stat().st_size < 1_000_000
+    video = read_video(demo_video(), resize=lambda h, w: (h // 4, w // 4))
+    assert len(video.frames) == DEMO.frames and video.source_size == DEMO.size
+
+
+def test_a_recording_in_tum_layout(tmp_path):
+    from PIL import Image
+
+    clip = render_true_clip(SyntheticSet(num=1, frames=3, size=(32, 48)), 0)
+    lists = {"rgb": [], "depth": []}
+    for i in range(3):
+        for kind, image in (("rgb", clip.frames[i]), ("depth", (clip.depth[i] * 1000).round().astype(np.uint16))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / kind / f"{i}.png")
+            lists[kind].append(f"{i * 0.1 + (0.005 if kind == 'depth' else 0)} {kind}/{i}.png")
+    for kind, lines in lists.items():
+        (tmp_path / f"{kind}.txt").write_text("# comment\n" + "\n".join(lines))
+    (tmp_path / "groundtruth.txt").write_text(format_tum(np.arange(3) * 0.1, clip.cam_to_world))
+    read = read_tum_clip(tmp_path, depth_scale=1000, max_frames=10)
+    np.testing.assert_allclose(read.depth, clip.depth, atol=1e-3)
+    np.testing.assert_allclose(read.cam_to_world, clip.cam_to_world, atol=1e-6)
+    np.testing.assert_array_equal(read.frames, clip.frames)
+    (tmp_path / "rgb.txt").unlink()
+    with pytest.raises(InputError, match="rgb.txt is missing"):
+        read_tum_clip(tmp_path, depth_scale=1000, max_frames=10)

@@ -1,0 +1,143 @@
+"""Results, window predictions and exports survive the disk, and exports mean what their formats say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from scipy.spatial.transform import Rotation
+
+from geo4d.errors import ConfigError, InputError
+from geo4d.io.export import ExportConfig, export, gather_points
+from geo4d.io.reconstruction import load_reconstruction, open_output_directory, read_tum, save_reconstruction
+from geo4d.io.windows import load_windows, save_windows
+from geo4d.scene import WindowPredictions
+
+
+def test_save_and_load(tmp_path, small_reconstruction):
+    before = small_reconstruction.with_diagnostics(odd=(np.float32(1.5), np.nan, {"a": np.arange(2)}))
+    save_reconstruction(before, tmp_path / "r")
+    after = load_reconstruction(tmp_path / "r")
+    for name in ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert isinstance(after.depth, np.memmap) and after.source_size == (48, 72)
+    assert after.diagnostics["odd"] == [1.5, None, {"a": [0, 1]}]
+
+
+def test_tum_trajectory(tmp_path, small_reconstruction):
+    save_reconstruction(small_reconstruction, tmp_path / "r")
+    times, poses = read_tum(tmp_path / "r" / "trajectory_tum.txt")
+    np.testing.assert_allclose(times, small_reconstruction.timestamps)
+    np.testing.assert_allclose(poses, small_reconstruction.cam_to_world, atol=1e-8)
+    evo = pytest.importorskip("evo.tools.file_interface")
+    read = evo.read_tum_trajectory_file(str(tmp_path / "r" / "trajectory_tum.txt"))
+    np.testing.assert_allclose(read.positions_xyz, poses[:, :3, 3], atol=1e-8)
+
+
+def test_source_resolution(small_reconstruction):
+    depth, intrinsics = small_reconstruction.at_source_resolution(3)
+    assert depth.shape == (48, 72) and intrinsics[0, 0] == 60 and intrinsics[1, 2] == 24
+    np.testing.assert_array_equal(depth[1::2, 1::2], small_reconstruction.depth[3])
+
+
+def test_an_unfinished_folder_is_no_result(tmp_path, small_reconstruction):
+    with pytest.raises(InputError, match="no finished reconstruction"):
+        load_reconstruction(tmp_path)
+    save_reconstruction(small_reconstruction, tmp_path / "r")
+    (tmp_path / "r" / "depth.npy").write_bytes(b"x")
+    with pytest.raises(InputError, match="damaged"):
+        load_reconstruction(tmp_path / "r")
+
+
+def test_output_folders(tmp_path):
+    open_output_directory(tmp_path / "new")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match="other files"):
+            open_output_directory(tmp_path / "other", **options)
+    (tmp_path / "other" / "file").rename(tmp_path / "other" / "config.yaml")
+    with pytest.raises(InputError, match="--resume"):
+        open_output_directory(tmp_path / "other")
+    open_output_directory(tmp_path / "other", resume=True)
+    with pytest.raises(InputError, match="is a file"):
+        open_output_directory(tmp_path / "other" / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w"])
+def test_windows_come_back(tmp_path, name):
+    predictions = WindowPredictions(
+        windows=torch.arange(6).reshape(2, 3),
+        points=torch.randn(2, 3, 4, 5, 3),
+        weight=torch.rand(2, 3, 4, 5),
+        ray_cam_to_win=torch.eye(4, dtype=torch.float64).expand(2, 3, 4, 4).contiguous(),
+        points_origin="camera",
+        timestamps=np.arange(6.0),
+        source_size=(40, 50),
+    )
+    save_windows(tmp_path / name, predictions)
+    again = load_windows(tmp_path / name)
+    assert torch.equal(again.points, predictions.points) and again.disparity is None
+    assert again.points_origin == "camera" and again.source_size == (40, 50) and again.ray_cam_to_win.dtype == torch.float64
+
+
+def test_windows_that_do_not_fit(tmp_path):
+    np.savez(tmp_path / "a.npz", points=np.zeros((1, 2, 3, 4, 3)))
+    np.savez(tmp_path / "b.npz", windows=np.zeros((1, 2), int), points=np.zeros((2, 2, 3, 4, 3)))
+    np.savez(tmp_path / "c.npz", windows=np.zeros((1, 2), int))
+    (tmp_path / "d.npz").write_text("x")
+    for name, message in (("a", "windows"), ("b", "does not fit"), ("c", "at least one"), ("d", "not a file"), ("e", "no window")):
+        with pytest.raises(InputError, match=message):
+            load_windows(tmp_path / f"{name}.npz")
+
+
+def test_ply_and_glb(tmp_path, small_reconstruction):
+    points, _ = gather_points(small_reconstruction, ExportConfig())
+    export(small_reconstruction, tmp_path / "a.ply", "ply")
+    cloud = trimesh.load(tmp_path / "a.ply")
+    np.testing.assert_allclose(cloud.vertices, points, atol=1e-4)
+    export(small_reconstruction, tmp_path / "a.glb", "glb", ExportConfig(max_points=200))
+    scene = trimesh.load(tmp_path / "a.glb")
+    clouds = [g for g in scene.geometry.values() if isinstance(g, trimesh.PointCloud)]
+    assert 0 < len(clouds[0].vertices) <= 240
+
+
+def reproject(point, intrinsics, world_to_cam):
+    local = world_to_cam[:3, :3] @ point + world_to_cam[:3, 3]
+    return (intrinsics @ local)[:2] / local[2]
+
+
+def test_colmap_reprojects(tmp_path, small_reconstruction):
+    export(small_reconstruction, tmp_path / "c", "colmap")
+    sparse = tmp_path / "c" / "sparse" / "0"
+    camera = (sparse / "cameras.txt").read_text().splitlines()[5].split()
+    fx, fy, cx, cy = map(float, camera[4:])
+    image = (sparse / "images.txt").read_text().splitlines()[1 + 2 * 4].split()
+    qw, qx, qy, qz, *t = map(float, image[1:8])
+    world_to_cam = np.eye(4)
+    world_to_cam[:3, :3], world_to_cam[:3, 3] = Rotation.from_quat([qx, qy, qz, qw]).as_matrix(), t
+    point = small_reconstruction.points_world(4)[10, 20]
+    pixel = reproject(point, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), world_to_cam)
+    np.testing.assert_allclose(pixel, [20.5, 10.5], atol=1e-5)
+    assert len(list((tmp_path / "c" / "images").glob("*.png"))) == 8
+
+
+def test_nerfstudio_reprojects(tmp_path, small_reconstruction):
+    export(small_reconstruction, tmp_path / "n", "nerfstudio")
+    frame = json.loads((tmp_path / "n" / "transforms.json").read_text())["frames"][4]
+    flip = np.diag([1.0, -1, -1, 1])
+    camera = np.array(frame["transform_matrix"]) @ flip  # back to OpenCV camera axes, world still y up
+    point = flip[:3, :3] @ small_reconstruction.points_world(4)[10, 20]
+    intrinsics = np.array([[frame["fl_x"], 0, frame["cx"]], [0, frame["fl_y"], frame["cy"]], [0, 0, 1]])
+    np.testing.assert_allclose(reproject(point, intrinsics, np.linalg.inv(camera)), [20.5, 10.5], atol=1e-6)
+
+
+def test_npz_and_unknown_formats(tmp_path, small_reconstruction):
+    export(small_reconstruction, tmp_path / "a.npz", "npz")
+    with np.load(tmp_path / "a.npz") as archive:
+        assert archive["depth"].shape == (8, 24, 36)
+    with pytest.raises(ConfigError, match="must be one of"):
+        export(small_reconstruction, tmp_path / "a", "fbx")
+    with pytest.raises(InputError, match="no point"):
+        export(small_reconstruction, tmp_path / "a.ply", "ply", ExportConfig(min_confidence=9))
