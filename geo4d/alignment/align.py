@@ -72,7 +72,9 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Re
     observations = observe_points(predictions, config.samples)
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
-        raise AlignmentError(f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights.")
+        raise AlignmentError(
+            f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights."
+        )
     focal, shift, focals = fit_focal(observations, predictions.points_origin, config)
     cameras, residual = window_cameras(observations, focal, shift)
     windows, loose = chain_windows(observations, cameras)
@@ -107,9 +109,7 @@ def _ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Floa
     return Similarity(scale, rotation, centres.mean(1) - scale[:, None] * turned.mean(1))
 
 
-def _densify(
-    predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, diagnostics: dict[str, Any]
-) -> Reconstruction:
+def _densify(predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, diagnostics: dict[str, Any]) -> Reconstruction:
     """Depth of every pixel from all windows, given the solved cameras and scales."""
     poses = rigid(unknowns.rotation, unknowns.centre)
     w = unknowns.windows
@@ -183,7 +183,9 @@ def _align_disparity(predictions: WindowPredictions, config: AlignmentConfig) ->
     dense = fuse(windows, [source], frames)
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
     warning = "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
-    return _reconstruction(predictions, dense, poses, config.focal_prior, {"terms": ["disparity"], "disparity_fits": fits, "warnings": [warning]})
+    return _reconstruction(
+        predictions, dense, poses, config.focal_prior, {"terms": ["disparity"], "disparity_fits": fits, "warnings": [warning]}
+    )
 
 
 def _align_rays(predictions: WindowPredictions, config: AlignmentConfig) -> Reconstruction:
@@ -211,7 +213,9 @@ def _align_rays(predictions: WindowPredictions, config: AlignmentConfig) -> Reco
     height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
     empty = torch.full((frames, height, width), torch.nan), torch.zeros(frames, height, width), torch.zeros(frames, height, width)
     warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
-    return _reconstruction(predictions, empty, invert_rigid(path[:1]) @ path, _ray_focal(predictions, config), {"terms": ["rays"], "warnings": warnings})
+    return _reconstruction(
+        predictions, empty, invert_rigid(path[:1]) @ path, _ray_focal(predictions, config), {"terms": ["rays"], "warnings": warnings}
+    )
 
 
 def _ray_focal(predictions: WindowPredictions, config: AlignmentConfig) -> float:

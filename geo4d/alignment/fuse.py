@@ -24,10 +24,8 @@ class Candidates:
     precision: Float[Tensor, "g v h w"]
 
 
-def point_candidates(
-    predictions: WindowPredictions, cam_to_win: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"]
-) -> Candidates:
-    """z of the points in each frame's camera as its own window sees it, brought to the world's scale."""
+def point_candidates(predictions: WindowPredictions, cam_to_win: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"]) -> Candidates:
+    """Z of the points in each frame's camera as its own window sees it, brought to the world's scale."""
     assert predictions.points is not None
     weight = torch.ones_like(predictions.points[..., 0]) if predictions.weight is None else predictions.weight
     precision = relative_weight(predictions.points, weight.float())

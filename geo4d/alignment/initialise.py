@@ -94,7 +94,7 @@ def window_cameras(
 def _ray_residual(
     cam_to_win: Float[Tensor, "n 4 4"], points: Float[Tensor, "n p 3"], rays: Float[Tensor, "p 2"]
 ) -> tuple[Float[Tensor, "n p 2"], Float[Tensor, "n p 3"]]:
-    """x / z - ray, and the points in the camera; behind the camera the depth is held at a small positive value."""
+    """X / z - ray, and the points in the camera; behind the camera the depth is held at a small positive value."""
     offset = points - cam_to_win[:, None, :3, 3]
     local = offset @ cam_to_win[:, :3, :3]
     z = local[..., 2:].clamp_min(1e-3)
@@ -147,9 +147,7 @@ def _cost(residual: Tensor, weight: Tensor, spread: Tensor) -> Float[Tensor, "n"
     return (weight * torch.log1p(residual.square().sum(-1) / (2 * spread[:, None]) ** 2)).sum(1)
 
 
-def chain_windows(
-    observations: Observations, cameras: Float[Tensor, "g v 4 4"]
-) -> tuple[Similarity, list[int]]:
+def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"]) -> tuple[Similarity, list[int]]:
     """Similarity window -> world for every window (world: the first window's first camera).
 
     Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is

@@ -45,7 +45,7 @@ def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
     return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1).flatten(0, 1)
 
 
-def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """Precision of log depth: (weight z)^2 by its median, at most 9; 0 where the weight is 0 or anything is not finite."""
     usable = (weight > 0) & points.isfinite().all(-1) & weight.isfinite()
     relative = torch.where(usable, weight * points.norm(dim=-1), 0.0).square()
@@ -85,4 +85,4 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
 def coverage(windows: Int[Tensor, "g v"]) -> Bool[Tensor, "g t"]:
     """Which window holds which frame."""
     result = torch.zeros(len(windows), int(windows.max()) + 1, dtype=torch.bool)
-    return result.scatter(1, windows.long(), True)
+    return result.scatter(1, windows.long(), value=True)

@@ -268,7 +268,12 @@ def _add_rays(problem: Problem, unknowns: Unknowns, system: tuple[Tensor, Tensor
     )
     for jacobian, residual, scale in ((rotation, e.rotation_error, s.rotation), (centre, e.centre_error, s.centre)):
         w = share * _cauchy(residual.square().sum(-1) / scale**2) / scale**2
-        _scatter(system, columns, torch.einsum("gv,gvij,gvik->gvjk", w, jacobian, jacobian), torch.einsum("gv,gvij,gvi->gvj", w, jacobian, residual))
+        _scatter(
+            system,
+            columns,
+            torch.einsum("gv,gvij,gvik->gvjk", w, jacobian, jacobian),
+            torch.einsum("gv,gvij,gvi->gvj", w, jacobian, residual),
+        )
 
 
 def _scatter(system: tuple[Tensor, Tensor], columns: Tensor, hessian: Tensor, gradient: Tensor) -> None:

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", default=None, metavar="FILE", help="write one self-contained page and stop")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on")
-    parser.add_argument("--max-points", type=int, default=20_000, help="points a frame")
+    parser.add_argument("--max-points", type=int, default=None, help="points a frame (20000, on a page 6000)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> None:
     if args.html:
         from geo4d.viewer.page import write_page
 
-        write_page(result, args.html, max_points=min(args.max_points, 6000))
+        write_page(result, args.html, max_points=6000 if args.max_points is None else args.max_points)
         logging.getLogger("geo4d").info("Wrote %s; open it in any browser.", args.html)
         return
     from geo4d.viewer.server import serve
 
-    serve(result, host=args.host, port=args.port, max_points=args.max_points)
+    max_points = 20_000 if args.max_points is None else args.max_points
+    serve(result, host=args.host, port=args.port, max_points=max_points)

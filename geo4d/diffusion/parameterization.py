@@ -18,7 +18,7 @@ def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
 
 
 def v_from(x0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """v of a sample and its noise."""
+    """V of a sample and its noise."""
     signal, spread = _roots(alpha, x0)
     return signal * noise - spread * x0
 

@@ -137,7 +137,9 @@ def evaluate_synthetic(
 def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
     """Median of every number over the clips, and the ratios to the baselines."""
     groups = [group for group in ("statistics", "constant", "mean", "model") if group in clips[0]]
-    result: dict[str, Any] = {group: {key: float(np.median([clip[group][key] for clip in clips])) for key in clips[0][group]} for group in groups}
+    result: dict[str, Any] = {
+        group: {key: float(np.median([clip[group][key] for clip in clips])) for key in clips[0][group]} for group in groups
+    }
     if "model" in result:
         model = result["model"]["abs_rel"]
         result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in ("constant", "mean")}

@@ -34,7 +34,10 @@ def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int) -> TrueCli
     """
     rgb, depth = _read_list(root / "rgb.txt"), _read_list(root / "depth.txt")
     times, poses = read_tum(root / "groundtruth.txt")
-    depth_times, frames, maps, kept = np.array([t for t, _ in depth]), [], [], []
+    depth_times = np.array([t for t, _ in depth])
+    frames: list[np.ndarray] = []
+    maps: list[np.ndarray] = []
+    kept: list[tuple[float, int]] = []
     for time, name in rgb:
         if len(frames) == max_frames:
             break

@@ -8,7 +8,7 @@ from geo4d._typing import Float, Tensor
 
 
 def skew(v: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """The matrix of the cross product: skew(v) x = v x x."""
+    """Matrix of the cross product with v, so that the matrix times x is v cross x."""
     x, y, z = v.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))

@@ -20,10 +20,10 @@ class Similarity:
     translation: Float[Tensor, "*b 3"]
 
     def apply(self, points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
-        """s R x + t."""
+        """S R x + t."""
         return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
 
-    def apply_to(self, index: int, point: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+    def apply_to(self, index: int, point: Float[Tensor, 3]) -> Float[Tensor, 3]:
         """One point by one similarity of a batch."""
         return self.scale[index] * self.rotation[index] @ point + self.translation[index]
 
@@ -33,9 +33,7 @@ class Similarity:
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, translation)
 
 
-def fit_similarity(
-    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]
-) -> Similarity:
+def fit_similarity(source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]) -> Similarity:
     """Minimises sum w |s R source + t - target|^2 (Umeyama 1991)."""
     share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-30))[..., None]
     mean_s, mean_t = (share * source).sum(-2), (share * target).sum(-2)
@@ -48,9 +46,7 @@ def fit_similarity(
     return Similarity(scale, rotation, mean_t - scale[..., None] * (rotation @ mean_s[..., None])[..., 0])
 
 
-def fit_similarity_robust(
-    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"]
-) -> Similarity:
+def fit_similarity_robust(source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"]) -> Similarity:
     """The same by iteratively reweighted least squares with a Cauchy loss, its scale the median residual."""
     weight_now = weight
     result = fit_similarity(source, target, weight_now)

@@ -104,7 +104,9 @@ def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConf
         images += [f"{i + 1} {numbers} {i + 1} {name}", ""]
     points, colours = gather_points(reconstruction, ExportConfig(config.min_confidence, min(config.max_points, 100_000)))
     rows = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
-    rows += [f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0" for n, (p, c) in enumerate(zip(points, colours, strict=True))]
+    rows += [
+        f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0" for n, (p, c) in enumerate(zip(points, colours, strict=True))
+    ]
     for name, lines in (("cameras", cameras), ("images", images), ("points3D", rows)):
         (sparse / f"{name}.txt").write_text("\n".join(lines) + "\n")
 

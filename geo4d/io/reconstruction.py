@@ -67,7 +67,9 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(f"{directory} holds a damaged reconstruction ({error}); run geo4d infer again.") from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
-        raise InputError(f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}.")
+        raise InputError(
+            f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
+        )
     return Reconstruction(**arrays, source_size=source_size, is_metric=summary["is_metric"], diagnostics=summary["diagnostics"])
 
 
@@ -102,7 +104,11 @@ def open_output_directory(directory: str | Path, *, resume: bool = False, overwr
         if overwrite and ours:
             shutil.rmtree(directory)
         elif not resume or not ours:
-            remedy = "add --resume to finish it, --overwrite to replace it, or choose another folder" if ours else "choose an empty or new folder"
+            remedy = (
+                "add --resume to finish it, --overwrite to replace it, or choose another folder"
+                if ours
+                else "choose an empty or new folder"
+            )
             raise InputError(f"The output folder {directory} already holds {'a run' if ours else 'other files'}; {remedy}.")
     try:
         directory.mkdir(parents=True, exist_ok=True)

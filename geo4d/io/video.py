@@ -90,7 +90,9 @@ def read_video(path: str | Path, selection: Selection | None = None, *, resize: 
                 f"the first is {source[1]} x {source[0]}; resize or remove it."
             )
         if target != source and target is not None:
-            frame = frame.resize((target[1], target[0]), Image.Resampling.LANCZOS if max(target) < max(source) else Image.Resampling.BICUBIC)
+            frame = frame.resize(
+                (target[1], target[0]), Image.Resampling.LANCZOS if max(target) < max(source) else Image.Resampling.BICUBIC
+            )
         stored.append(np.asarray(frame))
         times.append(time)
     if not stored or source is None:
@@ -106,7 +108,9 @@ def _file_frames(path: Path, warnings: list[str]) -> Iterator[tuple[float, Calla
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{path} is not a video that can be read ({_reason(error)}); expected a video file or a folder of images.") from error
+        raise InputError(
+            f"{path} is not a video that can be read ({_reason(error)}); expected a video file or a folder of images."
+        ) from error
     with container:
         if not container.streams.video:
             raise InputError(f"{path} has no video stream; expected a video file or a folder of images.")

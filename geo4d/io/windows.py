@@ -52,9 +52,15 @@ def load_windows(path: str | Path) -> WindowPredictions:
             arrays = {file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in path.glob("*.npy")}
         else:
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files if name in {*DENSE, *OTHER, "windows", "points_origin", "image_size", "img"}}
+                arrays = {
+                    name: archive[name]
+                    for name in archive.files
+                    if name in {*DENSE, *OTHER, "windows", "points_origin", "image_size", "img"}
+                }
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
-        raise InputError(f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes.") from error
+        raise InputError(
+            f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes."
+        ) from error
     if "windows" not in arrays or arrays["windows"].ndim != 2:
         raise InputError(f"{path} lacks the key 'windows' (G, V); it has {sorted(arrays)}.")
     _check_shapes(path, arrays)

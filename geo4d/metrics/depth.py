@@ -29,9 +29,7 @@ class DepthMetrics:
     shift: float
 
 
-def align_depth(
-    predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, alignment: Alignment
-) -> tuple[np.ndarray, float, float]:
+def align_depth(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, alignment: Alignment) -> tuple[np.ndarray, float, float]:
     """Scale and shift one video's depth (any shape) onto the truth where `mask`; returns depth, scale, shift.
 
     Where the truth is known but the prediction is not finite (it says: sky, or too far), the video's 99th percentile stands
@@ -57,9 +55,7 @@ def align_depth(
     return np.maximum(scale * filled + shift, MIN_DEPTH), scale, shift
 
 
-def depth_metrics(
-    predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, alignment: Alignment = "scale_shift_l1"
-) -> DepthMetrics:
+def depth_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, alignment: Alignment = "scale_shift_l1") -> DepthMetrics:
     """Scores one video, (t, h, w) z-depths; `mask` says where `true` is known."""
     aligned, scale, shift = align_depth(predicted, true, mask, alignment)
     p, t = aligned[mask], true[mask].astype(np.float64)

@@ -96,7 +96,9 @@ def _scale(p: np.ndarray, t: np.ndarray) -> float:
 def _angles(rotations: np.ndarray) -> np.ndarray:
     """Degrees, precise for small angles too."""
     trace = np.trace(rotations, axis1=1, axis2=2)
-    skew = np.stack([rotations[:, 2, 1] - rotations[:, 1, 2], rotations[:, 0, 2] - rotations[:, 2, 0], rotations[:, 1, 0] - rotations[:, 0, 1]], 1)
+    skew = np.stack(
+        [rotations[:, 2, 1] - rotations[:, 1, 2], rotations[:, 0, 2] - rotations[:, 2, 0], rotations[:, 1, 0] - rotations[:, 0, 1]], 1
+    )
     return np.degrees(np.arctan2(np.linalg.norm(skew, axis=1), trace - 1))
 
 

@@ -58,7 +58,7 @@ def make_layout(names: tuple[str, ...] = ORDER, *, normalization: Normalization 
 
     Raises ConfigError for a name that is unknown, repeated or when there is none.
     """
-    known: dict[str, Modality] = {
+    known: dict[str, Any] = {
         "points": PointsModality(normalization),
         "rays": RaysModality(normalization),
         "disparity": DisparityModality(),

@@ -6,7 +6,6 @@ It maps names of images to latents and back, and knows nothing of what the image
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib import resources
@@ -91,7 +90,7 @@ class GeometryModel(nn.Module):
         metadata = {"format": FORMAT, "spec": json.dumps(asdict(self.spec)), "notes": json.dumps(notes or {})}
         temporary = path.with_suffix(".tmp")
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def build_model(spec: ModelSpec, *, seed: int = 0) -> GeometryModel:
@@ -114,7 +113,7 @@ def load_model(model: str | Path, *, device: torch.device | str = "cpu", dtype: 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file ({error}); expected a file that geo4d wrote.") from error
     if metadata.get("format") != FORMAT:
@@ -123,7 +122,9 @@ def load_model(model: str | Path, *, device: torch.device | str = "cpu", dtype: 
     own = result.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [name for name in own if own[name].shape != tensors[name].shape]
     if wrong:
-        raise CheckpointError(f"{path} does not fit its own spec: {len(wrong)} tensors missing, left over or of another shape: {wrong[:10]}.")
+        raise CheckpointError(
+            f"{path} does not fit its own spec: {len(wrong)} tensors missing, left over or of another shape: {wrong[:10]}."
+        )
     result.load_state_dict({name: value.float() for name, value in tensors.items()})
     return result.to(device, dtype).eval()
 

@@ -88,9 +88,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         first = in_channels + 2 * coordinate_channels
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(first, model_channels, 3, padding=1)])])
         if addition_attention:
-            initial = TemporalTransformer(
-                model_channels, 8, num_head_channels, depth=transformer_depth, linear=False, ff_mult=ff_mult
-            )
+            initial = TemporalTransformer(model_channels, 8, num_head_channels, depth=transformer_depth, linear=False, ff_mult=ff_mult)
             self.init_attn = nn.ModuleList([initial])
         skips = [model_channels]
         channels, scale = model_channels, 1
@@ -212,9 +210,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
     def _temporal(self, channels: int) -> TemporalTransformer:
         c = self.config
         heads = channels // c.num_head_channels
-        return TemporalTransformer(
-            channels, heads, c.num_head_channels, depth=c.transformer_depth, linear=True, ff_mult=c.ff_mult
-        )
+        return TemporalTransformer(channels, heads, c.num_head_channels, depth=c.transformer_depth, linear=True, ff_mult=c.ff_mult)
 
     def _stage(self, channels: int, out_channels: int, scale: int) -> nn.ModuleList:
         stage = nn.ModuleList([self._res(channels, out_channels)])

@@ -156,9 +156,7 @@ def _place(batch: Batch, time: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
     return intrinsics, camera_to_scene(batch.cameras, time), shape_to_world(batch.parts, time)
 
 
-def _render_frames(
-    batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]
-) -> dict[str, Tensor]:
+def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
     """All frames of all clips, a chunk at a time."""
     clips, frames = placed[0].shape[:2]
     clip_of = torch.arange(clips, device=placed[0].device).repeat_interleave(frames)

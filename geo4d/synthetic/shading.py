@@ -84,9 +84,7 @@ def sky_colour(directions: Float[Tensor, "f p 3"], lights: Lights) -> Float[Tens
     return base + (0.95 - base) * cover[..., None]
 
 
-def light_reaches(
-    surface: Surface, lights: Lights, scene: tuple[Tensor, Tensor, Tensor], grid: tuple[int, int]
-) -> Float[Tensor, "f p"]:
+def light_reaches(surface: Surface, lights: Lights, scene: tuple[Tensor, Tensor, Tensor], grid: tuple[int, int]) -> Float[Tensor, "f p"]:
     """1 where the light is in view; found on every second pixel each way and spread to its neighbours."""
     height, width = grid
     lifted = (surface.points + SHADOW_LIFT * surface.normals).unflatten(1, grid)[:, ::2, ::2]

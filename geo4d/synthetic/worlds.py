@@ -160,14 +160,14 @@ def _indoor(rng: np.random.Generator, builder: Builder) -> World:
         builder.add(Shape.BOX, structure=True, size=size[[2, 1, 0]] if on_side else size, base=place, **paint(rng, Look(contrast=1.0)))
     for _ in range(rng.integers(4, 10)):
         _furnish(rng, builder, centre, (half_x, height, half_z), track)
-    light = {"position": centre + [rng.uniform(-0.6, 0.6) * half_x, -height + 0.25, rng.uniform(-0.6, 0.6) * half_z]}
+    light: dict[str, np.ndarray | float] = {
+        "position": centre + [rng.uniform(-0.6, 0.6) * half_x, -height + 0.25, rng.uniform(-0.6, 0.6) * half_z]
+    }
     light |= {"ambient": rng.uniform(0.35, 0.6), "strength": rng.uniform(0.5, 0.8), "haze": 0.0}
     return World("indoor", builder, camera, light, room=(half_x, height, half_z), extras={"centre_x": centre[0], "centre_z": centre[2]})
 
 
-def _furnish(
-    rng: np.random.Generator, builder: Builder, centre: np.ndarray, room: tuple[float, float, float], track: np.ndarray
-) -> None:
+def _furnish(rng: np.random.Generator, builder: Builder, centre: np.ndarray, room: tuple[float, float, float], track: np.ndarray) -> None:
     """One piece of furniture, figure or toy, somewhere on the floor and clear of the camera; may give up."""
     for _ in range(6):
         size = rng.uniform(0.3, 1.2)
@@ -188,7 +188,9 @@ def _furnish(
             look = paint(rng, Look(contrast=0.5))
             tall = rng.uniform(0.3, 1.1)
             half = np.array([size / 2, tall, rng.uniform(0.2, 0.5)])
-            builder.add(Shape.BOX, size=half, base=place - [0, tall, 0], yaw=rng.choice([0, np.pi / 2]), instance=builder.new_instance(), **look)
+            builder.add(
+                Shape.BOX, size=half, base=place - [0, tall, 0], yaw=rng.choice([0, np.pi / 2]), instance=builder.new_instance(), **look
+            )
         else:
             _thing(rng, builder, place - [0, 0.6 * (rng.random() < 0.15), 0], size, moving)
         return
@@ -265,7 +267,9 @@ def _street(rng: np.random.Generator, builder: Builder) -> World:
     _ground(rng, builder)
     half_road = rng.uniform(2.8, 6.0)
     road = {"colour0": np.full(3, rng.uniform(0.15, 0.3)), "colour1": np.full(3, rng.uniform(0.3, 0.45))}
-    builder.add(Shape.BOX, structure=True, size=(half_road, 0.02, 390), base=(0, 0, 0), texture=rng.integers(0, 6), texture_scale=0.4, **road)
+    builder.add(
+        Shape.BOX, structure=True, size=(half_road, 0.02, 390), base=(0, 0, 0), texture=rng.integers(0, 6), texture_scale=0.4, **road
+    )
     white = {"colour0": np.full(3, 0.85), "colour1": np.full(3, 0.95)}
     for x in (-half_road * 0.95, half_road * 0.95):
         builder.add(Shape.BOX, structure=True, size=(0.08, 0.03, 390), base=(x, 0, 0), **white)
@@ -281,7 +285,9 @@ def _street(rng: np.random.Generator, builder: Builder) -> World:
             place = np.array([side * (half_road + rng.uniform(0.8, 1.8)), 0, rng.uniform(4, 45)])
             add_tree(rng, builder, place)
         if rng.random() < 0.5:
-            add_figure(rng, builder, np.array([side * (half_road + 1.2), 0, rng.uniform(5, 25)]), circle=0.0, walk=rng.choice([-1, 1]) * 1.3)
+            add_figure(
+                rng, builder, np.array([side * (half_road + 1.2), 0, rng.uniform(5, 25)]), circle=0.0, walk=rng.choice([-1, 1]) * 1.3
+            )
     for _ in range(rng.integers(1, 4)):
         lane = rng.choice([-1, 1])
         x, z = lane * half_road * 0.55, rng.uniform(7, 45)

@@ -82,7 +82,8 @@ class TrainingLoop:
 
         `on_checkpoint(step)` may validate with the EMA weights in place; its numbers are logged.
         """
-        last_time, last_save, sums = time.monotonic(), self.elapsed, {}
+        last_time, last_save = time.monotonic(), self.elapsed
+        sums: dict[str, list[float]] = {}
         self.module.train()
         while self.progress < 1.0:
             value, numbers = self._train_step(loss)

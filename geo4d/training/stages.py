@@ -23,7 +23,7 @@ from geo4d.modalities import Layout, make_layout
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
-from geo4d.training.clips import Bucket, pick_bucket, render_shard, rgb_images
+from geo4d.training.clips import Bucket, ClipBatch, pick_bucket, render_shard, rgb_images
 from geo4d.training.diffusion import ObjectiveConfig, diffusion_loss
 from geo4d.training.latents import EncodeJob, LatentPool, fill_pool
 from geo4d.training.loop import LoopConfig, TrainingLoop
@@ -82,7 +82,9 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.directory = Path(config.out)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else torch.device(config.device)
+        self.device = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else torch.device(config.device)
+        )
         self.model: GeometryModel = build_model(PRESETS[config.preset], seed=config.seed).to(self.device)
         self.layout: Layout = make_layout(self.model.spec.modalities, normalization=self.model.spec.points_normalization)
         self.schedule: Schedule = make_schedule(dynamic_rescale=self.model.spec.dynamic_rescale)
@@ -103,7 +105,9 @@ class Trainer:
         loop = TrainingLoop("autoencoder", self.model.autoencoder, self.config.autoencoder, self.directory, self.device)
 
         def draw(step: int) -> Tensor:
-            picks = torch.from_numpy(np.random.default_rng([self.config.seed, step]).integers(len(images), size=self.config.autoencoder_batch))
+            picks = torch.from_numpy(
+                np.random.default_rng([self.config.seed, step]).integers(len(images), size=self.config.autoencoder_batch)
+            )
             return images[picks].float().to(self.device)
 
         loop.run(autoencoder_loss(self.model.autoencoder, draw))
@@ -155,7 +159,11 @@ class Trainer:
         self._load("autoencoder", self.model.autoencoder)
         self._load_normalizer()
         self._load("unet", self.model.unet)
-        self.model.point_decoder = type(self.model.point_decoder).from_autoencoder(self.model.autoencoder, uncertainty_blocks=self.model.spec.uncertainty_blocks).to(self.device)
+        self.model.point_decoder = (
+            type(self.model.point_decoder)
+            .from_autoencoder(self.model.autoencoder, uncertainty_blocks=self.model.spec.uncertainty_blocks)
+            .to(self.device)
+        )
         loop = TrainingLoop("points", self.model.point_decoder, self.config.points, self.directory, self.device)
         loop.run(point_decoder_loss(self.model.point_decoder, self._draw_points))
 
@@ -172,9 +180,9 @@ class Trainer:
     @torch.no_grad()
     def _draw_points(self, step: int) -> tuple[Tensor, Tensor]:
         """Latents to decode and the point images they stand for, of freshly rendered clips."""
-        bucket = pick_bucket([b for b in self.config.data.buckets if b.frames == self.config.unet.short_frames], POINTS_SPLIT, step)
-        batch = render_shard(Bucket(bucket.height, bucket.width, bucket.frames, 8, 1.0), POINTS_SPLIT, step)
-        images = self.layout.encode(batch.clip)["points"].flatten(0, 1).to(self.device)
+        with torch.autocast(self.device.type, enabled=False):  # geometry is never rendered in half precision
+            batch = self._points_batch(step)
+            images = self.layout.encode(batch.clip)["points"].flatten(0, 1).to(self.device)
         latents = self.model.autoencoder.encode(images)[0].float()
         if np.random.default_rng([POINTS_SPLIT, step]).random() >= self.config.points_predicted_share:
             return latents, images
@@ -184,6 +192,12 @@ class Trainer:
         like = torch.zeros(len(rgb), self.layout.latent_channels, *condition.shape[2:], device=self.device)
         predicted = self.layout.split(one_step(denoise, like, self.schedule))["points"].float()
         return self.model.normalizer.denormalize("points", predicted.movedim(2, 1).flatten(0, 1)), images
+
+    def _points_batch(self, step: int) -> ClipBatch:
+        """A few short clips, of another bucket each step."""
+        short = [bucket for bucket in self.config.data.buckets if bucket.frames == self.config.unet.short_frames]
+        bucket = pick_bucket(short, POINTS_SPLIT, step)
+        return render_shard(Bucket(bucket.height, bucket.width, bucket.frames, 8, 1.0), POINTS_SPLIT, step)
 
     def _autoencoder_images(self) -> Tensor:
         """Frames and geometry images (n, 3, h, w) in half precision, rendered once and kept on disk."""

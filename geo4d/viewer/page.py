@@ -21,8 +21,11 @@ PLACEHOLDER = "/*DATA*/"
 def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: int = 6000) -> None:
     """Writes the page: time slider, play, confidence threshold, point size, cameras, orbit by mouse.
 
-    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written.
+    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written or
+    `max_points` is below 1.
     """
+    if max_points < 1:
+        raise InputError(f"The number of points a frame must be at least 1; got {max_points}.")
     frames = []
     unit = _unit(reconstruction)
     for frame in range(reconstruction.num_frames):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -25,13 +26,13 @@ def serve(
 ) -> None:
     """Shows the result at http://host:port until interrupted (or until `stop` is set).
 
-    Raises InputError if the port is taken.
+    Raises InputError if the port is taken, if nothing can listen at this address, or if `max_points` is below 1.
     """
     import viser
 
-    with socket.socket() as probe:
-        if probe.connect_ex((host, port)) == 0:
-            raise InputError(f"Port {port} of {host} is in use; choose another with --port.")
+    if max_points < 1:
+        raise InputError(f"The number of points a frame must be at least 1; got {max_points}.")
+    _check_address(host, port)
     server = viser.ViserServer(host=host, port=port, verbose=False)
     server.scene.set_up_direction("-y")
     stage = _Stage(server, reconstruction, max_points)
@@ -113,6 +114,21 @@ class _Stage:
                 image=np.asarray(r.images[frame])[::2, ::2],
             )
             self.handles.append(handle)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises InputError where a server cannot listen: viser alone would quietly take another port."""
+    if not 1 <= port <= 65535:
+        raise InputError(f"The port must lie between 1 and 65535; got {port}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed server's port may be waiting
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"Port {port} of {host} is in use; choose another with --port.") from error
+        raise InputError(f"Nothing can listen at {host}:{port} ({error.strerror}); choose --host and --port.") from error
 
 
 def _typical_depth(reconstruction: Reconstruction) -> float:

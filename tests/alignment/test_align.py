@@ -138,7 +138,7 @@ def test_noisy_case_beats_the_released_optimiser(shared):
 
 
 def test_symmetries_of_the_method():
-    predictions, truth = exact_windows(noise=0.01)
+    predictions, _ = exact_windows(noise=0.01)
     before = align(predictions)
     rotation = so3_exp(torch.tensor([0.0, 0.0, 0.0]))
     points, disparity = predictions.points.clone(), predictions.disparity.clone()

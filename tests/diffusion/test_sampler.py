@@ -136,7 +136,7 @@ def test_exact_equals_diffusers_with_the_last_alpha_at_one() -> None:
         x = scheduler.step(torch.sin(3 * x + t / 100), t, x).prev_sample
     ours = ddim(lambda x, t: torch.sin(3 * x + t[0] / 100), start, make_schedule(dynamic_rescale=False), steps=5)
     # diffusers keeps alphas_cumprod[999] at 2^-24, and its betas go through float32
-    torch.testing.assert_close(ours, x, atol=2e-3, rtol=0)
+    torch.testing.assert_close(ours, x, atol=2e-4, rtol=1e-3)
 
 
 def test_eta_draws_from_the_generator_alone() -> None:

@@ -107,7 +107,9 @@ def test_bad_modalities_are_refused(names):
 
 def test_a_window_without_valid_pixels_encodes_to_finite_images():
     clip = make_clip()
-    empty = Clip(clip.rgb, torch.zeros_like(clip.depth), torch.zeros_like(clip.valid), torch.ones_like(clip.sky), clip.intrinsics, clip.cam_to_world)
+    empty = Clip(
+        clip.rgb, torch.zeros_like(clip.depth), torch.zeros_like(clip.valid), torch.ones_like(clip.sky), clip.intrinsics, clip.cam_to_world
+    )
     for normalization in ("minmax", "asinh"):
         images = make_layout(normalization=normalization).encode(empty)
         assert all(image.isfinite().all() for image in images.values())

@@ -132,7 +132,7 @@ def test_stored_context_reaches_the_network(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in model.unet.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        x, condition, t = torch.randn(1, 16, 2, 4, 6), torch.zeros(1, 4, 2, 4, 6), torch.tensor([999])
+        x, condition, t = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.zeros(1, 4, 2, 4, 6), torch.tensor([999])
         before = model.denoiser(condition, None)(x, t)
         model.get_buffer("context").normal_(generator=generator)
         after = model.denoiser(condition, None)(x, t)

@@ -37,7 +37,9 @@ class Browser:
         websocket = pytest.importorskip("websocket")
         port = free_port()
         flags = "--headless --no-sandbox --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        flags += " --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=800,600"
+        flags += (
+            " --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=800,600"
+        )
         command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder}", f"--remote-debugging-port={port}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(300):
@@ -128,7 +130,9 @@ def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
     browser.evaluate("document.getElementById('time').value = 6; document.getElementById('time').dispatchEvent(new Event('input'))")
     browser.wait("document.body.dataset.drawn === '6'")
     assert (np.abs(browser.screenshot() - first).sum(-1) > 60).sum() > 500
-    browser.evaluate("document.getElementById('confidence').value = 2; document.getElementById('confidence').dispatchEvent(new Event('input'))")
+    browser.evaluate(
+        "document.getElementById('confidence').value = 2; document.getElementById('confidence').dispatchEvent(new Event('input'))"
+    )
     time.sleep(0.5)
     assert coloured(browser.screenshot()) < coloured(first) / 2
 
@@ -148,6 +152,17 @@ def test_the_server_in_a_browser(small_reconstruction, browser):
     finally:
         stop.set()
         thread.join(timeout=10)
+
+
+@pytest.mark.parametrize("options", [{"port": 99999}, {"port": 0}, {"host": "no.such.host.invalid"}, {"max_points": 0}])
+def test_an_address_that_cannot_be(small_reconstruction, options):
+    with pytest.raises(InputError):
+        serve(small_reconstruction, **({"port": free_port()} | options))
+
+
+def test_a_page_needs_points(tmp_path, small_reconstruction):
+    with pytest.raises(InputError, match="at least 1"):
+        write_page(small_reconstruction, tmp_path / "a.html", max_points=0)
 
 
 def test_a_port_in_use(small_reconstruction):
