@@ -23,7 +23,7 @@ class Similarity:
         """S R x + t."""
         return self.scale[..., None, None] * points @ self.rotation.mT + self.translation[..., None, :]
 
-    def apply_to(self, index: int, point: Float[Tensor, 3]) -> Float[Tensor, 3]:
+    def apply_to(self, index: int, point: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
         """One point by one similarity of a batch."""
         return self.scale[index] * self.rotation[index] @ point + self.translation[index]
 

@@ -38,7 +38,7 @@ def autoencoder_loss(
         l1 = error.abs().mean()
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).float().mean()
-        return l1 + 0.5 * edges + kl_weight * kl, {"l1": float(l1), "kl": float(kl)}
+        return l1 + 0.5 * edges + kl_weight * kl, {"l1": float(l1.detach()), "kl": float(kl.detach())}
 
     return loss
 
@@ -62,6 +62,6 @@ def point_decoder_loss(
         decoded = decoder.decode_with_uncertainty(latents)
         nll, sigma = laplace_nll(decoded, images)
         l1 = (decoded[:, :3].float() - images).abs().mean()
-        return nll.mean(), {"l1": float(l1), "sigma": float(sigma.mean())}
+        return nll.mean(), {"l1": float(l1.detach()), "sigma": float(sigma.detach().mean())}
 
     return loss

@@ -54,7 +54,7 @@ class UnetConfig:
     batch_frames: int = 32
     short_frames: int = 2
     long_frames: int = 16
-    short_share: float = 0.6  # of the run, on short clips alone; afterwards long ones
+    short_share: float = 0.6  # of the run, on short clips alone; afterwards long and short ones in turn
     refresh_every: int = 200  # steps between looks for new shards
     minimum_frames: int = 4000  # of the pool before training starts
 
@@ -146,7 +146,8 @@ class Trainer:
         def draw(step: int) -> dict[str, Tensor]:
             if step % config.refresh_every == 0:
                 logger.info("pool: %d frames", pool.refresh())
-            length = config.short_frames if loop.progress < config.short_share else config.long_frames
+            short = loop.progress < config.short_share or step % 2 == 1
+            length = config.short_frames if short else config.long_frames
             generator = np.random.default_rng([self.config.seed, step, 2])
             return pool.draw(generator, frames=config.batch_frames, clip_frames=length)
 
