@@ -14,7 +14,7 @@ _WHERE = {
     "Geo4D": "geo4d.pipeline",
     "Geo4DError": "geo4d.errors",
     "InferConfig": "geo4d.pipeline",
-    "Reconstruction": "geo4d.scene",
+    "Reconstruction": "geo4d.io.reconstruction",
     "WindowPredictions": "geo4d.scene",
     "align": "geo4d.alignment",
     "export": "geo4d.io.export",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import geo4d.io.reconstruction  # noqa: F401  (gives Reconstruction its save and load)
 from geo4d._typing import Int, Tensor
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.diffusion.schedule import STEPS, make_schedule

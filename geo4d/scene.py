@@ -88,7 +88,8 @@ class Reconstruction:
     """A video in 4D: depth, confidence and camera of each of T frames, in one world (the first camera).
 
     Arrays are numpy and may be memory maps. `depth` is z-depth at the working resolution (h, w), nan where not `valid`;
-    `intrinsics` belongs to that resolution. `at_source_resolution` gives both at the size of the video.
+    `intrinsics` belongs to that resolution. `at_source_resolution` gives both at the size of the video. `save(directory)` and
+    `Reconstruction.load(directory)` are added by `geo4d.io.reconstruction`.
     """
 
     depth: np.ndarray  # (t, h, w) float32

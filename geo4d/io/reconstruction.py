@@ -136,3 +136,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return _plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# The class lives below the files' floor, so its methods for files are completed here.
+Reconstruction.save = save_reconstruction  # type: ignore[attr-defined]
+Reconstruction.load = staticmethod(load_reconstruction)  # type: ignore[attr-defined]

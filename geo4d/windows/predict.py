@@ -116,7 +116,8 @@ class Predictor:
             x0 = one_step(denoise, condition.new_zeros(len(windows), *shape), self.schedule)
         else:
             noise = torch.stack([_noise(shape, self.config.seed, int(window[0])) for window in windows]).to(condition)
-            x0 = ddim(denoise, noise, self.schedule, steps=steps or self.model.spec.steps)
+            compat = "released" if self.model.spec.dynamic_rescale else "exact"  # as the model was published
+            x0 = ddim(denoise, noise, self.schedule, steps=steps or self.model.spec.steps, compat=compat)
         with self._autocast():
             return [self._decode({name: latent[b] for name, latent in self.layout.split(x0).items()}) for b in range(len(windows))]
 

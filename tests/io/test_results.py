@@ -17,8 +17,8 @@ from geo4d.scene import WindowPredictions
 
 def test_save_and_load(tmp_path, small_reconstruction):
     before = small_reconstruction.with_diagnostics(odd=(np.float32(1.5), np.nan, {"a": np.arange(2)}))
-    save_reconstruction(before, tmp_path / "r")
-    after = load_reconstruction(tmp_path / "r")
+    before.save(tmp_path / "r")
+    after = type(before).load(tmp_path / "r")
     for name in ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert isinstance(after.depth, np.memmap) and after.source_size == (48, 72)
