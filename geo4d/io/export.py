@@ -119,7 +119,13 @@ def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: Export
         k = reconstruction.intrinsics[i]
         pose = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ  # world and camera both with y up, z backwards
         entry = {"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "w": width, "h": height}
-        entry |= {"fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "time": float(reconstruction.timestamps[i])}
+        entry |= {
+            "fl_x": float(k[0, 0]),
+            "fl_y": float(k[1, 1]),
+            "cx": float(k[0, 2]),
+            "cy": float(k[1, 2]),
+            "time": float(reconstruction.timestamps[i]),
+        }
         frames.append(entry)
     _write_bytes(path / "transforms.json", json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1).encode())
 

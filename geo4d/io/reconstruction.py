@@ -64,20 +64,26 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
         shape = (summary["frames"], *summary["size"])
         source_size = (int(summary["source_size"][0]), int(summary["source_size"][1]))
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        is_metric, diagnostics = bool(summary["is_metric"]), dict(summary["diagnostics"])
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{directory} holds a damaged reconstruction ({error}); run geo4d infer again.") from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
             f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
         )
-    return Reconstruction(**arrays, source_size=source_size, is_metric=summary["is_metric"], diagnostics=summary["diagnostics"])
+    tails = {"images": (*shape[1:], 3), "intrinsics": (3, 3), "cam_to_world": (4, 4), "timestamps": ()}
+    for name, array in arrays.items():
+        expected = (shape[0], *tails.get(name, shape[1:]))
+        if array.shape != expected:
+            raise InputError(f"{directory} holds {name} of shape {array.shape}; expected {expected}; run geo4d infer again.")
+    return Reconstruction(**arrays, source_size=source_size, is_metric=is_metric, diagnostics=diagnostics)
 
 
 def format_tum(timestamps: np.ndarray, cam_to_world: np.ndarray) -> str:
     """TUM lines: t x y z qx qy qz qw."""
     quaternions = Rotation.from_matrix(cam_to_world[:, :3, :3]).as_quat()  # scipy's order is x y z w
     rows = np.concatenate([timestamps[:, None], cam_to_world[:, :3, 3], quaternions], axis=1)
-    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in rows)
+    return "".join(" ".join([f"{row[0]:.9f}", *(f"{value:.9g}" for value in row[1:])]) + "\n" for row in rows)
 
 
 def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +94,8 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path} is not a TUM trajectory ({error}); expected lines of t x y z qx qy qz qw.") from error
     if rows.shape[1] != 8:
         raise InputError(f"{path} has {rows.shape[1]} columns; a TUM trajectory has 8: t x y z qx qy qz qw.")
+    if not np.isfinite(rows).all() or (np.linalg.norm(rows[:, 4:], axis=1) == 0).any():
+        raise InputError(f"{path} has a line that is not finite or whose quaternion is zero; expected lines of t x y z qx qy qz qw.")
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, :3] = Rotation.from_quat(rows[:, 4:]).as_matrix()
     poses[:, :3, 3] = rows[:, 1:4]
@@ -133,8 +141,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
+    if hasattr(value, "tolist"):  # numpy, torch
         return _plain(value.tolist())
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -116,7 +116,10 @@ def _file_frames(path: Path, warnings: list[str]) -> Iterator[tuple[float, Calla
             raise InputError(f"{path} has no video stream; expected a video file or a folder of images.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        expected = stream.frames
+        rate = float(stream.average_rate or FOLDER_FPS)
+        end = (container.start_time or 0) / av.time_base + (container.duration or 0) / av.time_base
+        alone = not container.streams.audio  # the file's duration is the video's
+        expected = stream.frames or (round((end - (container.start_time or 0) / av.time_base) * rate) if alone else 0)
         count, last = 0, -1.0
         try:
             for frame in container.decode(stream):
@@ -129,7 +132,7 @@ def _file_frames(path: Path, warnings: list[str]) -> Iterator[tuple[float, Calla
                 raise InputError(f"{path} holds no frame that can be decoded ({_reason(error)}); expected a video file.") from error
             warnings.append(f"{path.name} is damaged: decoding stopped after {count} frames ({_reason(error)}).")
             return
-        if expected and count < expected - 2:
+        if count and count < expected - 2 and last + 2.5 / rate < end:  # an edit list may hide frames that nothing is missing of
             warnings.append(f"{path.name} is damaged or cut off: {count} of {expected} frames could be decoded.")
 
 
@@ -182,7 +185,16 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, c
     """Writes (h, w, 3) uint8 frames as H.264 (yuv420p, which every player takes); odd sides are padded by a pixel."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    rate = Fraction(fps).limit_denominator(1001)
+    try:
+        _encode(temporary, path, frames, Fraction(fps).limit_denominator(1001), crf)
+        os.replace(temporary, path)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be written ({_reason(error)}); choose another place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode(temporary: Path, path: Path, frames: Iterable[np.ndarray], rate: Fraction, crf: int) -> None:
     with av.open(str(temporary), "w", format="mp4") as container:
         stream = None
         for frame in frames:
@@ -196,4 +208,3 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, c
             raise InputError(f"{path} was not written: a video needs at least one frame.")
         for packet in stream.encode():
             container.mux(packet)
-    os.replace(temporary, path)

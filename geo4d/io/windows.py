@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load_windows(path: str | Path) -> WindowPredictions:
                     for name in archive.files
                     if name in {*DENSE, *OTHER, "windows", "points_origin", "image_size", "img"}
                 }
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes."
         ) from error
@@ -78,6 +79,8 @@ def load_windows(path: str | Path) -> WindowPredictions:
 
 def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     g, v = arrays["windows"].shape
+    if arrays["windows"].dtype.kind not in "iu" or not arrays["windows"].size or (arrays["windows"] < 0).any():
+        raise InputError(f"{path}: 'windows' must hold frame numbers, whole and not negative, for at least one window; see the schema.")
     last = {"points": 3, "ray_direction": 3, "ray_moment": 3}
     for name in DENSE:
         if name not in arrays:
@@ -89,5 +92,20 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     origin = str(arrays.get("points_origin", "unknown"))
     if origin not in ("unknown", "camera"):
         raise InputError(f"{path}: points_origin must be 'unknown' or 'camera'; got {origin!r}.")
-    if (arrays["windows"] < 0).any():
-        raise InputError(f"{path}: frame numbers in 'windows' must not be negative.")
+    _check_grids(path, arrays)
+
+
+def _check_grids(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Maps of one kind share their grid; the optional per-frame arrays cover every frame."""
+    for names in (("points", "weight", "disparity", "disparity_weight"), ("ray_direction", "ray_moment")):
+        grids = {name: arrays[name].shape[2:4] for name in names if name in arrays}
+        if len(set(grids.values())) > 1:
+            raise InputError(f"{path}: {' and '.join(grids)} must share one (H, W); got {grids}.")
+    if "ray_cam_to_win" in arrays and arrays["ray_cam_to_win"].shape[2:] != (4, 4):
+        raise InputError(f"{path}: 'ray_cam_to_win' must be (G, V, 4, 4); got {arrays['ray_cam_to_win'].shape}.")
+    if "image_size" in arrays and arrays["image_size"].shape != (2,):
+        raise InputError(f"{path}: 'image_size' must be (height, width); got shape {arrays['image_size'].shape}.")
+    frames = int(arrays["windows"].max()) + 1
+    for name in ("images", "img", "timestamps"):
+        if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) < frames):
+            raise InputError(f"{path}: '{name}' has shape {arrays[name].shape}, too short for the {frames} frames in 'windows'.")
