@@ -157,7 +157,7 @@ def table(result: dict[str, Any]) -> str:
     """Medians as text, one row a metric."""
     median = result["median"]
     groups = [group for group in ("model", "constant", "mean") if group in median]
-    lines = [f"{'median over clips':24s}" + "".join(f"{group:>12s}" for group in groups)]
+    lines = [f"{'metric':24s}" + "".join(f"{group:>12s}" for group in groups)]
     lines += [f"{key:24s}" + "".join(f"{median[g][key]:12.4f}" for g in groups) for key in median[groups[0]]]
     lines += [f"{key:24s}{value:12.4f}" for key, value in median.get("ratio", {}).items()]
     return "\n".join(lines)
