@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", nargs="?", default=None, help="folder of the recording (tum)")
     parser.add_argument("--seed", type=int, default=None, help="scene split (synthetic); default: the held-out set")
     parser.add_argument("--num", type=int, default=16, help="clips (synthetic)")
-    parser.add_argument("--frames", type=int, default=32, help="frames a clip (synthetic), at most so many (tum)")
+    parser.add_argument("--frames", type=int, default=None, help="frames a clip (synthetic: 32), at most so many (tum: all)")
     parser.add_argument("--depth-scale", type=float, default=5000.0, help="depth PNG value of one metre (tum)")
     parser.add_argument("--json", default=None, metavar="FILE", help="write every number here")
     parser.add_argument("--model", default="small", help="'small' or a geo4d .safetensors file")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
     predict = None if args.baselines_only else _predictor(args)
     if args.dataset == "synthetic":
-        dataset = SyntheticSet(args.seed if args.seed is not None else HELD_OUT_SEED, args.num, args.frames)
+        dataset = SyntheticSet(args.seed if args.seed is not None else HELD_OUT_SEED, args.num, args.frames or 32)
         result = evaluate_synthetic(dataset, predict, progress=Bars(hidden=args.quiet).counter("clips"))
     elif args.root is None:
         raise ConfigError("geo4d evaluate tum needs the folder of the recording; give it after the word tum.")

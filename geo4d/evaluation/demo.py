@@ -6,9 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, medians, render_true_clip, score, score_baselines, statistics
+from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, medians, render_true_clip, score_baselines, score_reconstruction, statistics
 from geo4d.io.video import write_video
 from geo4d.scene import Reconstruction
 from geo4d.synthetic import FPS
@@ -35,8 +33,10 @@ def demo_truth() -> TrueClip:
 
 def score_demo(clip: TrueClip, result: Reconstruction) -> dict[str, Any]:
     """Metrics of the result beside the baselines, in the form of `evaluate_synthetic`'s."""
-    at_source = [result.at_source_resolution(i) for i in range(result.num_frames)]
-    focal = np.stack([[k[0, 0], k[1, 1]] for _, k in at_source])
-    model = score(clip, np.stack([depth for depth, _ in at_source]), result.cam_to_world, focal)
-    entry: dict[str, Any] = {"index": DEMO_SCENE, "statistics": statistics(clip), **score_baselines(clip), "model": model}
+    entry: dict[str, Any] = {
+        "index": DEMO_SCENE,
+        "statistics": statistics(clip),
+        **score_baselines(clip),
+        "model": score_reconstruction(clip, result),
+    }
     return {"set": {"demo": DEMO_FILE}, "median": medians([entry]), "clips": [entry]}

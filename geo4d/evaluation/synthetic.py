@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from geo4d.errors import ConfigError
+from geo4d.errors import ConfigError, Geo4DError
 from geo4d.evaluation import baselines
 from geo4d.metrics.depth import depth_metrics
 from geo4d.metrics.pose import focal_error, pose_metrics
@@ -84,6 +84,13 @@ def score(clip: TrueClip, depth: np.ndarray, cam_to_world: np.ndarray, focal_px:
     }
 
 
+def score_reconstruction(clip: TrueClip, result: Reconstruction) -> dict[str, float]:
+    """The same for a whole result, taken at the source resolution."""
+    at_source = [result.at_source_resolution(i) for i in range(result.num_frames)]
+    focal = np.stack([[k[0, 0], k[1, 1]] for _, k in at_source])
+    return score(clip, np.stack([depth for depth, _ in at_source]), result.cam_to_world, focal)
+
+
 def score_baselines(clip: TrueClip) -> dict[str, dict[str, float]]:
     """Constant depth with a static camera, and the mean map with the mean path; both with the mean focal length."""
     frames, height, width = clip.depth.shape
@@ -123,11 +130,10 @@ def evaluate_synthetic(
         clip = render_true_clip(dataset, index)
         entry: dict[str, Any] = {"index": index, "statistics": statistics(clip), **score_baselines(clip)}
         if predict is not None:
-            result = predict(clip)
-            at_source = [result.at_source_resolution(i) for i in range(result.num_frames)]
-            depth = np.stack([d for d, _ in at_source])
-            focal = np.stack([[k[0, 0], k[1, 1]] for _, k in at_source])
-            entry["model"] = score(clip, depth, result.cam_to_world, focal)
+            try:
+                entry["model"] = score_reconstruction(clip, predict(clip))
+            except Geo4DError as error:
+                entry |= {"model": entry["constant"], "failure": str(error)}
         clips.append(entry)
         if progress is not None:
             progress(index + 1, dataset.num)
@@ -143,6 +149,10 @@ def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
     if "model" in result:
         model = result["model"]["abs_rel"]
         result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in ("constant", "mean")}
+        for name in ("constant", "mean"):
+            each = [clip["model"]["abs_rel"] / clip[name]["abs_rel"] for clip in clips]
+            result["ratio"][f"median_ratio_by_{name}"] = float(np.median(each))
+        result["failures"] = sum("failure" in clip for clip in clips)
     return result
 
 
@@ -160,4 +170,6 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'metric':24s}" + "".join(f"{group:>12s}" for group in groups)]
     lines += [f"{key:24s}" + "".join(f"{median[g][key]:12.4f}" for g in groups) for key in median[groups[0]]]
     lines += [f"{key:24s}{value:12.4f}" for key, value in median.get("ratio", {}).items()]
+    if median.get("failures"):
+        lines.append(f"{median['failures']} of {len(result['clips'])} clips failed and count as constant depth")
     return "\n".join(lines)

@@ -9,25 +9,22 @@ import numpy as np
 from PIL import Image
 
 from geo4d.errors import InputError
-from geo4d.evaluation.synthetic import Predict, TrueClip, medians, score, score_baselines, statistics
+from geo4d.evaluation.synthetic import Predict, TrueClip, medians, score_baselines, score_reconstruction, statistics
 from geo4d.io.reconstruction import read_tum
 
 MAX_GAP = 0.02  # seconds between a frame and its depth or pose
 
 
-def evaluate_tum(root: Path, predict: Predict | None, *, depth_scale: float, max_frames: int) -> dict[str, Any]:
+def evaluate_tum(root: Path, predict: Predict | None, *, depth_scale: float, max_frames: int | None) -> dict[str, Any]:
     """Scores one recording; the result has the form of `evaluate_synthetic`'s with a single clip."""
     clip = read_tum_clip(root, depth_scale=depth_scale, max_frames=max_frames)
     entry: dict[str, Any] = {"index": 0, "statistics": statistics(clip), **score_baselines(clip)}
     if predict is not None:
-        result = predict(clip)
-        at_source = [result.at_source_resolution(i) for i in range(result.num_frames)]
-        focal = np.stack([[k[0, 0], k[1, 1]] for _, k in at_source])
-        entry["model"] = score(clip, np.stack([d for d, _ in at_source]), result.cam_to_world, focal)
+        entry["model"] = score_reconstruction(clip, predict(clip))
     return {"set": {"root": root.name, "frames": len(clip.frames)}, "median": medians([entry]), "clips": [entry]}
 
 
-def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int) -> TrueClip:
+def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int | None) -> TrueClip:
     """Frames with the depth map and the pose nearest in time (within 20 ms); others are left out.
 
     Focal length comes from intrinsics.txt (fx fy cx cy) if it is there, else from the TUM default of 525 pixels.

@@ -35,6 +35,15 @@ def test_a_perfect_prediction(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["clips"][1]["index"] == 1
 
 
+def test_a_clip_that_fails_is_counted_and_named():
+    def fail(clip):
+        raise InputError("nothing to see.")
+
+    result = evaluate_synthetic(TINY, fail)
+    assert result["median"]["failures"] == 2 and result["clips"][0]["failure"] == "nothing to see."
+    assert result["median"]["model"] == result["median"]["constant"]
+
+
 def test_committed_baselines_are_still_those_of_the_set():
     committed = json.loads((Path(__file__).parents[2] / "benchmarks" / "held_out_v1.json").read_text())
     entry = committed["clips"][3]
