@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from geo4d.errors import InputError
 from geo4d.geometry.fitting import fit_scale_l1, fit_scale_shift_l1
 
-Alignment = Literal["none", "median_scale", "scale_l1", "scale_shift_l1"]
 MIN_DEPTH = 1e-3  # aligned depth is raised to this
 
 
@@ -29,7 +27,7 @@ class DepthMetrics:
     shift: float
 
 
-def align_depth(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, alignment: Alignment) -> tuple[np.ndarray, float, float]:
+def align_depth(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, alignment: str) -> tuple[np.ndarray, float, float]:
     """Scale and shift one video's depth (any shape) onto the truth where `mask`; returns depth, scale, shift.
 
     Where the truth is known but the prediction is not finite (it says: sky, or too far), the video's 99th percentile stands
@@ -55,7 +53,7 @@ def align_depth(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, align
     return np.maximum(scale * filled + shift, MIN_DEPTH), scale, shift
 
 
-def depth_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, alignment: Alignment = "scale_shift_l1") -> DepthMetrics:
+def depth_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, alignment: str = "scale_shift_l1") -> DepthMetrics:
     """Scores one video, (t, h, w) z-depths; `mask` says where `true` is known."""
     aligned, scale, shift = align_depth(predicted, true, mask, alignment)
     p, t = aligned[mask], true[mask].astype(np.float64)

@@ -124,7 +124,7 @@ class TrainingLoop:
         with self.accelerator.autocast():
             value, numbers = loss(self.step)
         self.step += 1
-        if not math.isfinite(float(value)):
+        if not math.isfinite(float(value.detach())):
             self.bad_steps += 1
             if self.bad_steps >= MAX_BAD_STEPS:
                 raise Geo4DError(
@@ -139,7 +139,7 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         if self.step % self.config.ema_every == 0:
             self._update_ema()
-        return float(value), {**numbers, "gradient_norm": float(norm)}
+        return float(value.detach()), {**numbers, "gradient_norm": float(norm)}
 
     @torch.no_grad()
     def _update_ema(self) -> None:

@@ -71,11 +71,11 @@ def test_a_recording_in_tum_layout(tmp_path):
     for kind, lines in lists.items():
         (tmp_path / f"{kind}.txt").write_text("# comment\n" + "\n".join(lines))
     (tmp_path / "groundtruth.txt").write_text(format_tum(np.arange(3) * 0.1, clip.cam_to_world))
-    read = read_tum_clip(tmp_path, depth_scale=1000, max_frames=10)
+    read = read_tum_clip(tmp_path, depth_scale=1000.0, max_frames=10)
     near = clip.depth < 65  # what 16 bits of millimetres can hold
     np.testing.assert_allclose(read.depth[near], clip.depth[near], atol=1e-3)
     np.testing.assert_allclose(read.cam_to_world, clip.cam_to_world, atol=1e-6)
     np.testing.assert_array_equal(read.frames, clip.frames)
     (tmp_path / "rgb.txt").unlink()
     with pytest.raises(InputError, match=r"rgb\.txt is missing"):
-        read_tum_clip(tmp_path, depth_scale=1000, max_frames=10)
+        read_tum_clip(tmp_path, depth_scale=1000.0, max_frames=10)

@@ -20,7 +20,7 @@ from geo4d.io.windows import load_windows
 def test_rotation_metadata(tmp_path, matrix, corner):
     image = np.zeros((32, 64, 3), np.uint8)
     image[:16, :32] = 255  # the stored picture is white at the top left
-    write_video(tmp_path / "a.mp4", [image] * 2, 10)
+    write_video(tmp_path / "a.mp4", [image] * 2, 10.0)
     data = bytearray((tmp_path / "a.mp4").read_bytes())
     a, b, c, d = (value << 16 for value in matrix)
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -72,10 +72,10 @@ def test_a_broken_off_writing_leaves_nothing(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        write_video(tmp_path / "a.mp4", frames(), 10)
+        write_video(tmp_path / "a.mp4", frames(), 10.0)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="cannot be written"):
-        write_video(tmp_path / "none" / "a.mp4", [np.zeros((16, 16, 3), np.uint8)], 10)
+        write_video(tmp_path / "none" / "a.mp4", [np.zeros((16, 16, 3), np.uint8)], 10.0)
 
 
 def test_long_clocks_survive(tmp_path):

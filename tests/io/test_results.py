@@ -140,4 +140,4 @@ def test_npz_and_unknown_formats(tmp_path, small_reconstruction):
     with pytest.raises(ConfigError, match="must be one of"):
         export(small_reconstruction, tmp_path / "a", "fbx")
     with pytest.raises(InputError, match="no point"):
-        export(small_reconstruction, tmp_path / "a.ply", "ply", ExportConfig(min_confidence=9))
+        export(small_reconstruction, tmp_path / "a.ply", "ply", ExportConfig(min_confidence=9.0))
