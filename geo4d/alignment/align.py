@@ -93,8 +93,17 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Re
         "solver_steps": steps,
         "residual_across": float(scales.across),
         "residual_along": float(scales.along),
-        "warnings": [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in loose],
+        "warnings": [
+            *(f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in loose),
+            *(["The ray maps are not finite or do not spread; they were not used."] if rays is None and _has_rays(predictions) else []),
+        ],
     })  # fmt: skip
+
+
+def _has_rays(predictions: WindowPredictions) -> bool:
+    """Whether anything was said of rays."""
+    complete = predictions.ray_direction is not None and predictions.ray_moment is not None
+    return complete or predictions.ray_cam_to_win is not None
 
 
 def _ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"]) -> Similarity:
@@ -192,7 +201,9 @@ def _align_rays(predictions: WindowPredictions, config: AlignmentConfig) -> Reco
     """Cameras alone: windows are chained through the cameras that they share."""
     cameras = ray_cameras(predictions)
     if cameras is None:
-        raise AlignmentError("The ray maps hold values that are not finite, and there is no other modality to align.")
+        raise AlignmentError(
+            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
+        )
     windows, frames = predictions.windows.long(), predictions.num_frames
     poses: list[Tensor | None] = [None] * frames
     loose = []

@@ -12,6 +12,7 @@ from geo4d.geometry.rotation import skew, so3_exp
 from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 
 ROUNDS = 12
+MIN_SHARED = 10  # pixels that link two windows
 
 
 def focal_bounds(config: AlignmentConfig) -> tuple[float, float]:
@@ -158,7 +159,7 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     scale, rotation, translation = [torch.ones((), dtype=torch.float64)], [start[:3, :3]], [start[:3, 3]]
     loose = []
     for g in range(1, len(windows)):
-        other = _best_overlap(windows, g)
+        other = _best_overlap(observations, g)
         link = None if other is None else _link(observations, g, other)
         if link is None:
             loose.append(g)
@@ -173,11 +174,17 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), loose
 
 
-def _best_overlap(windows: Tensor, g: int) -> int | None:
-    """The earlier window that shares the most frames with window g; the latest of several."""
-    shared = [int(torch.isin(windows[g], windows[other]).sum()) for other in range(g)]
+def _best_overlap(observations: Observations, g: int) -> int | None:
+    """The earlier window with the most usable pixels in the frames that it shares with window g; the latest of several."""
+    shared = [_shared_pixels(observations, g, other) for other in range(g)]
     best = max(shared)
-    return None if best == 0 else max(i for i, count in enumerate(shared) if count == best)
+    return None if best < MIN_SHARED else max(i for i, count in enumerate(shared) if count == best)
+
+
+def _shared_pixels(observations: Observations, g: int, other: int) -> int:
+    """Pixels with a weight in both windows."""
+    mine, theirs = torch.nonzero(observations.windows[g][:, None] == observations.windows[other]).unbind(1)
+    return int(((observations.weight[g, mine] > 0) & (observations.weight[other, theirs] > 0)).sum())
 
 
 def _link(observations: Observations, g: int, other: int) -> Similarity | None:
@@ -187,7 +194,7 @@ def _link(observations: Observations, g: int, other: int) -> Similarity | None:
     source, target = observations.points[g, mine].flatten(0, 1), observations.points[other, theirs].flatten(0, 1)
     weight = (observations.weight[g, mine] * observations.weight[other, theirs]).sqrt().flatten()
     use = weight > 0
-    if int(use.sum()) < 10:
+    if int(use.sum()) < MIN_SHARED:
         return None
     # relative precision: near points tell as much as far ones
     distance = target[use].norm(dim=-1)

@@ -12,6 +12,8 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import WindowPredictions
 
+MIN_RAY_SPREAD = 1e-6  # mean square across their common direction, below which rays do not fix a camera
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -67,9 +69,13 @@ def observe_points(predictions: WindowPredictions, samples: int) -> Observations
 
 
 def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | None:
-    """Cameras in their window: as given, or from the ray maps (METHOD section 6: centre by Eq. 6, rotation by Procrustes)."""
+    """Cameras in their window: as given, or from the ray maps (METHOD section 6: centre by Eq. 6, rotation by Procrustes).
+
+    None if there are none, or if they cannot be used: values that are not finite, or rays that are all parallel or zero.
+    """
     if predictions.ray_cam_to_win is not None:
-        return predictions.ray_cam_to_win.double()
+        given = predictions.ray_cam_to_win.double()
+        return given if given.isfinite().all() else None
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
     direction = predictions.ray_direction.double().flatten(2, 3)
@@ -77,6 +83,10 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
     if not (direction.isfinite().all() and moment.isfinite().all()):
         return None
     unit = torch.nn.functional.normalize(direction, dim=-1)
+    # of unit rays' second moments, the greatest is 1 where all are parallel (Eq. 6 is singular) and 0 where all are zero
+    spread = torch.linalg.eigvalsh(unit.mT @ unit / unit.shape[-2])
+    if bool((spread[..., -2] < MIN_RAY_SPREAD).any()):
+        return None
     # the first frame's directions turned into frame i's: the camera-to-window rotation
     rotation = fit_rotation(unit[:, :1].expand_as(unit), unit)
     return rigid(rotation, fit_centre(unit, moment))

@@ -3,7 +3,8 @@
 Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (METHOD Eq. 4 seen from the camera: there depth
 noise cannot move it, and a longer focal length cannot make them small), and one along it, log z against the pixel's own log depth,
 which is eliminated in closed form (its scalar Schur complement). Further terms: ray cameras against the trajectory (Eq. 8) and
-an acceleration prior in place of Eq. 9, which would punish motion itself. Cauchy loss; scales from the residuals' medians.
+an acceleration prior on centres and rotations in place of Eq. 9, which would punish motion itself. Cauchy loss; scales from the
+residuals' medians.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from geo4d.geometry.rotation import skew, so3_exp, so3_log
 from geo4d.geometry.similarity import Similarity
 
 SCALE_FLOOR = 1e-7
-CAUCHY = 2.0  # in units of the median residual
+CAUCHY = 4.0  # in units of the median residual
 RAY_SHARE = 0.1  # weight of one ray camera, in sampled pixels
 MIN_DEPTH = 1e-4
 
@@ -87,6 +88,7 @@ class Scales:
     rotation: Tensor
     centre: Tensor
     acceleration: Tensor
+    turning: Tensor
 
 
 @dataclass(frozen=True)
@@ -139,19 +141,27 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
     one = torch.tensor(1.0, dtype=torch.float64)
     step = unknowns.centre.diff(dim=0).norm(dim=-1)
     floor = 0.02 * step.median() + 1e-6 if len(step) else one
-    bend = acceleration(unknowns.centre).norm(dim=-1)
+    bend, turn = acceleration(unknowns.centre).norm(dim=-1), angular_acceleration(unknowns.rotation).norm(dim=-1)
+    angle = so3_log(unknowns.rotation[1:] @ unknowns.rotation[:-1].mT).norm(dim=-1)
+    turn_floor = 0.02 * angle.median() + 1e-6 if len(angle) else one
     return Scales(
         across=_median(e.across.norm(dim=-1), weight),
         along=_median(e.along.abs()[e.along != 0]) if (e.along != 0).any() else one,
         rotation=one if e.rotation_error is None else _median(e.rotation_error.norm(dim=-1)).clamp_min(1e-6),
         centre=one if e.centre_error is None else _median(e.centre_error.norm(dim=-1)).clamp_min(1e-6),
         acceleration=torch.maximum(bend.median(), floor) if len(bend) else one,
+        turning=torch.maximum(turn.median(), turn_floor) if len(turn) else one,
     )
 
 
 def acceleration(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
     """Second differences of the camera centres."""
     return centre[2:] - 2 * centre[1:-1] + centre[:-2]
+
+
+def angular_acceleration(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
+    """Differences of the rotation from each frame to the next, as vectors in the world; radians."""
+    return so3_log(rotation[1:] @ rotation[:-1].mT).diff(dim=0)
 
 
 def _cauchy(square: Tensor) -> Tensor:
@@ -171,7 +181,9 @@ def cost(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales) -> floa
     if e.rotation_error is not None and e.centre_error is not None:
         rays = _loss(e.rotation_error.square().sum(-1) / s.rotation**2) + _loss(e.centre_error.square().sum(-1) / s.centre**2)
         total = total + RAY_SHARE * pixels * rays.sum()
-    total = total + c.smoothness * pixels * _loss(acceleration(unknowns.centre).square().sum(-1) / s.acceleration**2).sum()
+    bend, turn = acceleration(unknowns.centre), angular_acceleration(unknowns.rotation)
+    smooth = _loss(bend.square().sum(-1) / s.acceleration**2).sum() + _loss(turn.square().sum(-1) / s.turning**2).sum()
+    total = total + c.smoothness * pixels * smooth
     return float(total + _focal_prior(problem) * (unknowns.log_focal - problem.log_focal) ** 2)
 
 
@@ -284,15 +296,17 @@ def _scatter(system: tuple[Tensor, Tensor], columns: Tensor, hessian: Tensor, gr
 
 
 def _add_priors(problem: Problem, unknowns: Unknowns, system: tuple[Tensor, Tensor], s: Scales) -> None:
-    """Acceleration and focal length."""
+    """Accelerations and focal length. The turns' derivatives are those of small turns; the acceptance test answers for the rest."""
     o, c = problem.observations, problem.config
-    bend = acceleration(unknowns.centre)
-    if len(bend) and c.smoothness > 0:
-        w = c.smoothness * o.weight.shape[-1] * _cauchy(bend.square().sum(-1) / s.acceleration**2) / s.acceleration**2
-        first = 6 * torch.arange(len(bend))[:, None] + torch.arange(3, 6)
+    identity = torch.eye(3, dtype=torch.float64)
+    jacobian = torch.cat([identity, -2 * identity, identity], dim=-1)
+    terms = ((angular_acceleration(unknowns.rotation), s.turning, 0), (acceleration(unknowns.centre), s.acceleration, 3))
+    for bend, scale, offset in terms:
+        if len(bend) == 0 or c.smoothness <= 0:
+            continue
+        w = c.smoothness * o.weight.shape[-1] * _cauchy(bend.square().sum(-1) / scale**2) / scale**2
+        first = 6 * torch.arange(len(bend))[:, None] + torch.arange(offset, offset + 3)
         columns = torch.cat([first, first + 6, first + 12], dim=-1)
-        identity = torch.eye(3, dtype=torch.float64)
-        jacobian = torch.cat([identity, -2 * identity, identity], dim=-1)
         _scatter(system, columns, w[:, None, None] * (jacobian.T @ jacobian), w[:, None] * (bend @ jacobian))
     h, b = system
     f = 6 * o.num_frames + 7 * len(o.windows)
