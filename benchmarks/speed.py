@@ -17,7 +17,7 @@ import torch
 
 from geo4d.alignment import align
 from geo4d.evaluation.demo import demo_truth
-from geo4d.models.geometry_model import load_model
+from geo4d.models.storage import load_model
 from geo4d.pipeline import Geo4D, InferConfig
 from geo4d.synthetic import render_clips, scene_seed
 

@@ -20,6 +20,7 @@ VERBS = {
     "align": "run the global alignment alone, on saved window predictions",
     "evaluate": "score the pipeline on held-out procedural clips or a TUM-layout recording",
     "synth": "write procedural clips with exact ground truth",
+    "convert": "turn a released checkpoint into a geo4d model folder, or back",
     "train": "train a model on procedural scenes, stage by stage",
 }
 ERROR, INTERRUPTED = 2, 130

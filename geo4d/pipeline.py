@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,22 +20,18 @@ from geo4d._typing import Int, Tensor
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
-from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video
+from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
 from geo4d.modalities import make_layout
-from geo4d.models.geometry_model import GeometryModel, load_model
+from geo4d.models.geometry_model import GeometryModel
+from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, WindowPredictions
+from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows
-from geo4d.windows.predict import (
-    PredictConfig,
-    Predictor,
-    Progress,
-    WindowCache,
-    fingerprint_frames,
-    fingerprint_model,
-)
+from geo4d.windows.predict import PredictConfig, Predictor, Progress
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Compat = Literal["model", "exact", "released"]
 DEVICES = ("cpu", "cuda", "mps")
 MAX_SQUEEZE = 2.0  # how far a source's aspect ratio may be from the working resolution's
 WARN_SQUEEZE = 1.5
@@ -52,9 +48,13 @@ class InferConfig:
     steps: int | None = None  # None: as the model was made for; 0: one step from zero input; else DDIM steps
     seed: int = 0
     windows_per_batch: int = 2
+    size: tuple[int, int] | None = None  # (height, width) to work at; None: the model's that is nearest in aspect ratio
+    compat: Compat = "model"  # "released": all that the released script does; "exact": its sampler's last step undone
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
+        if self.compat not in ("model", "exact", "released"):
+            raise ConfigError(f"compat must be model, exact or released; got {self.compat!r}.")
         if self.stride < 1 or self.windows_per_batch < 1:
             raise ConfigError(
                 f"stride and windows per batch must be at least 1; got stride {self.stride} and windows per batch {self.windows_per_batch}."
@@ -104,35 +104,68 @@ class Geo4D:
     the two focal lengths apart by as much.
     """
 
-    def __init__(self, model: GeometryModel, *, dtype: torch.dtype = torch.float32) -> None:
-        """`dtype` is that of the networks' arithmetic (by autocast); weights and results stay float32."""
+    def __init__(self, model: GeometryModel) -> None:
+        """The networks compute in the dtype of their weights; results are float32."""
         self.model = model
-        self.dtype = dtype
         spec = model.spec
+        if not spec.modalities:
+            raise ConfigError(f"The model {spec.name!r} predicts no geometry; it is where training of a geometry model starts.")
         self.layout = make_layout(spec.modalities, normalization=spec.points_normalization)
         self.schedule = make_schedule(dynamic_rescale=spec.dynamic_rescale)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path = "small", *, device: str | None = None, dtype: str = "float32") -> Geo4D:
-        """Loads "small", which ships with the package, or a file that geo4d wrote.
+    def from_pretrained(
+        cls, model: str | Path = "small", *, vae: str | Path | None = None, device: str | None = None, dtype: str = "auto"
+    ) -> Geo4D:
+        """Loads a model and moves it to a device.
 
-        Raises CheckpointError for a file that is not one, ConfigError for an unknown device or dtype.
+        `model` is "small", which ships with the package, a geo4d file or folder, a hub repository ("owner/name"), or a released
+        model.ckpt with its point decoder as `vae`.
+
+        `dtype` is that of the networks; "auto" is bfloat16 on CUDA and float32 elsewhere. Raises CheckpointError for weights
+        that cannot be used, ConfigError for an unknown device or dtype.
         """
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-        return cls(load_model(model, device=pick_device(device)), dtype=DTYPES[dtype])
+        place = pick_device(device)
+        if dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"dtype must be auto, {' or '.join(DTYPES)}; got {dtype!r}.")
+        own = DTYPES["bfloat16" if place.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]
+        return cls(load_model(model, vae=vae, device=place, dtype=own))
 
-    def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """The model's working resolution nearest in aspect to a source of this size.
+    def save_pretrained(self, directory: str | Path, *, max_shard_size: str = "2GB", notice: str = "") -> None:
+        """Writes the model's folder (config.json, safetensors in shards, NOTICE.md), whole or not at all."""
+        save_folder(self.model, Path(directory), max_shard_size=max_shard_size, notice=notice)
 
-        Raises InputError if even that one would squeeze the frames more than twofold.
+    def push_to_hub(self, repository: str, *, private: bool | None = None, token: str | None = None, message: str = "") -> str:
+        """Uploads the model's folder to a hub repository ("owner/name"), made if need be; returns the commit's address."""
+        return push_to_hub(self.model, repository, private=private, token=token, message=message)
+
+    def working_size(self, height: int, width: int, config: InferConfig | None = None) -> tuple[int, int]:
+        """The (height, width) at which a source of this size is worked.
+
+        That of `config`, else the model's working resolution nearest in aspect; as released, the model's base size whatever
+        the aspect. Raises InputError if the frames would be squeezed more than twofold, ConfigError for a size the network
+        cannot work at.
         """
-        size = min(self.model.spec.sizes, key=lambda size: _squeeze(size, (height, width)))
+        config = config or InferConfig()
+        spec = self.model.spec
+        if config.compat == "released" and width <= height:
+            raise InputError(f"The released script takes landscape frames alone; got {width} x {height}: leave --compat out.")
+        if config.size is not None:
+            return self._checked(config.size)
+        if config.compat == "released":
+            return spec.base_size
+        size = min(spec.sizes, key=lambda size: _squeeze(size, (height, width)))
         if _squeeze(size, (height, width)) > MAX_SQUEEZE:
             raise InputError(
                 f"Frames of {width} x {height} pixels are too long and narrow for this model, "
                 f"whose nearest working resolution is {size[1]} x {size[0]}; crop them."
             )
+        return size
+
+    def _checked(self, size: tuple[int, int]) -> tuple[int, int]:
+        multiple = 8 * 2 ** (len(self.model.unet.config.channel_mult) - 1)
+        if any(side < multiple or side % multiple for side in size):
+            raise ConfigError(f"The working size must be in multiples of {multiple} pixels; got {size[1]} x {size[0]}.")
         return size
 
     def read(self, video: str | Path | np.ndarray | Video, config: InferConfig) -> Video:
@@ -141,11 +174,12 @@ class Geo4D:
             return video
         if isinstance(video, np.ndarray):
             return self._from_array(video, config)
-        return read_video(video, config.selection, resize=self.working_size)
+        return read_video(video, config.selection, resize=lambda height, width: self.working_size(height, width, config))
 
     def plan(self, clip: Video, config: InferConfig) -> Int[Tensor, "g v"]:
         """The frame numbers of each window. Raises ConfigError if the stride would leave frames out."""
-        return plan_windows(len(clip.frames), length=self.model.spec.window_length, stride=config.stride)
+        length, released = self.model.spec.window_length, config.compat == "released"
+        return plan_windows(len(clip.frames), length=length, stride=config.stride, as_released=released)
 
     def open_cache(self, clip: Video, config: InferConfig, directory: Path) -> WindowCache:
         """The folder of finished windows. Raises InputError if it belongs to another video, model or setting."""
@@ -164,7 +198,8 @@ class Geo4D:
         clip = self.read(video, config)
         windows = self.plan(clip, config)
         cache = None if cache_dir is None else self.open_cache(clip, config, cache_dir)
-        settings = PredictConfig(config.steps, config.seed, config.windows_per_batch, self.dtype)
+        compat = self.model.spec.sampler_compat if config.compat == "model" else config.compat
+        settings = PredictConfig(config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released")
         predictor = Predictor(self.model, self.layout, self.schedule, settings)
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
         return WindowPredictions(windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size)
@@ -217,10 +252,9 @@ class Geo4D:
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
-        height, width = self.working_size(*frames.shape[1:3])
+        height, width = self.working_size(frames.shape[1], frames.shape[2], config)
         if (height, width) != frames.shape[1:3]:
-            resized = [Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS) for frame in chosen]
-            chosen = np.stack([np.asarray(image) for image in resized])
+            chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
         return Video(np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2]))
 
@@ -229,7 +263,8 @@ class Geo4D:
         return {
             "video": fingerprint_frames(clip.frames),
             "model": fingerprint_model(self.model),
-            "dtype": str(self.dtype),
+            "dtype": str(self.model.dtype),
+            "compat": config.compat,
             "frame rate": clip.fps,
             "stride": config.stride,
             "steps": config.steps,

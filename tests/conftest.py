@@ -17,7 +17,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    from geo4d.models.geometry_model import WEIGHTS
+    from geo4d.models.storage import WEIGHTS
 
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):

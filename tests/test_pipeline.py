@@ -142,7 +142,7 @@ def test_unknown_devices_are_refused(name: str) -> None:
 
 
 def test_bad_models_and_types_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype must be one of"):
+    with pytest.raises(ConfigError, match="dtype must be auto"):
         Geo4D.from_pretrained("tiny", dtype="int8")
     with pytest.raises(CheckpointError, match="There is no model at"):
         Geo4D.from_pretrained(tmp_path / "none.safetensors")

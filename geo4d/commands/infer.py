@@ -19,20 +19,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d infer VIDEO --out DIR`."""
     parser.add_argument("video", help="video file or folder of images")
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
-    parser.add_argument("--model", default="small", help="'small' (ships with geo4d) or a geo4d .safetensors file")
+    add_model_arguments(parser)
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--max-frames", type=int, default=None, help="at most so many frames")
     parser.add_argument("--frame-stride", type=int, default=1, help="take every N-th frame")
     parser.add_argument("--stride", type=int, default=4, help="frames between windows; smaller is slower and a little better")
     parser.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--dtype", default="float32", help="of the networks: float32 or bfloat16; geometry is never below float32")
+    parser.add_argument("--size", type=parse_size, default=None, help="WxH to work at; default: the model's nearest in aspect ratio")
+    parser.add_argument(
+        "--compat",
+        choices=("model", "exact", "released"),
+        default="model",
+        help="released: as the published script does (one size, 24 fps, constant context, its sampler, the last window twice); "
+        "exact: the sampler's last step undone; model: the sampler as published with the model",
+    )
     parser.add_argument("--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory")
     parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz")
     parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, where and how precise."""
+    parser.add_argument(
+        "--model",
+        default="small",
+        help="'small' (ships with geo4d), a geo4d file or folder, owner/name on the hub, or a released model.ckpt",
+    )
+    parser.add_argument("--vae", default=None, help="the vae.ckpt that belongs to a released model.ckpt")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--dtype", default="auto", help="of the networks: float32, bfloat16 or auto (bfloat16 on CUDA)")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of "WxH"."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT such as 512x320, got {text!r}")
+    return int(height), int(width)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.progress import Bars
 
-    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch")
+    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat")
     config = InferConfig(**{name: getattr(args, name) for name in names})
     out = Path(args.out)
     if out.exists() and not args.overwrite:
@@ -50,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         if _is_finished(out, args):
             logger.info("%s is already finished.", out)
             return
-    model = Geo4D.from_pretrained(args.model, device=args.device, dtype=args.dtype)
+    model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
     video = model.read(args.video, config)
     model.plan(video, config)
     open_output_directory(out, resume=args.resume, overwrite=args.overwrite)
@@ -101,7 +127,9 @@ def _settings(args: argparse.Namespace) -> str:
     """What decides the result, as YAML."""
     from omegaconf import OmegaConf
 
-    plain: dict[str, Any] = {key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, type(None)))}
+    plain: dict[str, Any] = {
+        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, tuple, type(None)))
+    }
     plain["video"] = str(Path(args.video).resolve())
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in plain.items() if key not in HOW_TO_RUN}))
 

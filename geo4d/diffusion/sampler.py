@@ -23,11 +23,13 @@ def ddim(
     compat: Literal["exact", "released"] = "exact",
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    on_x0: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Samples x0 (b, ...) from unit noise of the same shape, at `steps` trailing time steps.
 
     `released` repeats the published sampler (COMPAT section 4): it stops at alphas_cumprod[0] instead of 1 and, with a
-    dynamic rescale, never undoes the last factor. `exact` undoes both: the last step gives x0 itself.
+    dynamic rescale, never undoes the last factor. `exact` undoes both: the last step gives x0 itself. `on_x0` is shown each
+    step's estimate of x0.
     """
     schedule = schedule.to(noise.device)
     times = trailing_timesteps(steps)
@@ -41,6 +43,8 @@ def ddim(
         if schedule.scale is not None:
             after = schedule.scale[previous] if previous is not None else schedule.scale[t] if compat == "released" else 1.0
             x0 = x0 * (after / schedule.scale[t])
+        if on_x0 is not None:
+            on_x0(x0)
         if previous is None and compat == "exact":
             return x0
         alpha_previous = schedule.alphas_cumprod[previous or 0]
@@ -49,6 +53,20 @@ def ddim(
         if eta:
             x = x + sigma * torch.randn(x.shape, generator=generator).to(x)
     return x
+
+
+def guided(conditional: Denoise, unconditional: Denoise, *, scale: float, rescale: float = 0.0) -> Denoise:
+    """Classifier-free guidance; `rescale` pulls the spread of the answer back to the conditional one's (Lin et al., 2024)."""
+    if scale == 1:
+        return conditional
+
+    def denoise(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        wanted, other = conditional(x_t, timesteps), unconditional(x_t, timesteps)
+        v = other + scale * (wanted - other)
+        axes = tuple(range(1, v.ndim))
+        return v * (rescale * wanted.std(axes, keepdim=True) / v.std(axes, keepdim=True) + 1 - rescale) if rescale else v
+
+    return denoise
 
 
 def one_step(denoise: Denoise, like: Tensor, schedule: Schedule) -> Tensor:

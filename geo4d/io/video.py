@@ -90,9 +90,7 @@ def read_video(path: str | Path, selection: Selection | None = None, *, resize: 
                 f"the first is {source[1]} x {source[0]}; resize or remove it."
             )
         if target != source and target is not None:
-            frame = frame.resize(
-                (target[1], target[0]), Image.Resampling.LANCZOS if max(target) < max(source) else Image.Resampling.BICUBIC
-            )
+            frame = resample(frame, target)
         stored.append(np.asarray(frame))
         times.append(time)
     if not stored or source is None:
@@ -101,6 +99,12 @@ def read_video(path: str | Path, selection: Selection | None = None, *, resize: 
     span = timestamps[-1] - timestamps[0]
     fps = (len(times) - 1) / span if len(times) > 1 and span > 0 else FOLDER_FPS
     return Video(np.stack(stored), timestamps, float(fps), source, tuple(warnings))
+
+
+def resample(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The whole frame at another (height, width), as the released script does it: Lanczos if it shrinks, bicubic if it grows."""
+    shrinks = max(size) < max(frame.size)
+    return frame.resize((size[1], size[0]), Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC)
 
 
 def _file_frames(path: Path, warnings: list[str]) -> Iterator[tuple[float, Callable[[], Image.Image]]]:

@@ -23,7 +23,7 @@ from geo4d.scene import Clip
 Normalization = Literal["minmax", "asinh"]
 
 SKY_VALUE = 1.05  # released: every channel of a sky pixel
-SKY_TOLERANCE = 0.1
+SKY_TOLERANCE = 0.1  # of the released benchmark script; its script for single videos has 0.35
 FAR_VALUE = 1.99  # released: beyond this |channel| a point is too far to trust
 
 ASINH_GAIN = 3.0  # c = asinh(GAIN x / s) / asinh(GAIN RANGE)
@@ -63,6 +63,7 @@ class PointsModality:
     """One image: x, y, z of every pixel's point."""
 
     normalization: Normalization = "minmax"
+    sky_tolerance: float = SKY_TOLERANCE
     name: str = "points"
     image_names: tuple[str, ...] = ("points",)
 
@@ -87,7 +88,7 @@ class PointsModality:
         sigma = torch.ones_like(image[..., 0]) if sigma is None else sigma.float()
         if self.normalization == "minmax":
             points = torch.cat([image[..., :2] / 2, (image[..., 2:] + 1) / 2], dim=-1)
-            sky = ((image - SKY_VALUE).abs() < SKY_TOLERANCE).all(dim=-1)
+            sky = ((image - SKY_VALUE).abs() < self.sky_tolerance).all(dim=-1)
             invalid = sky | (image.abs() > FAR_VALUE).any(dim=-1)
             unit = torch.full_like(sigma, 0.5)
         else:

@@ -8,7 +8,8 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from geo4d._typing import Float, Tensor
 
-TEXT_TOKENS = 77  # the context's first tokens are text, the rest belongs to the image
+TEXT_TOKENS = 77  # the first of the context; the rest belongs to the image
+IMAGE_TOKENS = 16  # of a frame
 
 
 class CrossAttention(nn.Module):

@@ -6,6 +6,7 @@ constant of the checkpoint: compute it once with `Conditioner.constant_context`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class TowerConfig:
 
 TEXT_VIT_H = TowerConfig(width=1024, layers=24, heads=16)
 IMAGE_VIT_H = TowerConfig(width=1280, layers=32, heads=16)
+_TOWERS = {"text": TEXT_VIT_H, "image": IMAGE_VIT_H}
 
 
 class TextTower(nn.Module):
@@ -46,6 +48,7 @@ class TextTower(nn.Module):
         super().__init__()
         from transformers import CLIPTextConfig, CLIPTextModel
 
+        self.layers = config.layers
         self.model = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=config.vocab_size,
@@ -86,6 +89,12 @@ class Conditioner(nn.Module):
         self.image_tower = ImageTower(image)
         self.resampler = Resampler(**resampler)
 
+    @classmethod
+    def from_spec(cls, towers: Mapping[str, Any]) -> Conditioner:
+        """By the `towers` of a ModelSpec: {"text": {...}, "image": {...}, "resampler": {...}}, each of them optional."""
+        text, image = (TowerConfig(**towers[name]) if name in towers else default for name, default in _TOWERS.items())
+        return cls(text, image, **towers.get("resampler", {}))
+
     def forward(self, token_ids: Int[Tensor, "b k"], images: Tensor) -> Float[Tensor, "b m c"]:
         """Context of the text and of one image (b, 3, h, w) or of every frame (b, v, 3, h, w), in [-1, 1]."""
         frames = images.flatten(0, -4)
@@ -98,6 +107,15 @@ class Conditioner(nn.Module):
         device = self.resampler.latents.device
         grey = torch.zeros(1, 3, self.image_tower.size, self.image_tower.size, device=device)
         return self(tokenize(prompt).to(device), grey)
+
+
+def number_positions(module: nn.Module) -> None:
+    """Gives towers that were built without memory their position numbers, which no checkpoint stores."""
+    for tower in module.modules():
+        numbers = getattr(tower, "position_ids", None)
+        if isinstance(numbers, Tensor) and numbers.is_meta:
+            weight = next(tower.parameters())
+            tower.position_ids = torch.arange(numbers.shape[-1], device=weight.device)[None]
 
 
 def preprocess(images: Float[Tensor, "b 3 h w"], size: int = 224) -> Float[Tensor, "b 3 s s"]:

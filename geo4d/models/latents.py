@@ -23,6 +23,15 @@ class LatentNormalizer(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(4, *grid))
             self.register_buffer(f"{name}_std", torch.full((4,), 1 / SD_SCALE_FACTOR))
 
+    def with_names(self, names: tuple[str, ...]) -> LatentNormalizer:
+        """The same statistics for the names that are known, the released model's for others."""
+        some = next(self.buffers())
+        grid = (some.shape[1], some.shape[2])
+        result = LatentNormalizer(names, grid).to(some.device)
+        own = self.state_dict()
+        result.load_state_dict({name: own.get(name, value) for name, value in result.state_dict().items()})
+        return result
+
     def std(self, name: str) -> Float[Tensor, "4"]:
         """Spread of each channel."""
         return self.get_buffer(f"{name}_std")

@@ -16,12 +16,15 @@ class ModelSpec:
     modalities: tuple[str, ...] = ("points", "rays", "disparity")
     image_names: tuple[str, ...] = ("points", "ray_direction", "ray_moment", "disparity")  # one latent each
     points_normalization: Literal["minmax", "asinh"] = "minmax"
-    uncertainty_blocks: int = 2
+    uncertainty_blocks: int = 2  # of the point decoder; 0: there is none, and points are decoded like every image
     window_length: int = 16
     sampler: Literal["one_step", "ddim"] = "ddim"
     steps: int = 5
     dynamic_rescale: bool = True
+    sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (COMPAT section 4)
     context_tokens: int = 0  # of a constant context that is stored with the weights; 0: the U-Net has its own
+    per_frame: bool = False  # every frame's own image tokens take the place of the constant ones (METHOD section 3)
+    towers: dict[str, Any] = field(default_factory=dict)  # of the `Conditioner`; none: ViT-H/14 as released
     base_size: tuple[int, int] = (320, 512)  # (height, width): where the latent statistics live
     sizes: tuple[tuple[int, int], ...] = field(default=((320, 512),))  # working resolutions
 
@@ -59,8 +62,19 @@ PRESETS = {
         name="geo4d",
         unet={},
         autoencoder={},
+        sampler_compat="released",
         context_tokens=77 + 256,
         sizes=((384, 512), (320, 512), (256, 576), (192, 640)),
+    ),
+    "dynamicrafter": ModelSpec(  # predicts frames, no geometry: where training of the full model starts
+        name="dynamicrafter",
+        unet={"in_channels": 8, "out_channels": 4},
+        autoencoder={},
+        modalities=(),
+        image_names=("video",),
+        uncertainty_blocks=0,
+        sampler_compat="released",
+        context_tokens=77 + 256,
     ),
     "small": ModelSpec(
         name="small",

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from geo4d._typing import Float, Int, Tensor
 from geo4d.errors import ConfigError
-from geo4d.models.attention import TEXT_TOKENS, SpatialTransformer, TemporalTransformer
+from geo4d.models.attention import IMAGE_TOKENS, TEXT_TOKENS, SpatialTransformer, TemporalTransformer
 from geo4d.models.blocks import Downsample, ResBlock, Upsample
 
 
@@ -186,9 +186,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
             if not self.config.learned_context_tokens:
                 raise ConfigError("This U-Net has no learnt context tokens: give it a context (b, k, channels).")
             return self.context.expand(b * v, -1, -1)
-        if context.shape[1] == TEXT_TOKENS + 16 * v and self.config.image_cross_attention:
+        if context.shape[1] == TEXT_TOKENS + IMAGE_TOKENS * v and self.config.image_cross_attention:
             text = context[:, :TEXT_TOKENS].repeat_interleave(v, dim=0)
-            image = context[:, TEXT_TOKENS:].unflatten(1, (v, 16)).flatten(0, 1)
+            image = context[:, TEXT_TOKENS:].unflatten(1, (v, IMAGE_TOKENS)).flatten(0, 1)
             return torch.cat([text, image], dim=1)
         return context.repeat_interleave(v, dim=0)
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import softplus, unfold
 
 from geo4d._typing import Float, Tensor
-from geo4d.models.autoencoder import Autoencoder, PointDecoder
+from geo4d.models.autoencoder import Autoencoder
 
 Step = tuple[Tensor, dict[str, float]]
 PATCH = 8
@@ -53,7 +53,7 @@ def laplace_nll(
 
 
 def point_decoder_loss(
-    decoder: PointDecoder, draw: Callable[[int], tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 3 h w"]]]
+    decoder: Autoencoder, draw: Callable[[int], tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 3 h w"]]]
 ) -> Callable[[int], Step]:
     """`draw(step)` gives latents (what the decoder will be fed) and the point images they should decode to."""
 

@@ -22,6 +22,7 @@ from geo4d.errors import InputError
 from geo4d.modalities import Layout, make_layout
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
+from geo4d.models.storage import save_model
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
 from geo4d.training.clips import Bucket, ClipBatch, pick_bucket, render_shard, rgb_images
 from geo4d.training.diffusion import ObjectiveConfig, diffusion_loss
@@ -160,11 +161,8 @@ class Trainer:
         self._load("autoencoder", self.model.autoencoder)
         self._load_normalizer()
         self._load("unet", self.model.unet)
-        self.model.point_decoder = (
-            type(self.model.point_decoder)
-            .from_autoencoder(self.model.autoencoder, uncertainty_blocks=self.model.spec.uncertainty_blocks)
-            .to(self.device)
-        )
+        blocks = self.model.spec.uncertainty_blocks
+        self.model.point_decoder = self.model.autoencoder.make_decoder(uncertainty_blocks=blocks).to(self.device)
         loop = TrainingLoop("points", self.model.point_decoder, self.config.points, self.directory, self.device)
         loop.run(point_decoder_loss(self.model.point_decoder, self._draw_points))
 
@@ -175,7 +173,7 @@ class Trainer:
         self._load_normalizer()
         self._load("points", self.model.point_decoder)
         self.model.eval()
-        self.model.save(self.directory / f"{self.config.preset}.safetensors")
+        save_model(self.model, self.directory / f"{self.config.preset}.safetensors")
         logger.info("wrote %s", self.directory / f"{self.config.preset}.safetensors")
 
     @torch.no_grad()

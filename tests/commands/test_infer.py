@@ -153,7 +153,7 @@ def test_short_videos_are_reconstructed_with_a_warning(
         (("--stride", "0"), "stride and windows per batch must be at least 1"),
         (("--stride", "40"), "would leave frames out"),
         (("--device", "warp9"), "There is no device 'warp9'"),
-        (("--dtype", "int8"), "dtype must be one of"),
+        (("--dtype", "int8"), "dtype must be auto"),
         (("--model", "none.safetensors"), "There is no model at none.safetensors"),
         (("--max-frames", "0"), "at least 1"),
         (("--steps", "-1"), "steps must be"),

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from parity import load, noise
+from parity import UNET, keys, load, noise, weights
 
 import geo4d.models._torchvision  # noqa: F401  (before diffusers)
-from geo4d.diffusion.sampler import ddim, one_step
+from geo4d.diffusion.sampler import ddim, guided, one_step
 from geo4d.diffusion.schedule import Schedule, make_schedule, trailing_timesteps
 from geo4d.errors import ConfigError
+from geo4d.models.checkpoint import load_part
 
 Tensor = torch.Tensor
 
@@ -84,11 +85,11 @@ def test_each_released_step(index: int) -> None:
     factor = 1.0 if before is None else schedule.scale[before] / schedule.scale[now]
     x0 = (alpha.sqrt() * x - (1 - alpha).sqrt() * v) * factor
     expected = after.sqrt() * x0 + (1 - after).sqrt() * (alpha.sqrt() * v + (1 - alpha).sqrt() * x)
-    np.testing.assert_allclose(x0[:, :, :1].numpy(), recorded[f"i{index}_x0"][:, :, :1], atol=2e-6)
-    np.testing.assert_allclose(expected[:, :, :1].numpy(), recorded[f"i{index}_xprev"][:, :, :1], atol=2e-6)
+    np.testing.assert_allclose(x0[:, :, :2].numpy(), recorded[f"i{index}_x0"][:, :, :2], atol=2e-6)
+    np.testing.assert_allclose(expected[:, :, :2].numpy(), recorded[f"i{index}_xprev"][:, :, :2], atol=2e-6)
     # the sampler itself: steps before this one leave x as it is
     out = ddim(*_only(index, x, v, schedule, times), schedule, steps=5, compat="released")
-    np.testing.assert_allclose(out[:, :, :1].numpy(), recorded[f"i{index}_xprev"][:, :, :1], atol=2e-5)
+    np.testing.assert_allclose(out[:, :, :2].numpy(), recorded[f"i{index}_xprev"][:, :, :2], atol=2e-5)
 
 
 def _only(index: int, x: Tensor, v: Tensor, schedule: Schedule, times: list[int]) -> tuple[Callable, Tensor]:
@@ -153,14 +154,91 @@ def test_eta_draws_from_the_generator_alone() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("steps", [1, 5, 10])
-def test_sigmas_at_eta_one_are_the_released_ones(steps: int) -> None:
-    recorded, schedule = load("ddim_schedules"), make_schedule(dynamic_rescale=False)
+@pytest.mark.parametrize("steps", [1, 5, 10, 25, 50])
+@pytest.mark.parametrize("eta", [0, 1])
+def test_schedules_of_any_length_are_the_released_ones(steps: int, eta: int) -> None:
+    recorded, schedule = load("ddim_schedules"), make_schedule(dynamic_rescale=True)
+    assert schedule.scale is not None
     times = trailing_timesteps(steps)[::-1]
     alpha = schedule.alphas_cumprod[times].double()
     previous = torch.cat([schedule.alphas_cumprod[:1].double(), alpha[:-1]])
-    sigma = ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt()
-    np.testing.assert_allclose(sigma.numpy(), recorded[f"S{steps}_eta1_sigmas"].reshape(-1), atol=2e-6)
+    scale = schedule.scale[times]
+    ours = {
+        "timesteps": torch.tensor(times),
+        "alphas": alpha,
+        "alphas_prev": previous,
+        "sigmas": eta * ((1 - previous) / (1 - alpha) * (1 - alpha / previous)).sqrt(),
+        "sqrt_one_minus_alphas": (1 - alpha).sqrt(),
+        "scale": scale,
+        "scale_prev": torch.cat([scale[:1], scale[:-1]]),
+    }
+    for name, value in ours.items():
+        np.testing.assert_allclose(value.numpy(), recorded[f"S{steps}_eta{eta}_{name}"].reshape(-1), atol=2e-6, err_msg=name)
+
+
+def test_every_schedule_buffer_follows_from_the_alphas() -> None:
+    """The 13 buffers of a released file, which are made anew and never read."""
+    recorded = load("schedule_buffers")
+    alphas = make_schedule(dynamic_rescale=True).alphas_cumprod.double()
+    before = torch.cat([torch.ones(1).double(), alphas[:-1]])
+    betas = 1 - alphas / before
+    with np.errstate(divide="ignore"):
+        variance = betas * (1 - before) / (1 - alphas)
+        expected = {
+            "betas": betas,
+            "alphas_cumprod": alphas,
+            "alphas_cumprod_prev": before,
+            "sqrt_alphas_cumprod": alphas.sqrt(),
+            "sqrt_one_minus_alphas_cumprod": (1 - alphas).sqrt(),
+            "log_one_minus_alphas_cumprod": (1 - alphas).log(),
+            "sqrt_recip_alphas_cumprod": torch.zeros(1000),  # COMPAT section 1: zeros under v-prediction
+            "sqrt_recipm1_alphas_cumprod": torch.zeros(1000),
+            "posterior_variance": variance,
+            "posterior_log_variance_clipped": variance.clamp_min(1e-20).log(),
+            "posterior_mean_coef1": betas * before.sqrt() / (1 - alphas),
+            "posterior_mean_coef2": (1 - before) * (1 - betas).sqrt() / (1 - alphas),
+            "scale_arr": torch.cat([torch.linspace(1, 0.7, 400), torch.full((1000,), 0.7)]),
+        }
+    assert recorded.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(value.numpy(), recorded[name], atol=1e-4, rtol=1e-3 if "log" in name else 1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "scale", "rescale"),
+    [("S5_cfg1", 5, 1.0, 0.0), ("S1_cfg1", 1, 1.0, 0.0), ("S5_cfg7.5_gr0.7", 5, 7.5, 0.7), ("S5_cfg7.5_gr0", 5, 7.5, 0.0)],
+)
+def test_whole_runs_are_the_released_ones(name: str, steps: int, scale: float, rescale: float) -> None:
+    """U-Net and sampler together, with and without classifier-free guidance."""
+    recorded = load("ddim_runs")
+    prefix = "model.diffusion_model."
+    state = weights({prefix + key: shape for key, shape in keys("unet").items()})
+    unet = load_part("unet", UNET, {key.removeprefix(prefix): value for key, value in state.items()})
+    concat = torch.from_numpy(noise("ddim.concat", (1, 4, 16, 8, 16)))
+
+    def network(tag: str) -> Callable[[Tensor, Tensor], Tensor]:
+        context = torch.from_numpy(noise(tag, (1, 333, 64)))
+        return lambda x, t: unet(torch.cat([x, concat], dim=1), t, context, torch.tensor([24]))
+
+    seen: list[Tensor] = []
+    denoise = guided(network("ddim.context"), network("ddim.ucontext"), scale=scale, rescale=rescale)
+    start = torch.from_numpy(noise("ddim.xT", (1, 16, 16, 8, 16)))
+    schedule = make_schedule(dynamic_rescale=True)
+    with torch.no_grad():
+        out = ddim(denoise, start, schedule, steps=steps, compat="released", on_x0=seen.append)
+    # guidance multiplies the rounding of two answers by 7.5, and its outputs reach 7: the recorded run itself is 7e-5 away
+    # from the same run in float64
+    tolerance = 1e-4 if scale == 1 else 2e-4
+    assert np.abs(out.numpy() - recorded[name]).max() < tolerance
+    fingerprints = torch.stack([torch.cat([torch.stack([x.mean(), x.std(), x.abs().max()]), x.flatten()[:5]]) for x in seen])
+    np.testing.assert_allclose(fingerprints.numpy(), recorded[f"{name}_predx0_fp"], atol=tolerance)
+
+
+def test_guidance_is_a_step_from_the_unconditional_answer() -> None:
+    one, other = (lambda x, t: x + 1), (lambda x, t: x - 1)
+    x, t = torch.zeros(1, 4, 1, 2, 2), torch.tensor([5])
+    assert torch.equal(guided(one, other, scale=1.0)(x, t), x + 1)
+    assert torch.equal(guided(one, other, scale=3.0)(x, t), x + 5)
 
 
 def test_batch_rows_are_independent() -> None:

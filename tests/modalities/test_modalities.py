@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from parity import load
 
 from geo4d.errors import ConfigError
 from geo4d.geometry.camera import intrinsics_from_focal
 from geo4d.geometry.plucker import fit_centre
 from geo4d.modalities import make_layout
-from geo4d.modalities.points import points_in_first_camera, window_scale
+from geo4d.modalities.points import PointsModality, points_in_first_camera, window_scale
 from geo4d.scene import Clip
 
 
@@ -51,6 +52,20 @@ def test_minmax_is_the_released_normalization():
     z = image[:, :, 2][clip.valid]
     assert z.min() == pytest.approx(-1) and z.max() == pytest.approx(1)
     assert (image.movedim(2, -1)[clip.sky] == 1.05).all()
+
+
+@pytest.mark.parametrize(("script", "tolerance"), [("infer_eps0.1", 0.1), ("test_eps0.35", 0.35)])
+def test_decoding_is_the_released_one(script, tolerance):
+    """Sky, far points, weights and denormalised points of the published scripts."""
+    recorded = load("postprocess")
+    x = torch.from_numpy(recorded["x"])  # (v, 4, h, w): a point image and the logit of sigma
+    sigma = torch.nn.functional.softplus(x[:, 3])
+    fields = PointsModality(sky_tolerance=tolerance).decode({"points": x[None, :, :3]}, sigma[None])
+    expected = torch.from_numpy(recorded[f"{script}_weight"])[..., 0]
+    assert torch.equal(fields["weight"][0] == 0, torch.from_numpy(recorded[f"{script}_invalid"])[..., 0])
+    # ours are in units of the points, which are half those of the image
+    torch.testing.assert_close(fields["weight"][0] / 2, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fields["points"][0], torch.from_numpy(recorded["denorm"]), atol=1e-6, rtol=1e-6)
 
 
 def test_point_weight_carries_the_jacobian_of_the_decoding():

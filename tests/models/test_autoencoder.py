@@ -5,49 +5,50 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity import full_manifest, keys, load, noise, weights
+from parity import AUTOENCODER, keys, load, noise, weights
 
-from geo4d.models.autoencoder import Autoencoder, PointDecoder
-from geo4d.models.checkpoint import autoencoder_state, point_decoder_state
+from geo4d.errors import ConfigError
+from geo4d.models.autoencoder import Autoencoder
+from geo4d.models.checkpoint import load_part
 from geo4d.models.presets import PRESETS
 
-WIDTHS = (32, 64, 128, 128)  # of the reference vectors
 TINY = PRESETS["tiny"].autoencoder
+TOLERANCE = 1e-4
 
 
-def test_encoder_is_the_released_one() -> None:
+@pytest.fixture(scope="module")
+def released() -> Autoencoder:
+    """The released autoencoder at the reference vectors' widths and weights, with the uncertainty branch."""
+    module = load_part("autoencoder", AUTOENCODER, weights(keys("vae")))
+    assert isinstance(module, Autoencoder)
+    return module
+
+
+def test_encoder_is_the_released_one(released: Autoencoder) -> None:
     recorded = load("vae")
-    autoencoder = Autoencoder(block_out_channels=WIDTHS).eval()
-    autoencoder.load_state_dict(autoencoder_state(weights(keys("vae"))))
+    images = np.tanh(noise("vae.x", (2, 3, 64, 96)))
+    np.testing.assert_allclose(images, recorded["x"], atol=1e-6)
     with torch.no_grad():
-        mean, logvar = autoencoder.encode(torch.from_numpy(np.tanh(noise("vae.x", (2, 3, 64, 96)))))
-    np.testing.assert_allclose(mean.numpy(), recorded["mean"], atol=1e-4 * np.abs(recorded["mean"]).max())
-    np.testing.assert_allclose(logvar.numpy(), recorded["logvar"], atol=1e-4 * np.abs(recorded["logvar"]).max())
+        mean, logvar = released.encode(torch.from_numpy(images))
+    np.testing.assert_allclose(mean.numpy(), recorded["mean"], atol=TOLERANCE)
+    np.testing.assert_allclose(logvar.numpy(), recorded["logvar"], atol=TOLERANCE)
+    np.testing.assert_allclose((0.5 * logvar).exp().numpy(), recorded["std"], atol=TOLERANCE)
 
 
-def test_decoders_are_the_released_ones() -> None:
-    expected = load("vae")["dec_conf"]
-    released = weights(keys("vae"))
-    autoencoder = Autoencoder(block_out_channels=WIDTHS).eval()
-    autoencoder.load_state_dict(autoencoder_state(released))
-    point_decoder = PointDecoder(block_out_channels=WIDTHS).eval()
-    point_decoder.load_state_dict(point_decoder_state(released))
+def test_decoders_are_the_released_ones(released: Autoencoder) -> None:
+    recorded = load("vae")
     latents = torch.from_numpy(noise("vae.z", (2, 4, 8, 12)))
     with torch.no_grad():
-        images, points = autoencoder.decode(latents), point_decoder.decode_with_uncertainty(latents)
-    tolerance = 1e-4 * np.abs(expected).max()
-    np.testing.assert_allclose(images.numpy(), expected[:, :3], atol=tolerance)
-    np.testing.assert_allclose(points.numpy(), expected, atol=tolerance)
+        images, points = released.decode(latents), released.decode_with_uncertainty(latents)
+    np.testing.assert_allclose(images.numpy(), recorded["dec"], atol=TOLERANCE)
+    np.testing.assert_allclose(points.numpy(), recorded["dec_conf"], atol=TOLERANCE)
 
 
-def test_every_tensor_of_the_full_release_has_its_place() -> None:
-    entries = full_manifest()["pointmap_vae"]
-    released = {key: torch.empty(entry[0], device="meta") for key, entry in entries.items()}
-    with torch.device("meta"):
-        parts = [(Autoencoder(), autoencoder_state(released)), (PointDecoder(), point_decoder_state(released))]
-    for module, state in parts:
-        own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-        assert own == {key: tuple(value.shape) for key, value in state.items()}
+def test_parts_that_are_not_there_are_named(released: Autoencoder) -> None:
+    with pytest.raises(ConfigError, match="no encoder"):
+        released.make_decoder().encode(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ConfigError, match="no uncertainty branch"):
+        Autoencoder(**TINY).decode_with_uncertainty(torch.zeros(1, 4, 2, 2))
 
 
 def pca(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +89,7 @@ def test_shapes_and_batch_rows(height: int, width: int) -> None:
 @pytest.mark.parametrize("config", [TINY, {"block_out_channels": (32, 32), "layers_per_block": 1}])
 def test_point_decoder_starts_at_the_autoencoder(config: dict) -> None:
     autoencoder = Autoencoder(**config).eval()
-    decoder = PointDecoder.from_autoencoder(autoencoder).eval()
+    decoder = autoencoder.make_decoder().eval()
     latents = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         decoded = decoder.decode_with_uncertainty(latents)

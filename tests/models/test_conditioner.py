@@ -5,29 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity import keys, load, noise, weights
+from parity import PARTS, RESAMPLER, keys, load, noise, weights
 
 from geo4d.errors import ConfigError
-from geo4d.models.checkpoint import image_tower_state, text_tower_state
-from geo4d.models.conditioner import PROMPT, Conditioner, ImageTower, TextTower, TowerConfig, preprocess, tokenize
+from geo4d.models.checkpoint import load_part
+from geo4d.models.conditioner import PROMPT, Conditioner, TowerConfig, preprocess, tokenize
 from geo4d.models.resampler import Resampler
 
-RESAMPLER = {"dim": 64, "depth": 2, "dim_head": 32, "heads": 3, "embedding_dim": 64, "output_dim": 64}
 TEXT = TowerConfig(width=64, layers=3, heads=4)
 IMAGE = TowerConfig(width=64, layers=3, heads=4)
+TOLERANCE = 1e-4
+
+
+def part(name: str) -> torch.nn.Module:
+    config, listed = PARTS[name]
+    return load_part(name, config, weights(keys(listed)))
 
 
 def test_resampler_is_the_released_one() -> None:
-    recorded = load("resampler")
-    resampler = Resampler(**RESAMPLER)
-    shapes = {key: list(value.shape) for key, value in resampler.state_dict().items()}
-    assert shapes == keys("resampler")
-    resampler.load_state_dict(weights(shapes))
+    recorded, resampler = load("resampler"), part("resampler")
     with torch.no_grad():
         frames = resampler(torch.from_numpy(noise("resampler.x4", (1, 16, 257, 64))))
         image = resampler(torch.from_numpy(noise("resampler.x3", (1, 257, 64))))
-    np.testing.assert_allclose(frames.numpy(), recorded["y4"], atol=2e-5)
-    np.testing.assert_allclose(image.numpy(), recorded["y3"], atol=2e-5)
+    np.testing.assert_allclose(frames.numpy(), recorded["y4"], atol=TOLERANCE)
+    np.testing.assert_allclose(image.numpy(), recorded["y3"], atol=TOLERANCE)
 
 
 def test_resampler_refuses_another_number_of_frames() -> None:
@@ -42,11 +43,9 @@ def test_tokens_are_the_released_ones() -> None:
 
 def test_text_tower_is_the_released_one() -> None:
     recorded = load("clip")
-    tower = TextTower(TEXT).eval()
-    tower.load_state_dict(text_tower_state(weights(keys("clip_text")), layers=3))
     with torch.no_grad():
-        out = tower(torch.from_numpy(recorded["token_ids"]))
-    np.testing.assert_allclose(out.numpy(), recorded["text_penultimate"], atol=2e-5)
+        out = part("text_tower")(torch.from_numpy(recorded["token_ids"]))
+    np.testing.assert_allclose(out.numpy(), recorded["text_penultimate"], atol=TOLERANCE)
 
 
 def smooth_image() -> torch.Tensor:
@@ -56,20 +55,20 @@ def smooth_image() -> torch.Tensor:
 
 
 def test_preprocessing_is_the_released_one() -> None:
-    recorded = load("clip")
-    square = preprocess(smooth_image())
-    np.testing.assert_allclose(square[..., ::8, ::8].numpy(), recorded["preprocess_smooth_rows"], atol=1e-4)
+    recorded, image = load("clip"), smooth_image()
+    np.testing.assert_allclose(preprocess(image)[..., ::8, ::8].numpy(), recorded["preprocess_smooth_rows"], atol=TOLERANCE)
+    corner = preprocess(image[..., :160, :192])  # grows one way, shrinks in none
+    np.testing.assert_allclose(corner[..., ::8, ::8].numpy(), recorded["preprocess_upscale_rows"], atol=TOLERANCE)
     grey = preprocess(torch.zeros(1, 3, 40, 60))
     np.testing.assert_allclose(grey[0].amax(dim=(1, 2)).numpy(), recorded["preprocess_zero"], atol=1e-5)
 
 
 def test_image_tower_is_the_released_one() -> None:
-    recorded = load("clip")
-    tower = ImageTower(IMAGE).eval()
-    tower.load_state_dict(image_tower_state(weights(keys("clip_image")), layers=3))
+    recorded, tower = load("clip"), part("image_tower")
     with torch.no_grad():
-        out = tower(smooth_image())
-    np.testing.assert_allclose(out.numpy(), recorded["img_smooth"], atol=2e-4)
+        smooth, zero = tower(smooth_image()), tower(torch.zeros(1, 3, 320, 512))
+    np.testing.assert_allclose(smooth.numpy(), recorded["img_smooth"], atol=TOLERANCE)
+    np.testing.assert_allclose(zero.numpy(), recorded["img_zero"], atol=TOLERANCE)
 
 
 def test_context_is_text_then_image_tokens() -> None:

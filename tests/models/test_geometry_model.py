@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from geo4d.errors import CheckpointError
-from geo4d.models.geometry_model import GeometryModel, build_model, load_model
+from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
+from geo4d.models.storage import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_same_seed_same_weights_and_no_global_draws(model: GeometryModel) -> Non
 
 def test_file_round_trip(model: GeometryModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model.save(path, dtype=torch.float32, notes={"steps": 3})
+    save_model(model, path, dtype=torch.float32, notes={"steps": 3})
     loaded = load_model(path)
     assert loaded.spec == model.spec
     assert not loaded.training
@@ -45,7 +46,7 @@ def test_file_round_trip(model: GeometryModel, tmp_path: Path) -> None:
 
 def test_half_precision_file_holds_the_same_model(model: GeometryModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model.save(path)
+    save_model(model, path)
     assert all(value.dtype == torch.float16 for value in load_file(path).values())
     loaded = load_model(path)
     images = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -81,8 +82,8 @@ def _cut_short(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_without_a_tensor, "does not fit its own spec: 1 tensors"),
-        (_of_another_shape, "does not fit its own spec: 1 tensors"),
+        (_without_a_tensor, "does not fit its own spec: 1 missing"),
+        (_of_another_shape, "does not fit its own spec: 1 of the wrong shape"),
         (_without_metadata, "not a geo4d model"),
         (_cut_short, "not a safetensors file"),
         (Path.unlink, "There is no model at"),
@@ -90,7 +91,7 @@ def _cut_short(path: Path) -> None:
 )
 def test_damaged_files_are_refused(damage, message: str, model: GeometryModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    model.save(path)
+    save_model(model, path)
     damage(path)
     with pytest.raises(CheckpointError, match=message):
         load_model(path)
@@ -137,7 +138,7 @@ def test_stored_context_reaches_the_network(tmp_path: Path) -> None:
         model.get_buffer("context").normal_(generator=generator)
         after = model.denoiser(condition, None)(x, t)
         assert not torch.allclose(before, after, atol=1e-4)
-        model.save(tmp_path / "m.safetensors", dtype=torch.float32)
+        save_model(model, tmp_path / "m.safetensors", dtype=torch.float32)
         assert torch.equal(load_model(tmp_path / "m.safetensors").denoiser(condition, None)(x, t), after)
 
 

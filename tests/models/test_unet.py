@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity import full_manifest, keys, load, noise, weights
+from parity import keys, load, manifest, noise, weights
 
 from geo4d.errors import ConfigError
 from geo4d.models.presets import PRESETS
@@ -52,10 +52,10 @@ def test_keys_and_shapes_are_the_released_ones() -> None:
 
 def test_keys_and_shapes_of_the_full_model_are_the_released_ones() -> None:
     prefix = "model.diffusion_model."
-    expected = {key.removeprefix(prefix): entry[0] for key, entry in full_manifest()["model"].items() if key.startswith(prefix)}
+    expected = {key.removeprefix(prefix): shape for key, shape in manifest("model").items() if key.startswith(prefix)}
     with torch.device("meta"):
         unet = VideoUNet()
-    assert {key: list(value.shape) for key, value in unet.state_dict().items()} == expected
+    assert {key: tuple(value.shape) for key, value in unet.state_dict().items()} == expected
 
 
 def test_sinusoid_is_the_released_one() -> None:
@@ -66,6 +66,8 @@ def test_sinusoid_is_the_released_one() -> None:
 
 CASES = {
     "y_t599_fs24": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 599, 24),
+    "y_t999_fs24": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 999, 24),
+    "y_t599_fs10": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 599, 10),
     "y_t599_fsNone": ("unet.x", (1, 20, 16, 8, 16), "unet.context", (1, 333, 64), 599, None),
     "y_ctx93_t599_fs24": ("unet.x", (1, 20, 16, 8, 16), "unet.context2", (1, 93, 64), 599, 24),
     "y_8f_b2_t100_fs24": ("unet.x8", (2, 20, 8, 8, 8), "unet.context8", (2, 205, 64), 100, 24),
@@ -84,9 +86,34 @@ def test_output_is_the_released_one(name: str, released: VideoUNet) -> None:
             torch.from_numpy(noise(context_tag, context_shape)),
             None if fps is None else torch.full((batch,), fps),
         ).numpy()
-    if expected.shape != out.shape:  # only every fifth frame is kept
-        out = out[:, :, ::5]
-    assert np.abs(out - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(out - expected).max() < 1e-4
+
+
+def fingerprint(x: torch.Tensor) -> np.ndarray:
+    """Mean, spread, largest magnitude and the first five values."""
+    flat = x.flatten()
+    return torch.cat([torch.stack([flat.mean(), flat.std(), flat.abs().max()]), flat[:5]]).numpy()
+
+
+def test_every_block_gives_what_the_released_one_gives(released: VideoUNet) -> None:
+    recorded = load("unet_fingerprints")
+    blocks = {**{f"input_blocks.{i}": block for i, block in enumerate(released.input_blocks)}, "init_attn": released.init_attn}
+    blocks |= {"middle_block": released.middle_block, **{f"output_blocks.{i}": block for i, block in enumerate(released.output_blocks)}}
+    seen: dict[str, np.ndarray] = {}
+    handles = []
+    for name, stage in blocks.items():  # a stage is a list of layers; what leaves it is its last layer's output
+        handles.append(stage[-1].register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)})))
+    for name in ("time_embed", "fps_embedding"):
+        module = getattr(released, name)
+        handles.append(module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)})))
+    inputs = [torch.from_numpy(noise("unet.x", (1, 20, 16, 8, 16))), torch.from_numpy(noise("unet.context", (1, 333, 64)))]
+    with torch.no_grad():
+        released(inputs[0], torch.tensor([599]), inputs[1], torch.tensor([24]))
+    for handle in handles:
+        handle.remove()
+    assert seen.keys() == recorded.keys()
+    for name, expected in recorded.items():
+        np.testing.assert_allclose(seen[name], expected, atol=1e-4 * max(1.0, np.abs(expected).max()), err_msg=name)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 16])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from geo4d.errors import Geo4DError, InputError
-from geo4d.models.geometry_model import load_model
+from geo4d.models.storage import load_model
 from geo4d.training.autoencoder import fit_pca, laplace_nll
 from geo4d.training.clips import Bucket, render_shard
 from geo4d.training.latents import LatentPool

@@ -34,3 +34,14 @@ def test_nonsense_is_refused(numbers: tuple[int, int, int]) -> None:
     frames, length, stride = numbers
     with pytest.raises(ConfigError, match="at least 1"):
         plan_windows(frames, length=length, stride=stride)
+
+
+@pytest.mark.parametrize(("frames", "starts"), [(16, [0, 0]), (18, [0, 2]), (20, [0, 4, 4]), (23, [0, 4, 7]), (24, [0, 4, 8, 8])])
+def test_the_released_script_meets_its_last_window_twice(frames: int, starts: list[int]) -> None:
+    """COMPAT section 6: where no clamping is needed."""
+    assert plan_windows(frames, as_released=True)[:, 0].tolist() == starts
+
+
+def test_the_released_script_needs_a_whole_window() -> None:
+    with pytest.raises(ConfigError, match="needs at least 16 frames; got 15"):
+        plan_windows(15, as_released=True)

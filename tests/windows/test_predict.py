@@ -9,9 +9,11 @@ import torch
 from geo4d.diffusion.schedule import make_schedule
 from geo4d.errors import InputError
 from geo4d.modalities import make_layout
-from geo4d.models.geometry_model import GeometryModel, load_model
+from geo4d.models.geometry_model import GeometryModel
+from geo4d.models.storage import load_model
+from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows
-from geo4d.windows.predict import PredictConfig, Predictor, WindowCache, fingerprint_frames, fingerprint_model
+from geo4d.windows.predict import PredictConfig, Predictor
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (11, 32, 48, 3), dtype=np.uint8)
 WINDOWS = plan_windows(11, length=5, stride=2)  # 4 windows

@@ -1,0 +1,182 @@
+"""Models on disk and on the hub: one file, or a folder as users of diffusers know it.
+
+A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in shards
+with their index, and NOTICE.md. The context tokens of a released model are among the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+
+from geo4d.errors import CheckpointError, ConfigError
+from geo4d.models.conditioner import number_positions
+from geo4d.models.geometry_model import GeometryModel, build_model
+from geo4d.models.presets import PRESETS, ModelSpec
+from geo4d.models.untrusted import SafeTensors, differences, fill, read_json
+
+FORMAT = "geo4d-model-1"
+CONFIG = "config.json"
+NOTICE = "NOTICE.md"
+WEIGHTS = Path(str(resources.files("geo4d"))) / "weights" / "small.safetensors"  # the embedded model
+HUB_NAME = r"[\w.-]+/[\w.-]+"
+HUB_FILES = [CONFIG, "*.safetensors", "*.safetensors.index.json", NOTICE]
+
+
+def save_model(model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.float16, notes: dict[str, Any] | None = None) -> None:
+    """Writes one safetensors file, atomically; the spec and `notes` are in its metadata."""
+    tensors = {name: value.detach().to(dtype).contiguous().cpu() for name, value in model.state_dict().items()}
+    metadata = {"format": FORMAT, "spec": json.dumps(asdict(model.spec)), "notes": json.dumps(notes or {})}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata)
+    temporary.replace(path)
+
+
+def save_folder(
+    model: GeometryModel, directory: Path, *, notes: dict[str, Any] | None = None, notice: str = "", max_shard_size: str = "2GB"
+) -> None:
+    """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
+    if directory.exists() and any(directory.iterdir()):
+        raise CheckpointError(f"{directory} is not empty; choose a new folder for the model, or remove it first.")
+    temporary = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_torch_state_dict(dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
+        config = {"format": FORMAT, "spec": asdict(model.spec), "notes": notes or {}}
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / NOTICE).write_text(notice or DEFAULT_NOTICE)
+        with suppress(FileNotFoundError):
+            directory.rmdir()
+        temporary.replace(directory)
+    except OSError as error:
+        raise CheckpointError(f"The model cannot be written to {directory} ({error.strerror or error}); choose another place.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(
+    model: str | Path, *, vae: str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> GeometryModel:
+    """A model in evaluation mode.
+
+    `model` is "small" (ships with the package), "tiny" (random weights, for tests), a geo4d file or folder, a hub repository
+    ("owner/name") or a released checkpoint (with its point-map autoencoder as `vae`). Raises CheckpointError if it cannot be
+    found, is something else, or does not hold exactly what its spec asks for.
+    """
+    if str(model) == "tiny":
+        return build_model(PRESETS["tiny"]).to(device, dtype).eval()
+    path = WEIGHTS if str(model) == "small" else Path(model)
+    if not path.exists() and re.fullmatch(HUB_NAME, str(model)):
+        path = _download(str(model))
+    if not path.exists():
+        raise CheckpointError(
+            f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a released checkpoint."
+        )
+    if path.is_file() and path.suffix != ".safetensors":
+        from geo4d.models.checkpoint import load_released
+
+        return load_released(path, vae, device=device, dtype=dtype)
+    if vae is not None:
+        raise ConfigError(f"{path} is a geo4d model and holds its own point decoder; vae goes with a released checkpoint alone.")
+    return _load_folder(path, device, dtype) if path.is_dir() else _load_file(path, device, dtype)
+
+
+def push_to_hub(model: GeometryModel, repository: str, *, private: bool | None = None, token: str | None = None, message: str = "") -> str:
+    """Uploads the model's folder to a repository of the hub, made if need be; returns the commit's address.
+
+    Raises CheckpointError if the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi(token=token)
+    try:
+        name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            save_folder(model, Path(folder) / "model")
+            return api.upload_folder(
+                folder_path=Path(folder) / "model", repo_id=name, commit_message=message or "Upload geo4d model"
+            ).commit_url
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"The model was not uploaded to {repository} ({str(error).splitlines()[0]}); log in with `hf auth login`?"
+        ) from error
+
+
+def spec_from_json(text: str | dict[str, Any], origin: str) -> ModelSpec:
+    """The spec that a file holds. Raises CheckpointError if it is none."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: convert(item) for key, item in value.items()}
+        return tuple(convert(item) for item in value) if isinstance(value, list) else value
+
+    try:
+        return ModelSpec(**convert(json.loads(text) if isinstance(text, str) else text))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{origin} does not describe a geo4d model ({error}); was it made by a newer version?") from error
+
+
+def build_empty(spec: ModelSpec, origin: str) -> GeometryModel:
+    """A model without memory for its weights. Raises CheckpointError if the spec makes no sense."""
+    try:
+        with torch.device("meta"):
+            return GeometryModel(spec)
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ArithmeticError, ConfigError) as error:
+        raise CheckpointError(f"{origin} does not describe a model that can be built ({error}).") from error
+
+
+def _load_file(path: Path, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
+    tensors = SafeTensors([path])
+    if tensors.metadata.get("format") != FORMAT or "spec" not in tensors.metadata:
+        raise CheckpointError(f"{path} is not a geo4d model: its metadata says {tensors.metadata.get('format')!r}, expected {FORMAT!r}.")
+    return _load(tensors, spec_from_json(tensors.metadata["spec"], str(path)), str(path), device, dtype)
+
+
+def _load_folder(path: Path, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
+    shards = sorted(path.glob("*.safetensors"))
+    if not (path / CONFIG).exists() or not shards:
+        raise CheckpointError(f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d convert.")
+    config = read_json(path / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("spec"), dict):
+        raise CheckpointError(f"{path / CONFIG} is not a geo4d model's; expected the format {FORMAT!r}.")
+    return _load(SafeTensors(shards), spec_from_json(config["spec"], str(path / CONFIG)), str(path), device, dtype)
+
+
+def _load(tensors: SafeTensors, spec: ModelSpec, origin: str, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
+    model = build_empty(spec, origin)
+    if wrong := differences({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors.shapes()):
+        raise CheckpointError(f"{origin} does not fit its own spec: {wrong}.")
+    fill(model, tensors, dtype=dtype, device=device, origin=origin)
+    number_positions(model)
+    return model.eval()
+
+
+def _download(name: str) -> Path:
+    """The folder of a hub repository, from the cache where it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"There is no folder {name}, and the hub repository of that name cannot be read ({reason}).") from error
+
+
+DEFAULT_NOTICE = """# Notice
+
+Weights in the format of geo4d, trained by whoever published them and under the licence that they state.
+"""
