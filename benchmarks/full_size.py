@@ -27,7 +27,7 @@ LATENT = (16, 32)  # (y, x) of the single step, as in the table of costs
 WINDOW = (320, 512)
 
 
-def write_release(folder: Path) -> None:
+def write_release(folder: Path) -> dict[str, Any]:
     """model.ckpt and vae.ckpt in the release's layout, float32, with small random numbers."""
     manifest = json.loads(MANIFEST.read_text())
     generator = torch.Generator().manual_seed(0)
@@ -40,6 +40,7 @@ def write_release(folder: Path) -> None:
             state[prefix + key] = value + 1 if len(shape) == 1 and key.endswith("weight") else value
         torch.save({"state_dict": state}, folder / f"{name}.partial")
         (folder / f"{name}.partial").rename(folder / name)
+    return {}
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     args.folder.mkdir(parents=True, exist_ok=True)
     write = sys.stdout.write
-    multiprocessing.get_context("spawn").Process(target=write_release, args=(args.folder,)).run()
+    alone(write_release, args.folder)
     results: dict[str, Any] = {"device": device, "threads": torch.get_num_threads()}
     if not (args.folder / "converted").exists():
         from geo4d.cli import main as geo4d

@@ -37,13 +37,12 @@ def run(args: argparse.Namespace) -> None:
     """Reads, checks, writes."""
     import torch
 
-    from geo4d.errors import CheckpointError, ConfigError
+    from geo4d.errors import ConfigError
     from geo4d.models.checkpoint import load_released, save_released
-    from geo4d.models.storage import load_model, save_folder
+    from geo4d.models.storage import check_new, load_model, save_folder
 
     out = Path(args.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is not an empty folder; choose a new one.")
+    check_new(out)
     dtype = getattr(torch, DTYPES.get(args.dtype, args.dtype))
     if args.to == "released":
         if args.base is None:

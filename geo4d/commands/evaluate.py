@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from geo4d.commands.infer import add_model_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d evaluate synthetic ...` or `geo4d evaluate tum ROOT ...`."""
@@ -16,10 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=None, help="frames a clip (synthetic: 32), at most so many (tum: all)")
     parser.add_argument("--depth-scale", type=float, default=5000.0, help="depth PNG value of one metre (tum)")
     parser.add_argument("--json", default=None, metavar="FILE", help="write every number here")
-    parser.add_argument("--model", default="small", help="'small' or a geo4d .safetensors file")
+    add_model_arguments(parser)
     parser.add_argument("--stride", type=int, default=4, help="frames between windows")
     parser.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--baselines-only", action="store_true", help="run no model")
 
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("geo4d evaluate tum needs the folder of the recording; give it after the word tum.")
     else:
         result = evaluate_tum(Path(args.root), predict, depth_scale=args.depth_scale, max_frames=args.frames)
-    result["settings"] = {"model": args.model, "stride": args.stride, "steps": args.steps}
+    names = ("model", "vae", "device", "dtype", "stride", "steps")
+    result["settings"] = {name: getattr(args, name) for name in names}
     sys.stdout.write(table(result) + "\n")
     if args.json:
         write_json(result, Path(args.json))
@@ -50,7 +52,7 @@ def _predictor(args: argparse.Namespace) -> Any:
     from geo4d.io.video import Video
     from geo4d.pipeline import Geo4D, InferConfig
 
-    model = Geo4D.from_pretrained(args.model, device=args.device)
+    model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
     config = InferConfig(stride=args.stride, steps=args.steps)
 
     def predict(clip: Any) -> Any:

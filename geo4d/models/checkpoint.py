@@ -24,7 +24,7 @@ from geo4d.models.latents import LatentNormalizer
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.released import BUFFERS, NOT_STORED, PREFIXES, gather, sources, unused
 from geo4d.models.resampler import Resampler
-from geo4d.models.storage import build_empty
+from geo4d.models.storage import build_empty, whole_folder
 from geo4d.models.unet import VideoUNet
 from geo4d.models.untrusted import differences, fill, read_torch_file
 
@@ -56,8 +56,9 @@ def load_part(part: str, config: Mapping[str, Any], state_dict: Tensors) -> nn.M
         raise ConfigError(f"The {part}'s configuration does not have the released names ({error}).") from error
     text_layers = config["text_cfg"]["layers"] if part == "text_tower" else 0
     place = Place(module, part, text_layers=text_layers)
-    place.check(state_dict, f"The {part}'s tensors")
-    fill(module, place.read(state_dict), dtype=None, device="cpu", origin=part)
+    tensors = {name: torch.as_tensor(value) for name, value in state_dict.items()}
+    place.check(tensors, f"The {part}'s tensors")
+    fill(module, place.read(tensors), dtype=None, device="cpu", origin=part)
     number_positions(module)
     return module.eval()
 
@@ -128,11 +129,11 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
         tensors |= Place(module, part, PREFIXES[part]).write()
     adaptors = _adaptors(model)
     tensors = {**{PREFIXES["autoencoder"] + key: value for key, value in adaptors.items()}, **tensors}
-    directory.mkdir(parents=True, exist_ok=True)
-    _save(tensors, directory / "model.ckpt")
-    if model.spec.uncertainty_blocks:
-        own = Place(model.autoencoder, "autoencoder", VAE_PREFIX).write() | Place(model.point_decoder, "autoencoder", VAE_PREFIX).write()
-        _save({**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **own}, directory / "vae.ckpt")
+    with whole_folder(directory) as folder:
+        _save(tensors, folder / "model.ckpt")
+        if model.spec.uncertainty_blocks:
+            parts = [Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)]
+            _save({**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **parts[0], **parts[1]}, folder / "vae.ckpt")
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
@@ -279,14 +280,10 @@ def _adaptors(model: GeometryModel) -> dict[str, Tensor]:
 
 
 def _save(tensors: Tensors, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
     try:
-        torch.save({"state_dict": {name: value.contiguous() for name, value in tensors.items()}}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written ({error}); choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        torch.save({"state_dict": {name: value.contiguous() for name, value in tensors.items()}}, path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path.name} cannot be written ({error}); choose another place.") from error
 
 
 def _build_unet(config: Mapping[str, Any]) -> nn.Module:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -47,17 +48,32 @@ def save_folder(
     model: GeometryModel, directory: Path, *, notes: dict[str, Any] | None = None, notice: str = "", max_shard_size: str = "2GB"
 ) -> None:
     """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
-    if directory.exists() and any(directory.iterdir()):
-        raise CheckpointError(f"{directory} is not empty; choose a new folder for the model, or remove it first.")
-    temporary = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with whole_folder(directory) as temporary:
         save_torch_state_dict(dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         config = {"format": FORMAT, "spec": asdict(model.spec), "notes": notes or {}}
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (temporary / NOTICE).write_text(notice or DEFAULT_NOTICE)
-        with suppress(FileNotFoundError):
+
+
+def check_new(directory: Path) -> None:
+    """Raises CheckpointError if a folder to be written holds something already."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CheckpointError(f"{directory} is not an empty folder; choose a new one for the model, or remove it first.")
+
+
+@contextmanager
+def whole_folder(directory: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name when all is written; nothing is left if anything fails.
+
+    Raises CheckpointError if `directory` holds something already, or cannot be written.
+    """
+    check_new(directory)
+    temporary = directory.with_name(f".{directory.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if directory.exists():
             directory.rmdir()
         temporary.replace(directory)
     except OSError as error:

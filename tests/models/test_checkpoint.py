@@ -269,7 +269,8 @@ def test_to_the_released_layout_and_back(files: tuple[Path, Path], tmp_path: Pat
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
-    save_released(model, tmp_path, base=files[0])
+    save_released(model, tmp_path / "r", base=files[0])
+    tmp_path = tmp_path / "r"
     published = {**keys("latent_visual_diffusion")}
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     assert {key: list(value.shape) for key, value in content["state_dict"].items()} == published

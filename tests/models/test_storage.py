@@ -120,7 +120,7 @@ def test_damaged_folders_are_refused(damage: Callable[[Path], None], message: st
 
 def test_a_folder_is_never_overwritten(model: GeometryModel, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("dear")
-    with pytest.raises(CheckpointError, match="is not empty"):
+    with pytest.raises(CheckpointError, match="is not an empty folder"):
         save_folder(model, tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
