@@ -15,28 +15,35 @@ _WHERE = {
     "Geo4DError": "geo4d.errors",
     "InferConfig": "geo4d.pipeline",
     "Reconstruction": "geo4d.io.reconstruction",
+    "Tracks": "geo4d.scene",
     "WindowPredictions": "geo4d.scene",
     "align": "geo4d.alignment",
     "export": "geo4d.io.export",
     "load_reconstruction": "geo4d.io.reconstruction",
+    "load_tracks": "geo4d.io.tracks",
     "load_windows": "geo4d.io.windows",
     "read_video": "geo4d.io.video",
+    "refine_with_tracks": "geo4d.alignment",
     "render_clips": "geo4d.synthetic",
     "save_reconstruction": "geo4d.io.reconstruction",
+    "save_tracks": "geo4d.io.tracks",
     "save_windows": "geo4d.io.windows",
+    "track_points": "geo4d.tracks",
 }
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from geo4d.alignment import AlignmentConfig, align
+    from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
     from geo4d.errors import Geo4DError
     from geo4d.io.export import export
     from geo4d.io.reconstruction import load_reconstruction, save_reconstruction
+    from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.video import read_video
     from geo4d.io.windows import load_windows, save_windows
     from geo4d.pipeline import Geo4D, InferConfig
-    from geo4d.scene import Clip, Reconstruction, WindowPredictions
+    from geo4d.scene import Clip, Reconstruction, Tracks, WindowPredictions
     from geo4d.synthetic import render_clips
+    from geo4d.tracks import track_points
 
 
 def __getattr__(name: str) -> Any:

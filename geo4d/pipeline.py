@@ -17,7 +17,7 @@ from PIL import Image
 
 import geo4d.io.reconstruction  # noqa: F401  (gives Reconstruction its save and load)
 from geo4d._typing import Int, Tensor
-from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
@@ -25,6 +25,7 @@ from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, WindowPredictions
+from geo4d.tracks import PointTracker, track_points
 from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows
 from geo4d.windows.predict import PredictConfig, Predictor, Progress
@@ -49,6 +50,7 @@ class InferConfig:
     seed: int = 0
     windows_per_batch: int = 2
     size: tuple[int, int] | None = None  # (height, width) to work at; None: the model's that is nearest in aspect ratio
+    tracks: bool = True  # whether cameras and focal length are corrected by points followed through the source frames
     compat: Compat = "model"  # "released": all that the released script does; "exact": its sampler's last step undone
 
     def __post_init__(self) -> None:
@@ -174,7 +176,14 @@ class Geo4D:
             return video
         if isinstance(video, np.ndarray):
             return self._from_array(video, config)
-        return read_video(video, config.selection, resize=lambda height, width: self.working_size(height, width, config))
+        tracker = PointTracker() if config.tracks else None
+        clip = read_video(
+            video,
+            config.selection,
+            resize=lambda height, width: self.working_size(height, width, config),
+            observe=None if tracker is None else tracker.add,
+        )
+        return clip if tracker is None else replace(clip, tracks=tracker.tracks())
 
     def plan(self, clip: Video, config: InferConfig) -> Int[Tensor, "g v"]:
         """The frame numbers of each window. Raises ConfigError if the stride would leave frames out."""
@@ -205,9 +214,14 @@ class Geo4D:
         return WindowPredictions(windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size)
 
     def fuse(self, clip: Video, predictions: WindowPredictions, alignment: AlignmentConfig | None = None) -> Reconstruction:
-        """Aligns the windows that `predict` gave for `clip`; `diagnostics["warnings"]` says what to be careful with."""
+        """Aligns the windows that `predict` gave for `clip`, and corrects the cameras by the clip's tracks if it has any.
+
+        `diagnostics["warnings"]` says what to be careful with.
+        """
         with one_thread():
             result = align(predictions, alignment)
+            if clip.tracks is not None:
+                result = refine_with_tracks(result, clip.tracks)
         warnings = [*clip.warnings, *self._warnings(clip), *result.diagnostics["warnings"]]
         for warning in warnings:
             logger.warning("Warning: %s", warning)
@@ -252,11 +266,14 @@ class Geo4D:
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
+        tracks = track_points(chosen) if config.tracks else None
         height, width = self.working_size(frames.shape[1], frames.shape[2], config)
         if (height, width) != frames.shape[1:3]:
             chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
-        return Video(np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2]))
+        return Video(
+            np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2]), tracks=tracks
+        )
 
     def _fingerprint(self, clip: Video, config: InferConfig) -> dict[str, object]:
         """What makes two runs the same run."""

@@ -84,6 +84,33 @@ class WindowPredictions:
 
 
 @dataclass(frozen=True)
+class Tracks:
+    """Points followed through a video: one row for each time that a track was seen."""
+
+    track: np.ndarray  # (m,) int32, number of the track
+    frame: np.ndarray  # (m,) int32
+    position: np.ndarray  # (m, 2) float32, (u, v) in pixels of the source, centres at +0.5
+    source_size: tuple[int, int]  # (height, width) of the frames that were tracked
+    num_frames: int
+
+    def __post_init__(self) -> None:
+        """Raises InputError if the rows do not fit together."""
+        rows = len(self.track)
+        if self.track.shape != (rows,) or self.frame.shape != (rows,) or self.position.shape != (rows, 2):
+            shapes = [list(array.shape) for array in (self.track, self.frame, self.position)]
+            raise InputError(f"Tracks need track (m,), frame (m,) and position (m, 2); got {shapes}.")
+        if rows and (self.track.min() < 0 or self.frame.min() < 0 or self.frame.max() >= self.num_frames):
+            raise InputError(f"Tracks must have numbers from 0 and frames from 0 to {self.num_frames - 1}.")
+        if not np.isfinite(self.position).all():
+            raise InputError("Tracks hold positions that are not finite; leave out the rows in which a point was not seen.")
+
+    @property
+    def num_tracks(self) -> int:
+        """Number of tracks."""
+        return int(self.track.max()) + 1 if len(self.track) else 0
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """A video in 4D: depth, confidence and camera of each of T frames, in one world (the first camera).
 

@@ -1,6 +1,7 @@
-"""Window predictions of any source -> one reconstruction."""
+"""All windows -> one reconstruction: robust first guesses, a joint solve, dense fusion; cameras corrected by tracked points."""
 
 from geo4d.alignment.align import align
 from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.refine import RefineConfig, refine_with_tracks
 
-__all__ = ["AlignmentConfig", "align"]
+__all__ = ["AlignmentConfig", "RefineConfig", "align", "refine_with_tracks"]

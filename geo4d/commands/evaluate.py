@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--stride", type=int, default=4, help="frames between windows")
     parser.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
+    parser.add_argument("--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone")
     parser.add_argument("--baselines-only", action="store_true", help="run no model")
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("geo4d evaluate tum needs the folder of the recording; give it after the word tum.")
     else:
         result = evaluate_tum(Path(args.root), predict, depth_scale=args.depth_scale, max_frames=args.frames)
-    names = ("model", "vae", "device", "dtype", "stride", "steps")
+    names = ("model", "vae", "device", "dtype", "stride", "steps", "tracks")
     result["settings"] = {name: getattr(args, name) for name in names}
     sys.stdout.write(table(result) + "\n")
     if args.json:
@@ -49,15 +50,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _predictor(args: argparse.Namespace) -> Any:
-    from geo4d.io.video import Video
+    from dataclasses import replace
+
     from geo4d.pipeline import Geo4D, InferConfig
 
     model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
-    config = InferConfig(stride=args.stride, steps=args.steps)
+    config = InferConfig(stride=args.stride, steps=args.steps, tracks=args.tracks)
 
     def predict(clip: Any) -> Any:
-        resized = model.read(clip.frames, InferConfig())
+        resized = model.read(clip.frames, config)
         fps = 1 / float((clip.timestamps[1:] - clip.timestamps[:-1]).mean()) if len(clip.timestamps) > 1 else resized.fps
-        return model.reconstruct(Video(resized.frames, clip.timestamps, fps, resized.source_size), config)
+        return model.reconstruct(replace(resized, timestamps=clip.timestamps, fps=fps), config)
 
     return predict

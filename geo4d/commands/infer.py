@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exact: the sampler's last step undone; model: the sampler as published with the model",
     )
     parser.add_argument("--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory")
-    parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz")
+    parser.add_argument("--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone, without followed points")
+    parser.add_argument("--tracks-file", default=None, metavar="FILE", help=".npz of another tracker instead of our own tracks")
+    parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz, and tracks.npz")
     parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
@@ -64,11 +67,12 @@ def parse_size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last."""
     from geo4d.io.reconstruction import open_output_directory, save_reconstruction
+    from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.windows import save_windows
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.progress import Bars
 
-    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat")
+    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
     config = InferConfig(**{name: getattr(args, name) for name in names})
     out = Path(args.out)
     if out.exists() and not args.overwrite:
@@ -77,7 +81,9 @@ def run(args: argparse.Namespace) -> None:
             logger.info("%s is already finished.", out)
             return
     model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
-    video = model.read(args.video, config)
+    video = model.read(args.video, config if args.tracks_file is None else replace(config, tracks=False))
+    if args.tracks_file is not None:
+        video = replace(video, tracks=load_tracks(args.tracks_file))
     model.plan(video, config)
     open_output_directory(out, resume=args.resume, overwrite=args.overwrite)
     if not (out / SETTINGS).exists():
@@ -93,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
         progress=Bars(hidden=args.quiet),
         on_windows=(lambda windows: save_windows(out / "windows.npz", windows)) if args.save_windows else None,
     )
+    if args.save_windows and video.tracks is not None:
+        save_tracks(out / "tracks.npz", video.tracks)
     if not args.no_preview:
         from geo4d.viewer.preview import write_preview
 

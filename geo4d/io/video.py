@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from geo4d.errors import InputError
+from geo4d.scene import Tracks
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 FOLDER_FPS = 24.0  # of a folder of images, which has no clock
@@ -30,6 +31,7 @@ class Video:
     fps: float  # mean rate of the frames that were kept
     source_size: tuple[int, int]  # (height, width) as seen by a viewer, before resizing
     warnings: tuple[str, ...] = ()
+    tracks: Tracks | None = None  # points followed through the source frames
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,18 @@ class Selection:
         return self.max_frames is not None and index > self.start + (self.max_frames - 1) * self.stride
 
 
-def read_video(path: str | Path, selection: Selection | None = None, *, resize: Resize | None = None) -> Video:
+def read_video(
+    path: str | Path,
+    selection: Selection | None = None,
+    *,
+    resize: Resize | None = None,
+    observe: Callable[[np.ndarray], None] | None = None,
+) -> Video:
     """Reads a video file, or a folder of images in natural order.
 
     Frames are turned as the file's rotation says and composed over black where they have alpha. With `resize` each frame
-    is resampled with antialiasing as it is read, so memory holds the working size alone. What a damaged file still gives
+    is resampled with antialiasing as it is read, so memory holds the working size alone; `observe` is shown each frame before
+    that, uint8 (h, w, 3). What a damaged file still gives
     is returned with a warning. Raises InputError if nothing can be read.
     """
     path, selection = Path(path), selection or Selection()
@@ -89,6 +98,8 @@ def read_video(path: str | Path, selection: Selection | None = None, *, resize: 
                 f"All frames must have one size: frame {index} of {path} is {frame.width} x {frame.height}, "
                 f"the first is {source[1]} x {source[0]}; resize or remove it."
             )
+        if observe is not None:
+            observe(np.asarray(frame))
         if target != source and target is not None:
             frame = resample(frame, target)
         stored.append(np.asarray(frame))

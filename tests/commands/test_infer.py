@@ -67,7 +67,7 @@ def test_a_run_writes_a_whole_result_and_nothing_else(video: Path, tmp_path: Pat
     error = capsys.readouterr().err
     assert "20 frames, 72 x 48, worked at 48 x 32" in error and "geo4d view" in error
     assert "Warning" not in error
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*RESULT, "windows.npz"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*RESULT, "windows.npz", "tracks.npz"}
     result = load_reconstruction(tmp_path / "out")
     assert result.num_frames == 20 and result.source_size == (48, 72)
     windows = load_windows(tmp_path / "out" / "windows.npz")

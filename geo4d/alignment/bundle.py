@@ -1,0 +1,297 @@
+"""Bundle adjustment of tracked points: cameras, one focal length and static points by what the pixels themselves show.
+
+Residuals: reprojection (a Cauchy loss on every observation, and one on every track as a whole, so that what moves is left out),
+the network's depth as a soft prior on log z of each point, a prior on the focal length, an acceleration prior on the centres.
+Levenberg-Marquardt with an acceptance test; points are eliminated by their 3x3 Schur complement, which leaves a sparse system in
+the cameras whose cost grows with the number of observations, not with the square of the video's length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from scipy.linalg import LinAlgError
+from scipy.sparse.linalg import splu
+
+from geo4d._typing import Float, Int, Tensor
+from geo4d.geometry.rotation import skew, so3_exp, so3_log
+
+CAUCHY = 2.0  # of one observation, in units of its typical size
+TRACK_CAUCHY = 3.0  # of a whole track's root mean square
+PRIOR_CAUCHY = 1.4  # of a depth prior, in its sigmas
+TYPICAL = 1.2  # typical size of a residual, in medians
+NEAREST = 1e-3
+DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
+DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product is slower
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known; pixels are centred and divided by the longer side, lengths in units of the video's median depth."""
+
+    point: Int[Tensor, "m"]
+    frame: Int[Tensor, "m"]
+    pixel: Float[Tensor, "m 2"]
+    prior_point: Int[Tensor, "q"]
+    prior_frame: Int[Tensor, "q"]
+    prior_log_depth: Float[Tensor, "q"]
+    prior_sigma: Float[Tensor, "q"]
+    log_focal: float
+    log_focal_sigma: float
+    smoothness: float  # weight of a squared acceleration (median depths a frame^2), in units of the observations
+    turn_smoothness: float  # the same of the rotation (radians a frame^2)
+    pixel_floor: float  # least size of a typical residual
+
+    @cached_property
+    def length(self) -> Float[Tensor, "n"]:
+        """Observations of each point."""
+        return torch.bincount(self.point).double()
+
+
+@dataclass(frozen=True)
+class State:
+    """What is solved for; the first camera stays."""
+
+    rotation: Float[Tensor, "t 3 3"]  # cam_to_world
+    centre: Float[Tensor, "t 3"]
+    log_focal: Float[Tensor, ""]
+    points: Float[Tensor, "n 3"]  # in the world
+
+    def moved(self, camera: Float[Tensor, "t 6"], focal: Tensor, points: Float[Tensor, "n 3"]) -> State:
+        """After a step; rotations from the left."""
+        return State(
+            so3_exp(camera[:, :3]) @ self.rotation,
+            self.centre + camera[:, 3:],
+            self.log_focal + focal.clamp(-0.3, 0.3),
+            self.points + points,
+        )
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Of the observations and of the depth priors, with the points in the cameras that see them."""
+
+    pixel: Float[Tensor, "m 2"]
+    local: Float[Tensor, "m 3"]
+    prior: Float[Tensor, "q"]
+    prior_local: Float[Tensor, "q 3"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A finished solve."""
+
+    state: State
+    sigma: float  # typical residual, in units of the longer side
+    track_weight: Float[Tensor, "n"]  # near 1: static; near 0: moves, or was followed wrongly
+    cost: float
+    steps: int
+
+
+def residuals(evidence: Evidence, state: State) -> Residuals:
+    """All residuals; a point behind its camera counts as one just before it."""
+    local = _local(state, evidence.point, evidence.frame)
+    prior_local = _local(state, evidence.prior_point, evidence.prior_frame)
+    pixel = state.log_focal.exp() * local[:, :2] / local[:, 2:] - evidence.pixel
+    return Residuals(pixel, local, (prior_local[:, 2].log() - evidence.prior_log_depth) / evidence.prior_sigma, prior_local)
+
+
+def _local(state: State, point: Tensor, frame: Tensor) -> Float[Tensor, "k 3"]:
+    local = torch.einsum("kji,kj->ki", state.rotation[frame], state.points[point] - state.centre[frame])
+    return torch.cat([local[:, :2], local[:, 2:].clamp_min(NEAREST)], dim=1)
+
+
+def typical_size(evidence: Evidence, r: Residuals) -> float:
+    """Scale of the reprojection residuals."""
+    return max(TYPICAL * float(r.pixel.norm(dim=1).median()), evidence.pixel_floor)
+
+
+def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tensor, "n"]:
+    """How much each track as a whole is believed: its mean square residual through a Cauchy weight."""
+    square = r.pixel.square().sum(1) / sigma**2
+    mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
+    return 1 / (1 + mean / TRACK_CAUCHY**2)
+
+
+def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"]) -> float:
+    """The robust objective at given scale and track weights."""
+    r = residuals(evidence, state)
+    square = r.pixel.square().sum(1) / sigma**2
+    total = (tracks[evidence.point] * CAUCHY**2 * torch.log1p(square / CAUCHY**2)).sum()
+    total = total + PRIOR_CAUCHY**2 * torch.log1p(r.prior.square() / PRIOR_CAUCHY**2).sum()
+    total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
+    total = total + evidence.smoothness * _bend(state.centre).square().sum()
+    return float(total + evidence.turn_smoothness * _turns(state.rotation).diff(dim=0).square().sum())
+
+
+def _bend(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
+    return centre[2:] - 2 * centre[1:-1] + centre[:-2]
+
+
+def _turns(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
+    """Rotation from each frame to the next, as vectors in the world."""
+    return so3_log(rotation[1:] @ rotation[:-1].mT)
+
+
+def solve_bundle(evidence: Evidence, state: State, *, iterations: int = 40, focal_is_free: bool = True, travels: bool = True) -> Solution:
+    """The state of least robust cost that is found from a start; scales are measured anew before each step.
+
+    Without `travels` the centres stay where they are: the camera only turns.
+    """
+    damping, steps = 1e-3, 0
+    r = residuals(evidence, state)
+    for _ in range(iterations):
+        sigma = typical_size(evidence, r)
+        tracks = track_weights(evidence, r, sigma)
+        before = cost(evidence, state, sigma, tracks)
+        system = _System(evidence, state, r, sigma, tracks)
+        improved = False
+        for _ in range(7):
+            candidate = system.step(damping, focal_is_free=focal_is_free, travels=travels)
+            after = cost(evidence, candidate, sigma, tracks) if candidate is not None else np.inf
+            if candidate is not None and after < before:
+                improved = True
+                break
+            damping = min(damping * 8, 1e7)
+        if not improved or candidate is None:
+            break
+        state, steps, damping = candidate, steps + 1, max(damping / 6, 1e-9)
+        r = residuals(evidence, state)
+        if before - after < 1e-5 * before:
+            break
+    sigma = typical_size(evidence, r)
+    tracks = track_weights(evidence, r, sigma)
+    return Solution(state, sigma, tracks, cost(evidence, state, sigma, tracks), steps)
+
+
+class _System:
+    """The normal equations at one state: camera blocks, point blocks, and what couples them."""
+
+    def __init__(self, evidence: Evidence, state: State, r: Residuals, sigma: float, tracks: Tensor) -> None:
+        self.evidence, self.state = evidence, state
+        frames, points = len(state.centre), len(state.points)
+        camera, point = _jacobians(state, evidence.point, evidence.frame)  # of the local points
+        focal, z = state.log_focal.exp(), r.local[:, 2]
+        projection = torch.zeros(len(z), 2, 3, dtype=z.dtype)
+        projection[:, 0, 0] = projection[:, 1, 1] = focal / z
+        projection[:, :, 2] = -focal * r.local[:, :2] / z[:, None].square()
+        slope = focal * r.local[:, :2] / z[:, None]
+        by_camera, by_point = torch.cat([projection @ camera, slope[:, :, None]], dim=2), projection @ point  # (m, 2, 7), (m, 2, 3)
+        square = r.pixel.square().sum(1) / sigma**2
+        weight = tracks[evidence.point] / (1 + square / CAUCHY**2) / sigma**2
+
+        prior_camera, prior_point = _jacobians(state, evidence.prior_point, evidence.prior_frame)
+        by_z = (1 / (r.prior_local[:, 2] * evidence.prior_sigma))[:, None]
+        prior_camera, prior_point = prior_camera[:, 2] * by_z, prior_point[:, 2] * by_z  # (q, 6), (q, 3)
+        prior_camera = torch.cat([prior_camera, torch.zeros_like(prior_camera[:, :1])], dim=1)
+        prior_weight = 1 / (1 + r.prior.square() / PRIOR_CAUCHY**2)
+
+        def add(shape: tuple[int, ...], index: Tensor, values: Tensor, prior_index: Tensor, prior_values: Tensor) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64).index_add_(0, index, values).index_add_(0, prior_index, prior_values)
+
+        e, w, q = evidence, weight, prior_weight
+        self.cameras = add(
+            (frames, 7, 7),
+            e.frame,
+            torch.einsum("m,mij,mik->mjk", w, by_camera, by_camera),
+            e.prior_frame,
+            torch.einsum("q,qj,qk->qjk", q, prior_camera, prior_camera),
+        )
+        self.camera_gradient = add(
+            (frames, 7),
+            e.frame,
+            torch.einsum("m,mij,mi->mj", w, by_camera, r.pixel),
+            e.prior_frame,
+            (q * r.prior)[:, None] * prior_camera,
+        )
+        self.points = add(
+            (points, 3, 3),
+            e.point,
+            torch.einsum("m,mij,mik->mjk", w, by_point, by_point),
+            e.prior_point,
+            torch.einsum("q,qj,qk->qjk", q, prior_point, prior_point),
+        )
+        self.point_gradient = add(
+            (points, 3),
+            e.point,
+            torch.einsum("m,mij,mi->mj", w, by_point, r.pixel),
+            e.prior_point,
+            (q * r.prior)[:, None] * prior_point,
+        )
+        self.coupling = self._couple(
+            torch.cat([torch.einsum("m,mij,mik->mjk", w, by_camera, by_point), torch.einsum("q,qj,qk->qjk", q, prior_camera, prior_point)])
+        )
+        self._matrix, self._gradient = self._camera_system()
+
+    def _couple(self, blocks: Float[Tensor, "k 7 3"]) -> sparse.csr_array:
+        """Unknowns of the cameras (six a frame, then the focal length) by those of the points."""
+        e, frames = self.evidence, len(self.state.centre)
+        frame, point = torch.cat([e.frame, e.prior_frame]), torch.cat([e.point, e.prior_point])
+        rows = torch.cat([6 * frame[:, None] + torch.arange(6), torch.full((len(frame), 1), 6 * frames)], dim=1)
+        columns = 3 * point[:, None] + torch.arange(3)
+        index = rows[:, :, None].expand(-1, 7, 3).flatten(), columns[:, None, :].expand(-1, 7, 3).flatten()
+        shape = (6 * frames + 1, 3 * len(self.state.points))
+        return sparse.csr_array((blocks.flatten().numpy(), (index[0].numpy(), index[1].numpy())), shape=shape)
+
+    def _camera_system(self) -> tuple[sparse.csr_array, np.ndarray]:
+        e, frames = self.evidence, len(self.state.centre)
+        blocks = sparse.block_diag([sparse.coo_array(block) for block in self.cameras[:, :6, :6].numpy()])
+        arrow = self.cameras[:, :6, 6].flatten().numpy()[:, None]
+        corner = float(self.cameras[:, 6, 6].sum()) + 1 / e.log_focal_sigma**2
+        gradient = np.append(self.camera_gradient[:, :6].flatten().numpy(), float(self.camera_gradient[:, 6].sum()))
+        gradient[-1] += (float(self.state.log_focal) - e.log_focal) / e.log_focal_sigma**2
+        if frames > 2:
+            second = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(frames - 2, frames))
+            weights = np.repeat([e.turn_smoothness, e.smoothness], 3)
+            blocks = blocks + sparse.kron(second.T @ second, sparse.diags_array(weights))
+            # of small turns; the acceptance test answers for the rest
+            bend = np.concatenate([_turns(self.state.rotation).diff(dim=0).numpy(), _bend(self.state.centre).numpy()], axis=1)
+            gradient[:-1] += (weights * (second.T @ bend)).ravel()
+        return sparse.block_array([[blocks, arrow], [arrow.T, np.array([[corner]])]], format="csr"), gradient
+
+    def step(self, damping: float, *, focal_is_free: bool, travels: bool) -> State | None:
+        """The damped step from the state, or None if the system cannot be solved."""
+        trace = self.points.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        identity = torch.eye(3, dtype=torch.float64)
+        inverse = torch.linalg.inv(self.points * (1 + damping * identity) + (1e-12 * trace + 1e-30) * identity)
+        spread = sparse.bsr_array((inverse.numpy(), np.arange(len(inverse)), np.arange(len(inverse) + 1))).tocsr()
+        reduced = self.coupling @ spread
+        matrix = self._reduce(reduced)
+        right = self._gradient - reduced @ self.point_gradient.flatten().numpy()
+        diagonal = self._matrix.diagonal()
+        ridge = damping * diagonal + 1e-12 * diagonal.max()
+        free = np.arange(6, len(right) if focal_is_free else len(right) - 1)
+        if not travels:
+            free = free[(free % 6 < 3) | (free == len(right) - 1)]
+        delta = np.zeros(len(right))
+        try:
+            if isinstance(matrix, np.ndarray):
+                delta[free] = -np.linalg.solve((matrix + np.diag(ridge))[np.ix_(free, free)], right[free])
+            else:
+                delta[free] = -splu((matrix + sparse.diags_array(ridge)).tocsc()[free][:, free]).solve(right[free])
+        except (np.linalg.LinAlgError, LinAlgError, RuntimeError):
+            return None
+        if not np.isfinite(delta).all():
+            return None
+        rest = self.point_gradient + torch.from_numpy(self.coupling.T @ delta).unflatten(0, (-1, 3))
+        points = -(inverse @ rest[..., None])[..., 0]
+        return self.state.moved(torch.from_numpy(delta[:-1]).unflatten(0, (-1, 6)), torch.tensor(delta[-1]), points)
+
+    def _reduce(self, reduced: sparse.csr_array) -> np.ndarray | sparse.csr_array:
+        """The cameras' own system without the points, dense where most pairs of frames share points anyway."""
+        unknowns, columns = self.coupling.shape
+        work = 3 * float((6 * self.evidence.length + 1).square().sum())
+        if unknowns <= DENSE_UNKNOWNS and work > DENSE_SHARE * unknowns**2 * columns:
+            return self._matrix.toarray() - reduced.toarray() @ self.coupling.toarray().T
+        return (self._matrix - reduced @ self.coupling.T).tocsr()
+
+
+def _jacobians(state: State, point: Tensor, frame: Tensor) -> tuple[Float[Tensor, "k 3 6"], Float[Tensor, "k 3 3"]]:
+    """Derivatives of points in their cameras by (rotation, centre) and by the point."""
+    back = state.rotation[frame].mT
+    turned = back @ skew(state.points[point] - state.centre[frame])
+    return torch.cat([turned, -back], dim=2), back

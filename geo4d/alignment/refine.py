@@ -1,0 +1,197 @@
+"""Cameras and focal length of a reconstruction, corrected by what the pixels show (sparse tracks), and depth by both.
+
+The network's depth makes a first guess of every tracked point and holds what parallax does not tell (a camera that only turns, or
+stands still); bundle adjustment does the rest. Where there is too little to go by, the reconstruction stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.bundle import Evidence, Solution, State, cost, solve_bundle
+from geo4d.alignment.initialise import solve_pnp
+from geo4d.errors import ConfigError, InputError
+from geo4d.geometry.rigid import rigid
+from geo4d.scene import Reconstruction, Tracks
+
+FAR = 15.0  # median depths, beyond which the network says little
+SKY = 20.0  # median depths, where a pixel without depth is put
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How tracks and network are weighed."""
+
+    depth_sigma: float = 0.7  # of the network's log depth at one point: its errors are shared by whole regions
+    far_sigma: float = 1.0
+    log_focal_sigma: float = 0.2
+    smoothness: float = 3e5  # of the centres and of the rotation: they matter only where the observations say little
+    turn_smoothness: float = 3e5
+    pixel_floor: float = 0.05  # pixels of the source
+    min_observations: int = 12  # of believed tracks in the typical frame
+    travel_gain: float = 0.5  # of the cost, which a camera that travels must save
+    iterations: int = 40
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if min(self.depth_sigma, self.far_sigma, self.log_focal_sigma, self.pixel_floor) <= 0 or self.iterations < 1:
+            raise ConfigError("refinement needs sigmas and a pixel floor above 0 and at least one iteration.")
+
+
+def refine_with_tracks(reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig | None = None) -> Reconstruction:
+    """The reconstruction with cameras and focal length by bundle adjustment; `diagnostics["tracks"]` says what was done.
+
+    Raises InputError if the tracks belong to another video.
+    """
+    config = config or RefineConfig()
+    if tracks.num_frames != reconstruction.num_frames or tracks.source_size != reconstruction.source_size:
+        raise InputError(
+            f"The tracks are of {tracks.num_frames} frames of {tracks.source_size[1]} x {tracks.source_size[0]} pixels, the video has "
+            f"{reconstruction.num_frames} of {reconstruction.source_size[1]} x {reconstruction.source_size[0]}; give its own tracks."
+        )
+    report: dict[str, Any] = {"tracks": tracks.num_tracks, "observations": len(tracks.track)}
+    if reconstruction.num_frames < 2 or len(tracks.track) < config.min_observations * reconstruction.num_frames:
+        return _unchanged(reconstruction, report, "too few points could be followed")
+    problem = _Problem(reconstruction, tracks, config)
+    solution, travels = problem.solve()
+    believed = solution.track_weight[problem.evidence.point] > 0.5
+    each = torch.bincount(problem.evidence.frame[believed], minlength=reconstruction.num_frames)
+    report |= {
+        "believed": round(float((solution.track_weight > 0.5).double().mean()), 4),
+        "observations_per_frame": int(each.median()),
+        "residual_px": round(solution.sigma * max(tracks.source_size), 4),
+        "steps": solution.steps,
+        "travels": travels,
+        "gain": round(problem.gain, 3),
+    }
+    if int(each.median()) < config.min_observations:
+        return _unchanged(reconstruction, report, "too few of the points that were followed fit a static world")
+    return problem.apply(solution, report)
+
+
+def _unchanged(reconstruction: Reconstruction, report: dict[str, Any], reason: str) -> Reconstruction:
+    warning = f"Cameras are the network's alone: {reason}."
+    warnings = [*reconstruction.diagnostics.get("warnings", []), warning]
+    return reconstruction.with_diagnostics(tracks={**report, "used": False, "reason": reason}, warnings=warnings)
+
+
+class _Problem:
+    """Evidence and first guesses of one video, in units of its median depth."""
+
+    def __init__(self, reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig) -> None:
+        self.reconstruction, self.tracks, self.config = reconstruction, tracks, config
+        height, width = tracks.source_size
+        self.side = max(height, width)
+        self.unit = float(np.median(reconstruction.depth[reconstruction.valid])) if reconstruction.valid.any() else 1.0
+        frame, point = torch.from_numpy(tracks.frame).long(), torch.from_numpy(tracks.track).long()
+        pixel = (torch.from_numpy(tracks.position).double() - torch.tensor([width / 2, height / 2])) / self.side
+        self.depth = self._network_depth()
+        first, last = _ends(point, tracks.num_tracks)
+        rows = torch.cat([first, last])
+        log_depth = self.depth[rows].log()
+        self.evidence = Evidence(
+            point,
+            frame,
+            pixel,
+            prior_point=point[rows],
+            prior_frame=frame[rows],
+            prior_log_depth=log_depth,
+            prior_sigma=torch.where(log_depth > math.log(FAR), config.far_sigma, config.depth_sigma),
+            log_focal=math.log(self._network_focal()),
+            log_focal_sigma=config.log_focal_sigma,
+            smoothness=config.smoothness,
+            turn_smoothness=config.turn_smoothness,
+            pixel_floor=config.pixel_floor / self.side,
+        )
+        self.first = first
+
+    def solve(self) -> tuple[Solution, bool]:
+        """From the network's cameras and from cameras chained frame by frame, whichever fits better; and whether it travels.
+
+        A camera that travels fits always a little better than one that only turns; what it must explain beyond that is
+        `travel_gain` of the cost.
+        """
+        solutions = []
+        for state in (self._start(chained=False), self._start(chained=True)):
+            fixed = solve_bundle(self.evidence, state, iterations=15, focal_is_free=False)
+            solutions.append(solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations))
+        # costs at different scales cannot be compared, the scales can
+        best = min(solutions, key=lambda solution: solution.sigma)
+        turning = self._turning(best)
+        gain = cost(self.evidence, turning.state, best.sigma, best.track_weight) / max(best.cost, 1e-12) - 1
+        self.gain = gain
+        return (best, True) if gain > self.config.travel_gain else (turning, False)
+
+    def _turning(self, solution: Solution) -> Solution:
+        """The best camera that stays in its place."""
+        start = self._start(chained=False, poses=rigid(solution.state.rotation, torch.zeros_like(solution.state.centre)))
+        return solve_bundle(self.evidence, start, iterations=self.config.iterations, focal_is_free=False, travels=False)
+
+    def apply(self, solution: Solution, report: dict[str, Any]) -> Reconstruction:
+        """The reconstruction with the solved cameras."""
+        state, old = solution.state, self.reconstruction
+        pose = rigid(state.rotation, state.centre * self.unit).numpy()
+        focal = float(state.log_focal.exp()) * self.side
+        height, width = old.depth.shape[1:]
+        scale = np.array([width / old.source_size[1], height / old.source_size[0]])
+        k = np.array([[focal * scale[0], 0, width / 2], [0, focal * scale[1], height / 2], [0, 0, 1]])
+        report |= {"used": True, "focal_by_longer_side": round(focal / self.side, 5)}
+        moved = replace(old, cam_to_world=pose, intrinsics=np.tile(k, (old.num_frames, 1, 1)))
+        return moved.with_diagnostics(tracks=report)
+
+    def _network_focal(self) -> float:
+        """By the longer side of the source."""
+        height, width = self.reconstruction.depth.shape[1:]
+        k = self.reconstruction.intrinsics[0]
+        fx, fy = k[0, 0] * self.tracks.source_size[1] / width, k[1, 1] * self.tracks.source_size[0] / height
+        return float(np.sqrt(fx * fy)) / self.side
+
+    def _network_depth(self) -> Float[Tensor, "m"]:
+        """Depth by the median at every observation; what has none is far."""
+        t, old = self.tracks, self.reconstruction
+        height, width = old.depth.shape[1:]
+        x = np.clip((t.position[:, 0] * width / t.source_size[1]).astype(int), 0, width - 1)
+        y = np.clip((t.position[:, 1] * height / t.source_size[0]).astype(int), 0, height - 1)
+        known = old.valid[t.frame, y, x]
+        return torch.from_numpy(np.where(known, old.depth[t.frame, y, x] / self.unit, SKY).astype(np.float64)).clamp(1e-3, SKY)
+
+    def _start(self, *, chained: bool, poses: Tensor | None = None) -> State:
+        """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""
+        e, focal = self.evidence, math.exp(self.evidence.log_focal)
+        if poses is None:
+            poses = torch.from_numpy(self.reconstruction.cam_to_world).double().clone()
+            poses[:, :3, 3] /= self.unit
+        rays = torch.cat([e.pixel / focal, torch.ones_like(e.pixel[:, :1])], dim=1)
+        points = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
+        known = torch.zeros(len(points), dtype=torch.bool)
+        is_first = torch.zeros(len(e.point), dtype=torch.bool)
+        is_first[self.first] = True
+        for frame in range(len(poses)):
+            rows = torch.nonzero(e.frame == frame)[:, 0]
+            seen = rows[known[e.point[rows]]]
+            if chained and frame > 0:
+                poses[frame] = poses[frame - 1]
+                if len(seen) >= 6:
+                    poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
+            new = rows[is_first[rows]]
+            points[e.point[new]] = (self.depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
+            known[e.point[new]] = True
+        return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), torch.tensor(e.log_focal, dtype=torch.float64), points)
+
+
+def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
+    """A camera from points whose places are known, robustly."""
+    return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays, rounds=20)[0][0]
+
+
+def _ends(point: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Rows in which each track is seen first and last; rows are in the order of the frames."""
+    rows = torch.arange(len(point))
+    first = torch.full((count,), len(point)).scatter_reduce_(0, point, rows, "amin")
+    return first, torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, point, rows, "amax")

@@ -1,0 +1,111 @@
+"""The tracker against the true motion of rendered scenes, and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geo4d.errors import ConfigError, InputError
+from geo4d.io.tracks import load_tracks, save_tracks
+from geo4d.scene import Tracks
+from geo4d.tracks import PointTracker, TrackerConfig, track_points
+
+
+def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth random colours."""
+    import cv2
+
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 2).astype(np.float64)
+    return ((blurred - blurred.min()) / (blurred.max() - blurred.min()) * 255).astype(np.uint8)
+
+
+def sliding(frames: int = 12, height: int = 120, width: int = 160, step: tuple[float, float] = (1.25, -0.5)) -> np.ndarray:
+    """A texture that slides by a fraction of a pixel each frame."""
+    import cv2
+
+    image = texture(height + 60, width + 60)
+    moves = [np.float64([[1, 0, k * step[0] - 30], [0, 1, k * step[1] - 30]]) for k in range(frames)]
+    return np.stack([cv2.warpAffine(image, move, (width, height), flags=cv2.INTER_CUBIC) for move in moves])
+
+
+@pytest.mark.parametrize("size", [(120, 160), (240, 426)])
+def test_points_follow_what_slides(size: tuple[int, int]) -> None:
+    tracks = track_points(sliding(height=size[0], width=size[1]))
+    assert tracks.num_frames == 12
+    assert tracks.source_size == size
+    assert tracks.num_tracks > 40
+    assert np.bincount(tracks.frame, minlength=12).min() > 25
+    order = np.lexsort((tracks.frame, tracks.track))
+    track, frame, position = tracks.track[order], tracks.frame[order], tracks.position[order]
+    first = np.r_[True, np.diff(track) > 0]
+    start = np.maximum.accumulate(np.where(first, np.arange(len(track)), 0))
+    moved = position - position[start]
+    expected = (frame - frame[start])[:, None] * np.array([1.25, -0.5])
+    error = np.linalg.norm(moved - expected, axis=1)
+    assert np.median(error) < 0.05
+    assert np.quantile(error, 0.95) < 0.3
+    assert error[frame - frame[start] > 8].mean() < 0.2  # errors do not add up
+
+
+def test_positions_count_from_the_corner_of_the_pixel() -> None:
+    """A white dot in the middle of a pixel has .5 in its coordinates, at whatever size it is tracked."""
+    frame = np.full((60, 80, 3), 40, np.uint8)
+    frame[29:32, 39:42] = 250
+    tracks = track_points([frame] * 6, TrackerConfig(blur=0.0))
+    near = tracks.position[np.linalg.norm(tracks.position - [40.5, 30.5], axis=1) < 6]
+    assert len(near)
+    np.testing.assert_allclose(near.mean(axis=0), [40.5, 30.5], atol=0.4)
+
+
+def test_empty_regions_are_filled_again() -> None:
+    """A hundred pixels further on nothing of the first frame is left."""
+    tracks = track_points(sliding(frames=30, step=(6.0, 0.0)))
+    assert set(tracks.frame.tolist()) == set(range(30))
+    assert tracks.frame[np.unique(tracks.track, return_index=True)[1]].max() > 10
+
+
+def test_nothing_to_follow() -> None:
+    grey = np.full((8, 60, 80, 3), 128, np.uint8)
+    assert track_points(grey).num_tracks == 0
+    flicker = np.random.default_rng(0).integers(0, 256, (8, 60, 80, 3), dtype=np.uint8)
+    assert track_points(flicker).num_tracks < 10
+    assert PointTracker().tracks().num_frames == 0
+
+
+def test_bad_input_is_refused() -> None:
+    tracker = PointTracker()
+    with pytest.raises(InputError, match="uint8 frames"):
+        tracker.add(np.zeros((4, 4, 3)))
+    tracker.add(np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(InputError, match="of one size"):
+        tracker.add(np.zeros((40, 44, 3), np.uint8))
+    with pytest.raises(ConfigError, match="window >= 5"):
+        TrackerConfig(window=3)
+    with pytest.raises(InputError, match="frames from 0 to 1"):
+        Tracks(np.zeros(1, np.int32), np.full(1, 2, np.int32), np.zeros((1, 2), np.float32), (4, 4), 2)
+
+
+def test_files_of_ours_and_of_others(tmp_path: Path) -> None:
+    tracks = track_points(sliding())
+    save_tracks(tmp_path / "t.npz", tracks)
+    again = load_tracks(tmp_path / "t.npz")
+    for name in ("track", "frame", "position"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tracks, name))
+    assert (again.source_size, again.num_frames) == (tracks.source_size, tracks.num_frames)
+    points = np.full((tracks.num_tracks, 12, 2), np.nan)
+    points[tracks.track, tracks.frame] = tracks.position
+    np.savez(tmp_path / "dense.npz", points=points, visible=np.isfinite(points[..., 0]), source_size=tracks.source_size)
+    dense = load_tracks(tmp_path / "dense.npz")
+    assert (dense.num_tracks, dense.num_frames, len(dense.track)) == (tracks.num_tracks, 12, len(tracks.track))
+    np.savez(tmp_path / "bad.npz", points=points)
+    with pytest.raises(InputError, match="source_size"):
+        load_tracks(tmp_path / "bad.npz")
+    np.savez(tmp_path / "bad.npz", points=points, source_size=tracks.source_size)
+    with pytest.raises(InputError, match="or points"):
+        load_tracks(tmp_path / "bad.npz")
+    (tmp_path / "bad.npz").write_text("no")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_tracks(tmp_path / "bad.npz")
