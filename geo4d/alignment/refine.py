@@ -7,14 +7,15 @@ stands still); bundle adjustment does the rest. Where there is too little to go 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from geo4d._typing import Float, Tensor
+from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle import Evidence, Solution, State, cost, solve_bundle
+from geo4d.alignment.correction import CorrectionConfig, depth_field, sample_field
 from geo4d.alignment.initialise import solve_pnp
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.rigid import rigid
@@ -36,6 +37,8 @@ class RefineConfig:
     pixel_floor: float = 0.05  # pixels of the source
     min_observations: int = 12  # of believed tracks in the typical frame
     travel_gain: float = 0.5  # of the cost, which a camera that travels must save
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    correction_gain: float = 1.5  # from which parallax is trusted with the depth too
     iterations: int = 40
 
     def __post_init__(self) -> None:
@@ -91,7 +94,8 @@ class _Problem:
         self.unit = float(np.median(reconstruction.depth[reconstruction.valid])) if reconstruction.valid.any() else 1.0
         frame, point = torch.from_numpy(tracks.frame).long(), torch.from_numpy(tracks.track).long()
         pixel = (torch.from_numpy(tracks.position).double() - torch.tensor([width / 2, height / 2])) / self.side
-        self.depth = self._network_depth()
+        self.depth, self.known = self._network_depth()
+        self.gain = 0.0
         first, last = _ends(point, tracks.num_tracks)
         rows = torch.cat([first, last])
         log_depth = self.depth[rows].log()
@@ -124,9 +128,8 @@ class _Problem:
         # costs at different scales cannot be compared, the scales can
         best = min(solutions, key=lambda solution: solution.sigma)
         turning = self._turning(best)
-        gain = cost(self.evidence, turning.state, best.sigma, best.track_weight) / max(best.cost, 1e-12) - 1
-        self.gain = gain
-        return (best, True) if gain > self.config.travel_gain else (turning, False)
+        self.gain = cost(self.evidence, turning.state, best.sigma, best.track_weight) / max(best.cost, 1e-12) - 1
+        return (best, True) if self.gain > self.config.travel_gain else (turning, False)
 
     def _turning(self, solution: Solution) -> Solution:
         """The best camera that stays in its place."""
@@ -134,15 +137,26 @@ class _Problem:
         return solve_bundle(self.evidence, start, iterations=self.config.iterations, focal_is_free=False, travels=False)
 
     def apply(self, solution: Solution, report: dict[str, Any]) -> Reconstruction:
-        """The reconstruction with the solved cameras."""
+        """The reconstruction with the solved cameras, brought to the scale of its depth, and with its depth corrected."""
         state, old = solution.state, self.reconstruction
-        pose = rigid(state.rotation, state.centre * self.unit).numpy()
-        focal = float(state.log_focal.exp()) * self.side
         height, width = old.depth.shape[1:]
+        network = np.where(self.known.numpy(), self.depth.numpy(), np.nan)
+        change, log_scale, points = depth_field(self.evidence, solution, network, self.tracks.source_size, self.config.correction)
+        corrects = change is not None and self.gain > self.config.correction_gain
+        depth = old.depth
+        if corrects and change is not None:
+            depth = old.depth * np.exp(sample_field(change, height, width, self.config.correction)).astype(np.float32)
+        pose = rigid(state.rotation, state.centre * self.unit * math.exp(-log_scale)).numpy()
+        focal = float(state.log_focal.exp()) * self.side
         scale = np.array([width / old.source_size[1], height / old.source_size[0]])
         k = np.array([[focal * scale[0], 0, width / 2], [0, focal * scale[1], height / 2], [0, 0, 1]])
-        report |= {"used": True, "focal_by_longer_side": round(focal / self.side, 5)}
-        moved = replace(old, cam_to_world=pose, intrinsics=np.tile(k, (old.num_frames, 1, 1)))
+        report |= {
+            "used": True,
+            "focal_by_longer_side": round(focal / self.side, 5),
+            "corrects_depth": bool(corrects),
+            "triangulated_per_frame": round(points, 1),
+        }
+        moved = replace(old, depth=depth, cam_to_world=pose, intrinsics=np.tile(k, (old.num_frames, 1, 1)))
         return moved.with_diagnostics(tracks=report)
 
     def _network_focal(self) -> float:
@@ -152,14 +166,15 @@ class _Problem:
         fx, fy = k[0, 0] * self.tracks.source_size[1] / width, k[1, 1] * self.tracks.source_size[0] / height
         return float(np.sqrt(fx * fy)) / self.side
 
-    def _network_depth(self) -> Float[Tensor, "m"]:
-        """Depth by the median at every observation; what has none is far."""
+    def _network_depth(self) -> tuple[Float[Tensor, "m"], Bool[Tensor, "m"]]:
+        """Depth by the median at every observation, and whether there is one; what has none counts as far."""
         t, old = self.tracks, self.reconstruction
         height, width = old.depth.shape[1:]
         x = np.clip((t.position[:, 0] * width / t.source_size[1]).astype(int), 0, width - 1)
         y = np.clip((t.position[:, 1] * height / t.source_size[0]).astype(int), 0, height - 1)
         known = old.valid[t.frame, y, x]
-        return torch.from_numpy(np.where(known, old.depth[t.frame, y, x] / self.unit, SKY).astype(np.float64)).clamp(1e-3, SKY)
+        depth = np.where(known, old.depth[t.frame, y, x] / self.unit, SKY).astype(np.float64)
+        return torch.from_numpy(depth).clamp(1e-3, SKY), torch.from_numpy(known)
 
     def _start(self, *, chained: bool, poses: Tensor | None = None) -> State:
         """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""

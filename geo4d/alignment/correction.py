@@ -1,0 +1,137 @@
+"""Depth of every frame, corrected where tracked points have been triangulated: a smooth field of log depth per frame.
+
+The network's depth errs by whole regions; triangulated static points say by how much. Between them the field is interpolated
+(bilinear cells, smooth in space and time), and it falls back to nothing where there are none; how far each point is believed
+follows from its parallax, how far the network, from how well the two agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sparse
+from scipy.sparse.linalg import splu
+
+from geo4d.alignment.bundle import Evidence, Solution, residuals
+
+
+@dataclass(frozen=True)
+class CorrectionConfig:
+    """Sizes in cells, errors in log depth."""
+
+    columns: int = 15
+    rows: int = 10
+    network_sigma: float = 0.2
+    space: float = 1.0  # weight of differences between neighbouring cells
+    time: float = 1.0  # of one cell from frame to frame
+    ridge: float = 0.3  # of the field itself
+    least_pixel_error: float = 0.5  # of a track's whole path: errors of following a point are shared by its frames
+    independent_frames: float = 2.0  # observations of a track that count
+    worst_sigma: float = 0.15  # beyond which a point is left out
+    point_floor: float = 0.1
+    robust: float = 0.25
+    least_points: float = 10.0  # a frame
+    least_belief: float = 0.4  # in a track
+
+
+def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig, side: int) -> np.ndarray:
+    """Standard deviation of each point's log distance from where it was first seen, the cameras taken for exact."""
+    state = solution.state
+    r = residuals(evidence, state)
+    focal, z = float(state.log_focal.exp()), r.local[:, 2].numpy()
+    projection = np.zeros((len(z), 2, 3))
+    projection[:, 0, 0] = projection[:, 1, 1] = focal / z
+    projection[:, :, 2] = -focal * r.local[:, :2].numpy() / z[:, None] ** 2
+    jacobian = projection @ state.rotation[evidence.frame].mT.numpy()
+    point, length = evidence.point.numpy(), evidence.length.numpy()
+    sigma = max(solution.sigma, config.least_pixel_error / side)
+    weight = np.minimum(1, config.independent_frames / length)[point] / sigma**2
+    information = np.zeros((len(length), 3, 3))
+    np.add.at(information, point, np.einsum("m,mij,mik->mjk", weight, jacobian, jacobian))
+    first = evidence.prior_frame[: len(length)]
+    ray = (state.points - state.centre[first]).numpy()
+    distance = np.linalg.norm(ray, axis=1)
+    information += (1e-6 / np.maximum(distance, 1e-6) ** 2)[:, None, None] * np.eye(3)
+    ray = ray / np.maximum(distance, 1e-6)[:, None]
+    return np.sqrt(np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)) / np.maximum(distance, 1e-6)
+
+
+def depth_field(
+    evidence: Evidence, solution: Solution, network_depth: np.ndarray, size: tuple[int, int], config: CorrectionConfig
+) -> tuple[np.ndarray | None, float, float]:
+    """The field of log depth to be added, or None where there are too few points; log scale; and points a frame.
+
+    `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `size` is the (height,
+    width) of the frames that were tracked. The scale is by how much the solution's depths exceed the network's as a whole.
+    """
+    side, frames = max(size), len(solution.state.centre)
+    point, frame = evidence.point.numpy(), evidence.frame.numpy()
+    sigma = point_sigma(evidence, solution, config, side)[point]
+    ratio = residuals(evidence, solution.state).local[:, 2].log().numpy() - np.log(network_depth)
+    known = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
+    if not known.any():
+        return None, 0.0, 0.0
+    use = known & (sigma < config.worst_sigma)
+    if use.sum() < config.least_points * frames:
+        return None, float(np.median(ratio[known])), use.sum() / frames
+    scale = float(np.median(ratio[use]))
+    # a track's frames share its error: together they count as one point
+    weight = 1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)
+    x = evidence.pixel[:, 0].numpy() * side / size[1] + 0.5
+    y = evidence.pixel[:, 1].numpy() * side / size[0] + 0.5
+    field = fit_field(ratio[use] - scale, weight[use], (frame[use], x[use], y[use]), frames, config)
+    return field, scale, use.sum() / frames
+
+
+def fit_field(
+    target: np.ndarray, weight: np.ndarray, where: tuple[np.ndarray, np.ndarray, np.ndarray], frames: int, config: CorrectionConfig
+) -> np.ndarray:
+    """The field (frames, rows, columns) of log depth from samples at `where` = (frame, x, y), x and y from 0 to 1."""
+    c = config
+    cells = c.rows * c.columns
+    frame, x, y = where
+    index, share = _corners(x, y, c)
+    size = frames * cells
+    rows = np.tile(np.arange(len(target)), 4)
+    sample = sparse.csr_array((share.ravel(), (rows, (frame * cells + index).ravel())), shape=(len(target), size))
+    prior = _prior(frames, c)
+    field = np.zeros(size)
+    for _ in range(6):
+        w = weight / (1 + ((target - sample @ field) / c.robust) ** 2)
+        system = (sample.T @ sparse.diags_array(w) @ sample + prior).tocsc()
+        field = splu(system).solve(sample.T @ (w * target))
+    return field.reshape(frames, c.rows, c.columns)
+
+
+def _prior(frames: int, c: CorrectionConfig) -> sparse.csr_array:
+    """Smoothness in space and time, and a pull to zero."""
+
+    def differences(n: int) -> sparse.dia_array:
+        return sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(n - 1, 0), n))
+
+    t, y, x = (sparse.identity(n) for n in (frames, c.rows, c.columns))
+    across = sparse.kron(t, sparse.kron(y, differences(c.columns)))
+    down = sparse.kron(t, sparse.kron(differences(c.rows), x))
+    onward = sparse.kron(differences(frames), sparse.kron(y, x))
+    space = c.space * (across.T @ across + down.T @ down)
+    total = space + c.time * frames * (onward.T @ onward) + c.ridge * sparse.identity(frames * c.rows * c.columns)
+    return (total / (c.network_sigma**2 * frames)).tocsr()
+
+
+def _corners(x: np.ndarray, y: np.ndarray, c: CorrectionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The four cells around each place (4, n), and the share of each."""
+    u, v = np.clip(x * c.columns - 0.5, 0, c.columns - 1), np.clip(y * c.rows - 0.5, 0, c.rows - 1)
+    u0, v0 = np.minimum(u.astype(int), max(c.columns - 2, 0)), np.minimum(v.astype(int), max(c.rows - 2, 0))
+    fu, fv = u - u0, v - v0
+    u1, v1 = np.minimum(u0 + 1, c.columns - 1), np.minimum(v0 + 1, c.rows - 1)
+    index = np.stack([v0 * c.columns + u0, v0 * c.columns + u1, v1 * c.columns + u0, v1 * c.columns + u1])
+    return index, np.stack([(1 - fv) * (1 - fu), (1 - fv) * fu, fv * (1 - fu), fv * fu])
+
+
+def sample_field(field: np.ndarray, height: int, width: int, config: CorrectionConfig) -> np.ndarray:
+    """The field (t, rows, columns) at every pixel (t, height, width)."""
+    v, u = np.mgrid[0:height, 0:width]
+    index, share = _corners((u.ravel() + 0.5) / width, (v.ravel() + 0.5) / height, config)
+    flat = field.reshape(len(field), -1)
+    return sum(flat[:, index[i]] * share[i] for i in range(4)).reshape(len(field), height, width)
