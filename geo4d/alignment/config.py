@@ -16,7 +16,8 @@ class AlignmentConfig:
     use_disparity: bool = True
     use_rays: bool = True
     focal: Literal["shared"] = "shared"
-    smoothness: float = 0.05  # acceleration prior, relative to the typical residual
+    smoothness: float = 0.1  # acceleration prior of the centres, relative to the typical residual
+    turn_smoothness: float = 1.0  # the same of the rotations
     samples: int = 144  # pixels a frame that determine the cameras
     iterations: int = 25
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak

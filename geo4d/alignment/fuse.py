@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.observations import relative_weight
+from geo4d.alignment.observations import log_precision
 from geo4d.scene import WindowPredictions
 
 FIT_PIXELS = 4000  # of a window, for scale and shift of its disparity
 IRLS_ROUNDS = 30
 SPREAD_FLOOR = 0.01  # relative depth below which candidates agree
+MAX_TRUST = 9.0  # of one modality by another
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ def point_candidates(predictions: WindowPredictions, cam_to_win: Float[Tensor, "
     """Z of the points in each frame's camera as its own window sees it, brought to the world's scale."""
     assert predictions.points is not None
     weight = torch.ones_like(predictions.points[..., 0]) if predictions.weight is None else predictions.weight
-    precision = relative_weight(predictions.points, weight.float())
-    points = torch.where((precision > 0)[..., None], predictions.points.float(), 0.0)
+    usable = (weight > 0) & predictions.points.isfinite().all(-1)
+    points = torch.where(usable[..., None], predictions.points.float(), 0.0)
     axis = cam_to_win[..., :3, 2].float()  # the viewing direction in the window
     z = torch.einsum("gvhwi,gvi->gvhw", points, axis) - (axis * cam_to_win[..., :3, 3].float()).sum(-1)[..., None, None]
-    z = z * scale.float()[:, None, None, None]
-    ahead = z > 1e-4
-    return Candidates(torch.where(ahead, z, 1.0).log(), torch.where(ahead, precision, 0.0))
+    ahead = usable & (z * scale.float()[:, None, None, None] > 1e-4)
+    precision = log_precision(torch.where(ahead, z, torch.nan), weight.float())
+    return Candidates(torch.where(ahead, z * scale.float()[:, None, None, None], 1.0).log(), precision)
 
 
 def disparity_weight(predictions: WindowPredictions) -> Float[Tensor, "g v h w"]:
@@ -93,11 +94,43 @@ def disparity_candidates(
         rest = (predictions.disparity[g] - b).float()
         usable = (weight[g] > 0) & (rest > 2 * spread + 1e-4)
         log_depth[g] = torch.where(usable, a / rest.clamp_min(1e-6), 1.0).log()
-        precision[g] = torch.where(usable, weight[g] * (rest / max(spread, 1e-6)).square(), 0.0)
-    positive = precision[precision > 0]
-    if len(positive):
-        precision = (precision / positive.median()).clamp_max(9.0)
+        precision[g] = torch.where(usable, weight[g], 0.0)  # the same in log depth near and far: measured to be the best
     return Candidates(log_depth, precision), fits
+
+
+def level(windows: Tensor, source: Candidates, log_depth: Float[Tensor, "t h w"]) -> Candidates:
+    """Each window's depths multiplied so that they agree with what all say in the median."""
+    error = torch.where(source.precision > 0, log_depth[windows] - source.log_depth, torch.nan)
+    offset = error.flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
+    return Candidates(source.log_depth + offset[:, None, None, None], source.precision)
+
+
+def balance(windows: Tensor, sources: list[Candidates]) -> list[Candidates]:
+    """Each modality's precision by how well its own windows agree with one another, the first one's typical precision being 1.
+
+    Agreement with what all say would favour whoever says it loudest.
+    """
+    sizes = [_disagreement(windows, source) for source in sources]
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        return sources
+    trust = [min(max((sizes[0] / size) ** 2, 1 / MAX_TRUST), MAX_TRUST) for size in sizes]
+    return [Candidates(source.log_depth, source.precision * t) for source, t in zip(sources, trust, strict=True)]
+
+
+def _disagreement(windows: Tensor, source: Candidates) -> float:
+    """Median difference of log depth between two windows that see the same pixel, each window brought to the other's scale."""
+    found = []
+    for g in range(1, len(windows)):
+        others = [other for other in range(g) if not torch.equal(windows[other], windows[g])]
+        if not others:
+            continue
+        mine, theirs = torch.nonzero(windows[g][:, None] == windows[others[-1]]).unbind(1)
+        difference = source.log_depth[g, mine] - source.log_depth[others[-1], theirs]
+        both = (source.precision[g, mine] > 0) & (source.precision[others[-1], theirs] > 0)
+        if both.any():
+            known = difference[both]
+            found.append((known - known.median()).abs().median())
+    return float(torch.stack(found).median()) if found else float("nan")
 
 
 def fuse(

@@ -48,9 +48,14 @@ def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
 
 
 def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """Precision of the points relative to their distance: `log_precision` with the distance from the window's origin."""
+    return log_precision(points.norm(dim=-1), weight)
+
+
+def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """Precision of log depth: (weight z)^2 by its median, at most 9; 0 where the weight is 0 or anything is not finite."""
-    usable = (weight > 0) & points.isfinite().all(-1) & weight.isfinite()
-    relative = torch.where(usable, weight * points.norm(dim=-1), 0.0).square()
+    usable = (weight > 0) & depth.isfinite() & weight.isfinite()
+    relative = torch.where(usable, weight * depth, 0.0).square()
     if not usable.any():
         return relative
     return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(9.0)

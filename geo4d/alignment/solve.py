@@ -22,7 +22,7 @@ from geo4d.geometry.similarity import Similarity
 
 SCALE_FLOOR = 1e-7
 CAUCHY = 4.0  # in units of the median residual
-RAY_SHARE = 0.1  # weight of one ray camera, in sampled pixels
+RAY_SHARE = 0.3  # weight of one ray camera, in sampled pixels
 MIN_DEPTH = 1e-4
 
 
@@ -182,8 +182,8 @@ def cost(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales) -> floa
         rays = _loss(e.rotation_error.square().sum(-1) / s.rotation**2) + _loss(e.centre_error.square().sum(-1) / s.centre**2)
         total = total + RAY_SHARE * pixels * rays.sum()
     bend, turn = acceleration(unknowns.centre), angular_acceleration(unknowns.rotation)
-    smooth = _loss(bend.square().sum(-1) / s.acceleration**2).sum() + _loss(turn.square().sum(-1) / s.turning**2).sum()
-    total = total + c.smoothness * pixels * smooth
+    total = total + c.smoothness * pixels * _loss(bend.square().sum(-1) / s.acceleration**2).sum()
+    total = total + c.turn_smoothness * pixels * _loss(turn.square().sum(-1) / s.turning**2).sum()
     return float(total + _focal_prior(problem) * (unknowns.log_focal - problem.log_focal) ** 2)
 
 
@@ -300,11 +300,12 @@ def _add_priors(problem: Problem, unknowns: Unknowns, system: tuple[Tensor, Tens
     o, c = problem.observations, problem.config
     identity = torch.eye(3, dtype=torch.float64)
     jacobian = torch.cat([identity, -2 * identity, identity], dim=-1)
-    terms = ((angular_acceleration(unknowns.rotation), s.turning, 0), (acceleration(unknowns.centre), s.acceleration, 3))
-    for bend, scale, offset in terms:
-        if len(bend) == 0 or c.smoothness <= 0:
+    turns = (angular_acceleration(unknowns.rotation), s.turning, 0, c.turn_smoothness)
+    bends = (acceleration(unknowns.centre), s.acceleration, 3, c.smoothness)
+    for bend, scale, offset, smoothness in (turns, bends):
+        if len(bend) == 0 or smoothness <= 0:
             continue
-        w = c.smoothness * o.weight.shape[-1] * _cauchy(bend.square().sum(-1) / scale**2) / scale**2
+        w = smoothness * o.weight.shape[-1] * _cauchy(bend.square().sum(-1) / scale**2) / scale**2
         first = 6 * torch.arange(len(bend))[:, None] + torch.arange(offset, offset + 3)
         columns = torch.cat([first, first + 6, first + 12], dim=-1)
         _scatter(system, columns, w[:, None, None] * (jacobian.T @ jacobian), w[:, None] * (bend @ jacobian))
