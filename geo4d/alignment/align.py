@@ -25,6 +25,7 @@ from geo4d.alignment.fuse import (
 )
 from geo4d.alignment.initialise import chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
 from geo4d.alignment.observations import Observations, centred_pixels, observe_points, ray_cameras
+from geo4d.alignment.paper import solve_paper
 from geo4d.alignment.solve import Problem, Unknowns, solve
 from geo4d.errors import AlignmentError
 from geo4d.geometry.rigid import invert_rigid, relative_to_first, rigid
@@ -46,6 +47,8 @@ def align(predictions: WindowPredictions, config: AlignmentConfig | None = None)
     config = config or AlignmentConfig()
     started = time.perf_counter()
     predictions = _select(predictions, config)
+    if config.solver == "paper" and predictions.points is None:
+        raise AlignmentError("The paper solver works on point maps, and there are none; take solver=fast.")
     if predictions.points is not None:
         result = _align_points(predictions, config)
     elif predictions.disparity is not None:
@@ -87,6 +90,8 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Re
         poses[:, :3, :3], poses[:, :3, 3], windows, torch.tensor(focal).double().log(),
         None if rays is None else _ray_similarities(observations.windows, poses, rays),
     )  # fmt: skip
+    if config.solver == "paper":
+        return _align_as_paper(predictions, observations, unknowns, rays, config)
     unknowns, scales, steps = solve(Problem(observations, rays, config, math.log(focal)), unknowns)
     return _densify(predictions, observations, unknowns, {
         "terms": [name for name, value in (("points", True), ("disparity", predictions.disparity), ("rays", rays)) if value is not None],
@@ -101,6 +106,20 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Re
             *(["The ray maps are not finite or do not spread; they were not used."] if rays is None and _has_rays(predictions) else []),
         ],
     })  # fmt: skip
+
+
+def _align_as_paper(
+    predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, rays: Tensor | None, config: AlignmentConfig
+) -> Reconstruction:
+    """The paper's optimisation from the same first guesses."""
+    poses = rigid(unknowns.rotation, unknowns.centre)
+    points = point_candidates(predictions, _own_cameras(observations, unknowns), unknowns.windows.scale)
+    log_depth, precision, spread = fuse(observations.windows, [points], observations.num_frames)
+    found = solve_paper(predictions, log_depth, poses, float(unknowns.log_focal), (unknowns.windows, unknowns.rays), rays, config)
+    dense = torch.where(log_depth.isfinite(), found.log_depth, torch.nan), precision, spread
+    terms = [name for name, value in (("points", True), ("disparity", predictions.disparity), ("rays", rays)) if value is not None]
+    report = {"terms": terms, "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
+    return _reconstruction(predictions, dense, rigid(found.rotation, found.centre), math.exp(found.log_focal), report)
 
 
 def _has_rays(predictions: WindowPredictions) -> bool:
@@ -124,14 +143,7 @@ def _ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Floa
 def _densify(predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, diagnostics: dict[str, Any]) -> Reconstruction:
     """Depth of every pixel from all windows, given the solved cameras and scales."""
     poses = rigid(unknowns.rotation, unknowns.centre)
-    w = unknowns.windows
-    g, v = observations.windows.shape
-    # each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window
-    centre = ((poses[observations.windows][..., :3, 3] - w.translation[:, None]) @ w.rotation) / w.scale[:, None, None]
-    own = rigid(w.rotation.mT[:, None] @ poses[observations.windows][..., :3, :3], centre).flatten(0, 1)
-    rays = observations.pixels / unknowns.log_focal.exp()
-    own, _ = solve_pnp(own, observations.points.flatten(0, 1), observations.weight.flatten(0, 1), rays, rounds=6)
-    points = point_candidates(predictions, own.unflatten(0, (g, v)), w.scale)
+    points = point_candidates(predictions, _own_cameras(observations, unknowns), unknowns.windows.scale)
     frames = observations.num_frames
     log_depth, precision, spread = fuse(observations.windows, [points], frames)
     if predictions.disparity is not None:
@@ -142,6 +154,16 @@ def _densify(predictions: WindowPredictions, observations: Observations, unknown
             points = level(observations.windows, points, log_depth)
         diagnostics["disparity_fits"] = fits
     return _reconstruction(predictions, (log_depth, precision, spread), poses, float(unknowns.log_focal.exp()), diagnostics)
+
+
+def _own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
+    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
+    poses, w = rigid(unknowns.rotation, unknowns.centre)[observations.windows], unknowns.windows
+    centre = ((poses[..., :3, 3] - w.translation[:, None]) @ w.rotation) / w.scale[:, None, None]
+    own = rigid(w.rotation.mT[:, None] @ poses[..., :3, :3], centre).flatten(0, 1)
+    rays = observations.pixels / unknowns.log_focal.exp()
+    own, _ = solve_pnp(own, observations.points.flatten(0, 1), observations.weight.flatten(0, 1), rays, rounds=6)
+    return own.unflatten(0, observations.windows.shape)
 
 
 def _reconstruction(

@@ -12,6 +12,7 @@ from geo4d.errors import ConfigError
 class AlignmentConfig:
     """Which evidence is used, and how hard the solver works."""
 
+    solver: Literal["fast", "paper"] = "fast"  # paper: Eq. 4 to 10 by first-order optimisation, for reference
     use_points: bool = True
     use_disparity: bool = True
     use_rays: bool = True
@@ -23,6 +24,8 @@ class AlignmentConfig:
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak
     focal_prior_log_sigma: float = 0.5
     focal_log_sigma: float = 0.01  # how far the joint solve may move the focal length
+    paper_steps: int = 500
+    paper_learning_rate: float = 0.03
     min_field_of_view_deg: float = 20.0
     max_field_of_view_deg: float = 120.0
 
@@ -30,5 +33,9 @@ class AlignmentConfig:
         """Raises ConfigError for numbers that cannot work."""
         if self.samples < 16 or self.iterations < 1:
             raise ConfigError(f"alignment needs at least 16 samples and 1 iteration; got {self.samples} and {self.iterations}.")
+        if self.solver not in ("fast", "paper") or self.paper_steps < 1 or self.paper_learning_rate <= 0:
+            raise ConfigError("alignment needs solver fast or paper, paper_steps of at least 1 and a paper_learning_rate above 0.")
+        if self.solver == "paper" and not self.use_points:
+            raise ConfigError("The paper solver works on points; leave use_points on, or take solver=fast.")
         if not (self.use_points or self.use_disparity or self.use_rays):
             raise ConfigError("alignment needs at least one of use_points, use_disparity and use_rays.")
