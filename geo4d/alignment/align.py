@@ -20,7 +20,6 @@ from geo4d.alignment.fuse import (
     disparity_weight,
     fit_disparity,
     fuse,
-    level,
     point_candidates,
 )
 from geo4d.alignment.initialise import chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
@@ -34,7 +33,6 @@ from geo4d.geometry.similarity import Similarity
 from geo4d.scene import Reconstruction, WindowPredictions
 
 MIN_PIXELS = 10
-DENSE_ROUNDS = 2  # of fusing all windows and fitting each to the result
 
 
 def align(predictions: WindowPredictions, config: AlignmentConfig | None = None) -> Reconstruction:
@@ -147,11 +145,9 @@ def _densify(predictions: WindowPredictions, observations: Observations, unknown
     frames = observations.num_frames
     log_depth, precision, spread = fuse(observations.windows, [points], frames)
     if predictions.disparity is not None:
-        for _ in range(DENSE_ROUNDS):
-            disparity, fits = disparity_candidates(predictions, points, log_depth)
-            sources = balance(observations.windows, [points, disparity])
-            log_depth, precision, spread = fuse(observations.windows, sources, frames)
-            points = level(observations.windows, points, log_depth)
+        disparity, fits = disparity_candidates(predictions, points, log_depth)
+        sources = balance(observations.windows, [points, disparity])
+        log_depth, precision, spread = fuse(observations.windows, sources, frames)
         diagnostics["disparity_fits"] = fits
     return _reconstruction(predictions, (log_depth, precision, spread), poses, float(unknowns.log_focal.exp()), diagnostics)
 

@@ -98,13 +98,6 @@ def disparity_candidates(
     return Candidates(log_depth, precision), fits
 
 
-def level(windows: Tensor, source: Candidates, log_depth: Float[Tensor, "t h w"]) -> Candidates:
-    """Each window's depths multiplied so that they agree with what all say in the median."""
-    error = torch.where(source.precision > 0, log_depth[windows] - source.log_depth, torch.nan)
-    offset = error.flatten(1).nanmedian(dim=1).values.nan_to_num(0.0)
-    return Candidates(source.log_depth + offset[:, None, None, None], source.precision)
-
-
 def balance(windows: Tensor, sources: list[Candidates]) -> list[Candidates]:
     """Each modality's precision by how well its own windows agree with one another, the first one's typical precision being 1.
 

@@ -12,6 +12,7 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import WindowPredictions
 
+RAYS_PER_FRAME = 256
 MIN_RAY_SPREAD = 1e-6  # mean square across their common direction, below which rays do not fix a camera
 
 
@@ -83,11 +84,10 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
         return given if given.isfinite().all() else None
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
-    direction = predictions.ray_direction.double().flatten(2, 3)
-    moment = predictions.ray_moment.double().flatten(2, 3)
-    if not (direction.isfinite().all() and moment.isfinite().all()):
+    if not (predictions.ray_direction.isfinite().all() and predictions.ray_moment.isfinite().all()):
         return None
-    unit = torch.nn.functional.normalize(direction, dim=-1)
+    unit = _pool(torch.nn.functional.normalize(predictions.ray_direction, dim=-1))
+    moment = _pool(predictions.ray_moment)
     # of unit rays' second moments, the greatest is 1 where all are parallel (Eq. 6 is singular) and 0 where all are zero
     spread = torch.linalg.eigvalsh(unit.mT @ unit / unit.shape[-2])
     if bool((spread[..., -2] < MIN_RAY_SPREAD).any()):
@@ -95,6 +95,14 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
     # the first frame's directions turned into frame i's: the camera-to-window rotation
     rotation = fit_rotation(unit[:, :1].expand_as(unit), unit)
     return rigid(rotation, fit_centre(unit, moment))
+
+
+def _pool(rays: Float[Tensor, "g v y x 3"]) -> Float[Tensor, "g v n 3"]:
+    """Means over blocks, a few hundred a frame: m = o x d is linear in both, so means of rays are as exact as rays."""
+    g, v, height, width, _ = rays.shape
+    block = max(1, round((height * width / RAYS_PER_FRAME) ** 0.5))
+    pooled = torch.nn.functional.avg_pool2d(rays.flatten(0, 1).movedim(-1, 1), min(block, height, width))
+    return pooled.movedim(1, -1).flatten(1, 2).unflatten(0, (g, v)).double()
 
 
 def coverage(windows: Int[Tensor, "g v"]) -> Bool[Tensor, "g t"]:

@@ -1,0 +1,71 @@
+"""The paper's objective by first-order optimisation, beside the fast solver; equal trust in the dense fusion."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_alignment import check, exact_windows
+
+from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.fuse import Candidates, balance
+from geo4d.errors import AlignmentError, ConfigError
+
+PAPER = AlignmentConfig(solver="paper", paper_steps=150)
+
+
+def test_the_loss_falls_and_the_scene_comes_out() -> None:
+    predictions, truth = exact_windows(20, noise=0.03)
+    result = align(predictions, PAPER)
+    assert result.diagnostics["solver"] == "paper"
+    assert result.diagnostics["last_loss"] < result.diagnostics["first_loss"]
+    check(result, truth, depth=0.05, ate=0.15, focal=0.2)
+    np.testing.assert_allclose(result.cam_to_world[0], np.eye(4), atol=1e-6)
+
+
+def test_fast_is_the_better_one_on_noisy_windows() -> None:
+    predictions, (depth, _) = exact_windows(20, noise=0.05)
+    errors = {}
+    for solver in ("fast", "paper"):
+        result = align(predictions, AlignmentConfig(solver=solver, paper_steps=150))  # type: ignore[arg-type]
+        ratio = result.depth / depth
+        errors[solver] = float(np.abs(ratio / np.median(ratio) - 1).mean())
+    assert errors["fast"] < errors["paper"]
+
+
+def test_any_terms_beside_the_points() -> None:
+    predictions, truth = exact_windows(18)
+    bare = dataclasses.replace(predictions, disparity=None, ray_direction=None, ray_moment=None)
+    result = align(bare, PAPER)
+    assert result.diagnostics["terms"] == ["points"]
+    check(result, truth, depth=0.05, ate=0.1, focal=0.2)
+
+
+def test_what_the_paper_solver_cannot_do_is_said() -> None:
+    predictions, _ = exact_windows(16)
+    with pytest.raises(ConfigError, match="works on points"):
+        AlignmentConfig(solver="paper", use_points=False)
+    with pytest.raises(ConfigError, match="paper_steps of at least 1"):
+        AlignmentConfig(paper_steps=0)
+    with pytest.raises(AlignmentError, match="there are none"):
+        align(dataclasses.replace(predictions, points=None, weight=None), PAPER)
+
+
+def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
+    """Window scales do not count; noise does, by its square."""
+    windows = torch.arange(8) + torch.tensor([[0], [2], [4], [6]])
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(14, 6, 8, generator=generator)
+    scale = torch.randn(4, 1, 1, 1, generator=generator)
+
+    def source(noise: float) -> Candidates:
+        values = truth[windows] + scale + noise * torch.randn(4, 8, 6, 8, generator=generator)
+        return Candidates(values, torch.ones_like(values))
+
+    first, second = balance(windows, [source(0.02), source(0.04)])
+    assert (first.precision == 1).all()
+    assert second.precision.mean() == pytest.approx(0.25, rel=0.15)
+    lone = balance(windows[:1], [Candidates(s.log_depth[:1], s.precision[:1]) for s in (first, second)])
+    assert (lone[1].precision == second.precision[:1]).all()
