@@ -35,7 +35,7 @@ class PaperSolution:
     rotation: Float[Tensor, "t 3 3"]
     centre: Float[Tensor, "t 3"]
     log_focal: float
-    losses: list[float]
+    losses: list[float]  # of the second stage, in which all terms take part
 
 
 class _Motion:
@@ -84,7 +84,8 @@ def solve_paper(
         loss = objective.total(everything=step >= int(SECOND_STAGE * steps))
         loss.backward()
         optimizer.step()
-        losses.append(float(loss.detach()))
+        if step >= int(SECOND_STAGE * steps):
+            losses.append(float(loss.detach()))
     return objective.solution(losses)
 
 
