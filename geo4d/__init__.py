@@ -16,7 +16,7 @@ _WHERE = {
     "InferConfig": "geo4d.pipeline",
     "Reconstruction": "geo4d.io.reconstruction",
     "Tracks": "geo4d.scene",
-    "WindowPredictions": "geo4d.scene",
+    "WindowPredictions": "geo4d.io.windows",
     "align": "geo4d.alignment",
     "export": "geo4d.io.export",
     "load_reconstruction": "geo4d.io.reconstruction",

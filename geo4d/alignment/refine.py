@@ -22,6 +22,7 @@ from geo4d.geometry.rigid import rigid
 from geo4d.scene import Reconstruction, Tracks
 
 FAR = 15.0  # median depths, beyond which the network says little
+FOCAL_LIMIT = 3.0  # sigmas by which tracks may move the focal length
 SKY = 20.0  # median depths, where a pixel without depth is put
 
 
@@ -124,7 +125,12 @@ class _Problem:
         solutions = []
         for state in (self._start(chained=False), self._start(chained=True)):
             fixed = solve_bundle(self.evidence, state, iterations=15, focal_is_free=False)
-            solutions.append(solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations))
+            free = solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations)
+            moved = abs(float(free.state.log_focal) - self.evidence.log_focal) / self.config.log_focal_sigma
+            # a focal length that runs away explains wrong tracks, not the camera
+            if moved > FOCAL_LIMIT:
+                free = solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations, focal_is_free=False)
+            solutions.append(free)
         # costs at different scales cannot be compared, the scales can
         best = min(solutions, key=lambda solution: solution.sigma)
         turning = self._turning(best)

@@ -109,3 +109,6 @@ def _check_grids(path: Path, arrays: dict[str, np.ndarray]) -> None:
     for name in ("images", "img", "timestamps"):
         if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) < frames):
             raise InputError(f"{path}: '{name}' has shape {arrays[name].shape}, too short for the {frames} frames in 'windows'.")
+
+
+WindowPredictions.load = staticmethod(load_windows)  # type: ignore[attr-defined]
