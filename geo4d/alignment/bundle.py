@@ -117,6 +117,13 @@ def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tenso
     return 1 / (1 + mean / TRACK_CAUCHY**2)
 
 
+def misfit(evidence: Evidence, state: State, sigma: float) -> float:
+    """How badly all tracks as wholes fit a state, whichever of them it believes: comparable between states."""
+    square = residuals(evidence, state).pixel.square().sum(1) / sigma**2
+    mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
+    return float((evidence.length * TRACK_CAUCHY**2 * torch.log1p(mean / TRACK_CAUCHY**2)).sum())
+
+
 def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"]) -> float:
     """The robust objective at given scale and track weights."""
     r = residuals(evidence, state)

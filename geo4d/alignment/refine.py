@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.bundle import Evidence, Solution, State, cost, solve_bundle
+from geo4d.alignment.bundle import Evidence, Solution, State, misfit, solve_bundle
 from geo4d.alignment.correction import CorrectionConfig, depth_field, sample_field
 from geo4d.alignment.initialise import solve_pnp
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import Reconstruction, Tracks
 
 FAR = 15.0  # median depths, beyond which the network says little
+LEAST_SHARED = 6  # points by which one frame is placed by others
 FOCAL_LIMIT = 3.0  # sigmas by which tracks may move the focal length
 SKY = 20.0  # median depths, where a pixel without depth is put
 
@@ -37,9 +40,9 @@ class RefineConfig:
     turn_smoothness: float = 3e5
     pixel_floor: float = 0.05  # pixels of the source
     min_observations: int = 12  # of believed tracks in the typical frame
-    travel_gain: float = 0.5  # of the cost, which a camera that travels must save
+    travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
-    correction_gain: float = 1.5  # from which parallax is trusted with the depth too
+    correction_gain: float = 0.9  # from which parallax is trusted with the depth too
     iterations: int = 40
 
     def __post_init__(self) -> None:
@@ -134,13 +137,33 @@ class _Problem:
         # costs at different scales cannot be compared, the scales can
         best = min(solutions, key=lambda solution: solution.sigma)
         turning = self._turning(best)
-        self.gain = cost(self.evidence, turning.state, best.sigma, best.track_weight) / max(best.cost, 1e-12) - 1
+        fits = [misfit(self.evidence, solution.state, best.sigma) for solution in (turning, best)]
+        self.gain = fits[0] / max(fits[1], 1e-12) - 1
         return (best, True) if self.gain > self.config.travel_gain else (turning, False)
 
     def _turning(self, solution: Solution) -> Solution:
-        """The best camera that stays in its place."""
-        start = self._start(chained=False, poses=rigid(solution.state.rotation, torch.zeros_like(solution.state.centre)))
-        return solve_bundle(self.evidence, start, iterations=self.config.iterations, focal_is_free=False, travels=False)
+        """The best camera that stays in its place: from the turns of the best one that travels, and from turns alone."""
+        still = torch.zeros_like(solution.state.centre)
+        starts = [self._start(chained=False, poses=rigid(r, still)) for r in (solution.state.rotation, self._turns())]
+        found = [solve_bundle(self.evidence, start, iterations=self.config.iterations, travels=False) for start in starts]
+        return min(found, key=lambda solution: solution.sigma)
+
+    def _turns(self) -> Float[Tensor, "t 3 3"]:
+        """Rotations chained from frame to frame as if the camera stood still, by the rays of the points that both see."""
+        e = self.evidence
+        rays = normalize(torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1), dim=1)
+        world = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
+        seen = torch.full((self.tracks.num_tracks,), -2)
+        rotation = [torch.eye(3, dtype=torch.float64)]
+        for frame in range(self.tracks.num_frames):
+            rows = torch.nonzero(e.frame == frame)[:, 0]
+            both = rows[seen[e.point[rows]] == frame - 1]
+            if frame > 0:
+                enough = len(both) >= LEAST_SHARED
+                rotation.append(_turn(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
+            world[e.point[rows]] = rays[rows] @ rotation[-1].T
+            seen[e.point[rows]] = frame
+        return torch.stack(rotation)
 
     def apply(self, solution: Solution, report: dict[str, Any]) -> Reconstruction:
         """The reconstruction with the solved cameras, brought to the scale of its depth, and with its depth corrected."""
@@ -160,7 +183,7 @@ class _Problem:
             "used": True,
             "focal_by_longer_side": round(focal / self.side, 5),
             "corrects_depth": bool(corrects),
-            "triangulated_per_frame": round(points, 1),
+            "triangulated_per_frame": round(float(points), 1),
         }
         moved = replace(old, depth=depth, cam_to_world=pose, intrinsics=np.tile(k, (old.num_frames, 1, 1)))
         return moved.with_diagnostics(tracks=report)
@@ -198,7 +221,7 @@ class _Problem:
             seen = rows[known[e.point[rows]]]
             if chained and frame > 0:
                 poses[frame] = poses[frame - 1]
-                if len(seen) >= 6:
+                if len(seen) >= LEAST_SHARED:
                     poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
             new = rows[is_first[rows]]
             points[e.point[new]] = (self.depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
@@ -209,6 +232,15 @@ class _Problem:
 def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
     """A camera from points whose places are known, robustly."""
     return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays, rounds=20)[0][0]
+
+
+def _turn(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+    """The rotation that takes most rays to where they point in the world."""
+    rotation = start
+    for _ in range(10):
+        apart = (rays @ rotation.T - world).norm(dim=1)
+        rotation = fit_rotation(rays, world, 1 / (1 + (apart / apart.median().clamp_min(1e-6)).square()))
+    return rotation
 
 
 def _ends(point: Tensor, count: int) -> tuple[Tensor, Tensor]:
