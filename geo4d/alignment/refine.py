@@ -123,7 +123,7 @@ class _Problem:
         """From the network's cameras and from cameras chained frame by frame, whichever fits better; and whether it travels.
 
         A camera that travels fits always a little better than one that only turns; what it must explain beyond that is
-        `travel_gain` of the cost.
+        `travel_gain` of the misfit.
         """
         solutions = []
         for state in (self._start(chained=False), self._start(chained=True)):
