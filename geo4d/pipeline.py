@@ -68,6 +68,11 @@ class InferConfig:
         self.selection  # noqa: B018  its numbers are checked there
 
     @property
+    def follows_points(self) -> bool:
+        """Whether to track; the released script does not."""
+        return self.tracks and self.compat != "released"
+
+    @property
     def selection(self) -> Selection:
         """Which frames of the video."""
         return Selection(self.start, self.max_frames, self.frame_stride)
@@ -176,7 +181,7 @@ class Geo4D:
             return video
         if isinstance(video, np.ndarray):
             return self._from_array(video, config)
-        tracker = PointTracker() if config.tracks else None
+        tracker = PointTracker() if config.follows_points else None
         clip = read_video(
             video,
             config.selection,
@@ -266,7 +271,7 @@ class Geo4D:
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
-        tracks = track_points(chosen) if config.tracks else None
+        tracks = track_points(chosen) if config.follows_points else None
         height, width = self.working_size(frames.shape[1], frames.shape[2], config)
         if (height, width) != frames.shape[1:3]:
             chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])

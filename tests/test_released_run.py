@@ -45,6 +45,7 @@ def test_released_mode_repeats_the_script(model: GeometryModel) -> None:
     config = InferConfig(compat="released", steps=2, seed=3)
     clip = geo.read(frames(16), config)
     assert clip.frames.shape[1:3] == SPEC.base_size
+    assert clip.tracks is None
     predictions = geo.predict(clip, config)
     assert predictions.windows[:, 0].tolist() == [0, 0]
     assert predictions.points is not None and predictions.disparity is not None
