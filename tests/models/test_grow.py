@@ -64,7 +64,9 @@ def test_one_modality_after_the_other(start: str) -> None:
         channels = 4 * len(images)
         after = run(grown, inputs[:, :channels])
         assert after.shape[1] == channels
-        torch.testing.assert_close(after[:, : before.shape[1]], before, atol=1e-5, rtol=0)
+        # the first convolution sums more (zero) products, so it may round otherwise: 1e-5 of the outputs' size
+        tolerance = 1e-5 * max(1.0, float(before.abs().max()))
+        torch.testing.assert_close(after[:, : before.shape[1]], before, atol=tolerance, rtol=0)
         assert not after[:, before.shape[1] :].any()
         assert grown.spec.image_names == images
         assert grown.spec.modalities == names
