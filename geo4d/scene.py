@@ -129,6 +129,8 @@ class Reconstruction:
     source_size: tuple[int, int]  # (height, width) of the video
     is_metric: bool = False
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    dynamic: np.ndarray | None = None  # (t, h, w) float32, probability that what a pixel shows moves
+    pose_covariance: np.ndarray | None = None  # (t, 6, 6) of rotation (radians, world axes) and centre; the first camera is exact
 
     @property
     def num_frames(self) -> int:

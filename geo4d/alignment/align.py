@@ -4,60 +4,73 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
+from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.fuse import (
-    Candidates,
-    balance,
-    confidence,
-    disparity_candidates,
-    disparity_weight,
-    fit_disparity,
-    fuse,
-    point_candidates,
-)
-from geo4d.alignment.initialise import chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
-from geo4d.alignment.observations import Observations, centred_pixels, observe_points, ray_cameras
+from geo4d.alignment.confidence import relative_error
+from geo4d.alignment.fuse import DisparitySource, Fusion, GivenDepth, PointSource, fit_disparities
+from geo4d.alignment.initialise import FocalGuess, chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
+from geo4d.alignment.metric import metres_by_lengths
+from geo4d.alignment.motion import find_motion
+from geo4d.alignment.observations import Observations, observe_points, ray_cameras, sample_grid
 from geo4d.alignment.paper import solve_paper
-from geo4d.alignment.solve import Problem, Unknowns, solve
-from geo4d.errors import AlignmentError
-from geo4d.geometry.rigid import invert_rigid, relative_to_first, rigid
-from geo4d.geometry.rotation import fit_rotation
-from geo4d.geometry.similarity import Similarity
+from geo4d.alignment.priors import Priors, Resolved
+from geo4d.alignment.report import describe
+from geo4d.alignment.single import align_disparity, align_rays
+from geo4d.alignment.solve import Solved, solve
+from geo4d.alignment.terms import Problem
+from geo4d.alignment.unknowns import Unknowns
+from geo4d.errors import AlignmentError, ConfigError
+from geo4d.geometry.rigid import rigid
+from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.scene import Reconstruction, WindowPredictions
 
 MIN_PIXELS = 10
+FIT_SAMPLES = 256  # pixels a frame that settle disparities' scales and the trust in each modality
+WINDOWS_AT_ONCE = 32
+GIVEN_DEPTH_VOICES = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
+FIELDS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
+
+Progress = Callable[[str, int, int], None]
 
 
-def align(predictions: WindowPredictions, config: AlignmentConfig | None = None) -> Reconstruction:
+def align(
+    predictions: WindowPredictions,
+    config: AlignmentConfig | None = None,
+    *,
+    priors: Priors | None = None,
+    progress: Progress | None = None,
+) -> Reconstruction:
     """Fuses window predictions into one trajectory, one focal length and one depth sequence, in the first camera's frame.
 
-    Works with any of points, disparity and rays: points give everything; disparity alone gives depth under a static camera,
-    rays alone give cameras without depth; `diagnostics` says what was used and what is missing. Raises AlignmentError if
-    fewer than ten pixels carry any weight.
+    Works with any of points, disparity and rays: points give everything; disparity alone gives depth (with cameras as `priors`
+    its scale and shift too), rays alone give cameras without depth; `diagnostics` says what was used, how well it fits and what
+    is missing. Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors of another video.
     """
-    config = config or AlignmentConfig()
+    config, priors = config or AlignmentConfig(), priors or Priors()
     started = time.perf_counter()
-    predictions = _select(predictions, config)
+    predictions = select(predictions, config)
     if config.solver == "paper" and predictions.points is None:
         raise AlignmentError("The paper solver works on point maps, and there are none; take solver=fast.")
+    if config.solver == "paper" and priors != Priors():
+        raise ConfigError("The paper solver knows no priors; take solver=fast.")
     if predictions.points is not None:
-        result = _align_points(predictions, config)
+        result = _align_points(predictions, config, priors, progress)
     elif predictions.disparity is not None:
-        result = _align_disparity(predictions, config)
+        result = align_disparity(predictions, config, priors)
     else:
-        result = _align_rays(predictions, config)
+        result = align_rays(predictions, config, priors)
     return result.with_diagnostics(alignment_seconds=round(time.perf_counter() - started, 3))
 
 
-def _select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
-    """Drops the modalities that are switched off, sorts the windows by their first frame."""
+def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
+    """Drops the modalities that are switched off, sorts the windows by their first frame (which copies them if they are not)."""
     drop: dict[str, Any] = {}
     if not config.use_points:
         drop |= {"points": None, "weight": None}
@@ -65,201 +78,191 @@ def _select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPr
         drop |= {"disparity": None, "disparity_weight": None}
     if not config.use_rays:
         drop |= {"ray_direction": None, "ray_moment": None, "ray_cam_to_win": None}
+    predictions = replace(predictions, **drop)
     order = torch.argsort(predictions.windows[:, 0], stable=True)
-    names = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
-    dense = {name: getattr(predictions, name) for name in names}
-    ordered = {name: None if value is None else value[order] for name, value in dense.items()}
-    return replace(predictions, **{**ordered, **drop})
+    if bool((order == torch.arange(len(order))).all()):
+        return predictions
+    chosen = {name: getattr(predictions, name) for name in FIELDS}
+    return replace(predictions, **{name: None if value is None else value[order] for name, value in chosen.items()})
 
 
-def _align_points(predictions: WindowPredictions, config: AlignmentConfig) -> Reconstruction:
-    observations = observe_points(predictions, config.samples)
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the joint solve starts from."""
+
+    observations: Observations
+    rays: Tensor | None  # (g, v, 4, 4)
+    known: Resolved
+    guess: FocalGuess
+    start: Unknowns
+    loose: list[int]
+
+    def problem(self, config: AlignmentConfig) -> Problem:
+        """The joint problem."""
+        return Problem(
+            self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known, config.focal == "per_frame"
+        )
+
+
+def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
+    """Samples the windows and makes the first guesses. Raises AlignmentError if there is nothing to go by."""
+    height, width = predictions.grid_size
+    known = priors.resolve(predictions, sample_grid(height, width, config.samples))
+    observations = observe_points(predictions, config.samples, known.lens, known.ignore)
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
         raise AlignmentError(
             f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights."
         )
-    focal, shift, focals = fit_focal(observations, predictions.points_origin, config)
-    cameras, residual = window_cameras(observations, focal, shift)
+    guess = fit_focal(observations, predictions.points_origin, config, known.log_focal, priors.focal_sigma)
+    cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift)
     windows, loose = chain_windows(observations, cameras)
     poses = world_cameras(observations, windows, cameras, residual)
     rays = ray_cameras(predictions)
-    unknowns = Unknowns(
-        poses[:, :3, :3], poses[:, :3, 3], windows, torch.tensor(focal).double().log(),
-        None if rays is None else _ray_similarities(observations.windows, poses, rays),
-    )  # fmt: skip
+    start = Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal)
+    start = _placed_by_known(start, observations, known)
+    if rays is not None:
+        start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
+    return Prepared(observations, rays, known, guess, start, loose)
+
+
+def _placed_by_known(start: Unknowns, observations: Observations, known: Resolved) -> Unknowns:
+    """The first guess brought to given cameras (if they are fixed), or they to it; and the scale of given depth."""
+    given = known.known
+    if given.poses is not None:
+        to_world = _pose_similarity(given.poses, start)
+        start = replace(start, poses=to_world)
+        if given.fixes_cameras:
+            back = Similarity(
+                1 / to_world.scale,
+                to_world.rotation.mT,
+                -(to_world.rotation.mT @ to_world.translation[..., None])[..., 0] / to_world.scale[:, None],
+            )
+            windows = Similarity(*(torch.cat([part] * len(start.windows.scale)) for part in (back.scale, back.rotation, back.translation)))
+            start = replace(
+                start, rotation=given.poses[:, :3, :3], centre=given.poses[:, :3, 3], windows=windows.compose(start.windows), poses=None
+            )
+    if given.log_depth is not None:
+        o, w = observations, start.windows
+        world = w.scale[:, None, None, None] * o.points @ w.rotation.mT[:, None] + w.translation[:, None, None]
+        z = ((world - start.centre[o.windows][:, :, None]) * start.rotation[o.windows][:, :, None, :, 2]).sum(-1)
+        ratio = z.clamp_min(1e-4).log() - given.log_depth[o.windows]
+        use = (o.weight > 0) & ratio.isfinite()
+        if use.any():
+            start = replace(start, log_depth_scale=float(ratio[use].median()))
+    return start
+
+
+def _pose_similarity(poses: Float[Tensor, "t 4 4"], start: Unknowns) -> Similarity:
+    """From the world of given cameras to that of the first guess, as a batch of one."""
+    frames = torch.arange(len(poses))[None]
+    found = ray_similarities(frames, rigid(start.rotation, start.centre), poses[None])
+    spread = (poses[:, :3, 3] - poses[:, :3, 3].mean(0)).norm(dim=-1)
+    if float(spread.max()) > 0 and len(poses) > 2:
+        better = fit_similarity(poses[None, :, :3, 3], start.centre[None], torch.ones(1, len(poses), dtype=torch.float64))
+        found = Similarity(better.scale.clamp_min(1e-6), found.rotation, found.translation)
+    return found
+
+
+def _align_points(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors, progress: Progress | None) -> Reconstruction:
+    ready = prepare(predictions, config, priors)
     if config.solver == "paper":
-        return _align_as_paper(predictions, observations, unknowns, rays, config)
-    unknowns, scales, steps = solve(Problem(observations, rays, config, math.log(focal)), unknowns)
-    return _densify(predictions, observations, unknowns, {
-        "terms": [name for name, value in (("points", True), ("disparity", predictions.disparity), ("rays", rays)) if value is not None],
-        "focal_by_longer_side": float(unknowns.log_focal.exp()),
-        "window_focals": [round(f, 5) for f in focals],
-        "window_scales": unknowns.windows.scale.tolist(),
-        "solver_steps": steps,
-        "residual_across": float(scales.across),
-        "residual_along": float(scales.along),
-        "warnings": [
-            *(f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in loose),
-            *(["The ray maps are not finite or do not spread; they were not used."] if rays is None and _has_rays(predictions) else []),
-        ],
-    })  # fmt: skip
+        return _align_as_paper(predictions, ready, config)
+    if progress is not None:
+        progress("cameras", 0, 1)
+    solved = solve(ready.problem(config), ready.start)
+    if progress is not None:
+        progress("cameras", 1, 1)
+    return finish(predictions, ready, solved, priors, progress)
 
 
-def _align_as_paper(
-    predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, rays: Tensor | None, config: AlignmentConfig
-) -> Reconstruction:
+def _align_as_paper(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> Reconstruction:
     """The paper's optimisation from the same first guesses."""
-    poses = rigid(unknowns.rotation, unknowns.centre)
-    points = point_candidates(predictions, _own_cameras(observations, unknowns), unknowns.windows.scale)
-    log_depth, precision, spread = fuse(observations.windows, [points], observations.num_frames)
-    found = solve_paper(predictions, log_depth, poses, float(unknowns.log_focal), (unknowns.windows, unknowns.rays), rays, config)
-    dense = torch.where(log_depth.isfinite(), found.log_depth, torch.nan), precision, spread
-    terms = [name for name, value in (("points", True), ("disparity", predictions.disparity), ("rays", rays)) if value is not None]
-    report = {"terms": terms, "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
-    return _reconstruction(predictions, dense, rigid(found.rotation, found.centre), math.exp(found.log_focal), report)
+    start = ready.start
+    poses = rigid(start.rotation, start.centre)
+    own = own_cameras(ready.observations, start)
+    fusion = Fusion(ready.observations.windows, [_point_source(predictions, ready.observations, own, start)])
+    log_depth, precision, spread = fusion.dense(*predictions.grid_size)
+    log_focal = float(start.log_focal.mean())
+    found = solve_paper(predictions, log_depth, poses, log_focal, (start.windows, start.rays), ready.rays, config)
+    dense = Dense(torch.where(log_depth.isfinite(), found.log_depth, torch.nan), relative_error(precision, spread, None))
+    report = {"terms": terms_of(predictions, ready.rays), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
+    focal = torch.full_like(start.log_focal, math.exp(found.log_focal))
+    return assemble(predictions, dense, rigid(found.rotation, found.centre), ready.known.lens, focal, report)
 
 
-def _has_rays(predictions: WindowPredictions) -> bool:
-    """Whether anything was said of rays."""
-    complete = predictions.ray_direction is not None and predictions.ray_moment is not None
-    return complete or predictions.ray_cam_to_win is not None
+def terms_of(predictions: WindowPredictions, rays: Tensor | None) -> list[str]:
+    """The modalities that take part."""
+    return [name for name, value in (("points", predictions.points), ("disparity", predictions.disparity), ("rays", rays)) if value is not None]
 
 
-def _ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"]) -> Similarity:
-    """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres."""
-    target = poses[windows]  # (g, v, 4, 4)
-    axes = rays[..., :3, :3].transpose(-1, -2).flatten(1, 2), target[..., :3, :3].transpose(-1, -2).flatten(1, 2)
-    rotation = fit_rotation(*axes)
-    turned = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
-    centres = target[..., :3, 3]
-    a, b = turned - turned.mean(1, keepdim=True), centres - centres.mean(1, keepdim=True)
-    scale = ((a * b).sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).clamp_min(1e-6)
-    return Similarity(scale, rotation, centres.mean(1) - scale[:, None] * turned.mean(1))
-
-
-def _densify(predictions: WindowPredictions, observations: Observations, unknowns: Unknowns, diagnostics: dict[str, Any]) -> Reconstruction:
-    """Depth of every pixel from all windows, given the solved cameras and scales."""
-    poses = rigid(unknowns.rotation, unknowns.centre)
-    points = point_candidates(predictions, _own_cameras(observations, unknowns), unknowns.windows.scale)
-    frames = observations.num_frames
-    log_depth, precision, spread = fuse(observations.windows, [points], frames)
-    if predictions.disparity is not None:
-        disparity, fits = disparity_candidates(predictions, points, log_depth)
-        sources = balance(observations.windows, [points, disparity])
-        log_depth, precision, spread = fuse(observations.windows, sources, frames)
-        diagnostics["disparity_fits"] = fits
-    return _reconstruction(predictions, (log_depth, precision, spread), poses, float(unknowns.log_focal.exp()), diagnostics)
-
-
-def _own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
-    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
-    poses, w = rigid(unknowns.rotation, unknowns.centre)[observations.windows], unknowns.windows
-    centre = ((poses[..., :3, 3] - w.translation[:, None]) @ w.rotation) / w.scale[:, None, None]
-    own = rigid(w.rotation.mT[:, None] @ poses[..., :3, :3], centre).flatten(0, 1)
-    rays = observations.pixels / unknowns.log_focal.exp()
-    own, _ = solve_pnp(own, observations.points.flatten(0, 1), observations.weight.flatten(0, 1), rays, rounds=6)
-    return own.unflatten(0, observations.windows.shape)
-
-
-def _reconstruction(
-    predictions: WindowPredictions,
-    dense: tuple[Tensor, Tensor, Tensor],
-    poses: Float[Tensor, "t 4 4"],
-    focal: float,
-    diagnostics: dict[str, Any],
+def finish(
+    predictions: WindowPredictions, ready: Prepared, solved: Solved, priors: Priors, progress: Progress | None = None
 ) -> Reconstruction:
-    log_depth, precision, spread = dense
-    frames, height, width = log_depth.shape
-    valid = log_depth.isfinite()
-    images = predictions.images if predictions.images is not None else np.zeros((frames, height, width, 3), np.uint8)
-    if images.shape[1:3] != (height, width):
-        rows = ((np.arange(height) + 0.5) * images.shape[1] / height).astype(int)
-        images = images[:, rows][:, :, ((np.arange(width) + 0.5) * images.shape[2] / width).astype(int)]
-    intrinsics = np.array([[focal * max(height, width), 0, width / 2], [0, focal * max(height, width), height / 2], [0, 0, 1]])
-    return Reconstruction(
-        depth=torch.where(valid, log_depth.exp(), torch.nan).numpy().astype(np.float32),
-        confidence=confidence(precision, spread),
-        valid=valid.numpy(),
-        images=np.ascontiguousarray(images[:frames]),
-        intrinsics=np.tile(intrinsics, (frames, 1, 1)),
-        cam_to_world=relative_to_first(poses.double()).numpy(),
-        timestamps=np.arange(frames) / 24.0 if predictions.timestamps is None else np.asarray(predictions.timestamps, np.float64),
-        source_size=predictions.source_size or (height, width),
-        diagnostics={"warnings": [], **diagnostics},
-    )
+    """Depth of every pixel from all windows, given the solved cameras and scales; and what is to be said of the whole."""
+    observations, unknowns = ready.observations, solved.unknowns
+    height, width = predictions.grid_size
+    index = sample_grid(height, width, FIT_SAMPLES)
+    own = own_cameras(observations, unknowns)
+    points = _point_source(predictions, observations, own, unknowns)
+    fusion = Fusion(observations.windows, [points])
+    fits = None
+    if predictions.disparity is not None:
+        fits = fit_disparities(predictions, fusion.at(index)[0], index)
+        fusion = Fusion(observations.windows, [points, DisparitySource(predictions, fits)]).balanced(index)
+    if ready.known.log_depth is not None:
+        sigma = 1.48 * float(solved.scales.along)
+        precision = GIVEN_DEPTH_VOICES * (max(sigma, 1e-6) / priors.depth_sigma) ** 2
+        given = GivenDepth(observations.windows, (ready.known.log_depth + unknowns.log_depth_scale).float(), precision)
+        fusion = Fusion(observations.windows, [*fusion.sources, given])
+    log_depth, precision_map, spread = fusion.dense(height, width, progress)
+    poses = rigid(unknowns.rotation, unknowns.centre)
+    focal = unknowns.log_focal.exp()
+    report, error = describe(predictions, ready, solved, fusion, fits, (log_depth, precision_map, spread))
+    result = assemble(predictions, Dense(log_depth, error), poses, ready.known.lens, focal, report, solved.camera_covariance())
+    result = _in_metres(result, ready, solved, priors)
+    return replace(result, dynamic=find_motion(result))
 
 
-def _align_disparity(predictions: WindowPredictions, config: AlignmentConfig) -> Reconstruction:
-    """Depth alone: windows' disparities are brought to the first one's scale and shift through common frames."""
-    assert predictions.disparity is not None
-    weight = disparity_weight(predictions)
-    if int((weight > 0).sum()) < MIN_PIXELS:
-        raise AlignmentError(f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video.")
-    windows, frames = predictions.windows.long(), predictions.num_frames
-    aligned = torch.zeros_like(predictions.disparity)
-    known = torch.full((frames, *predictions.grid_size), torch.nan)
-    fits = []
-    for g, window in enumerate(windows.tolist()):
-        reference = known[window]
-        use = (weight[g] > 0) & reference.isfinite()
-        a, b = 1.0, 0.0
-        if int(use.sum()) >= MIN_PIXELS:
-            a, b, _ = fit_disparity(predictions.disparity[g][use], reference[use], weight[g][use])
-            a = a if a > 1e-6 else 1.0
-        fits.append({"scale": a, "shift": b})
-        aligned[g] = (predictions.disparity[g] - b) / a
-        fresh = torch.where(weight[g] > 0, aligned[g], torch.nan)
-        known[window] = torch.where(reference.isfinite(), reference, fresh)
-    usable = (weight > 0) & (aligned > 1e-3)
-    source = Candidates(-torch.where(usable, aligned, 1.0).log(), torch.where(usable, weight, 0.0))
-    dense = fuse(windows, [source], frames)
-    poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
-    warning = "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
-    return _reconstruction(
-        predictions, dense, poses, config.focal_prior, {"terms": ["disparity"], "disparity_fits": fits, "warnings": [warning]}
-    )
+def _point_source(predictions: WindowPredictions, observations: Observations, own: Tensor, unknowns: Unknowns) -> PointSource:
+    windows = observations.windows
+    rows = torch.stack(torch.meshgrid(torch.arange(len(windows)), torch.arange(windows.shape[1]), indexing="ij"), dim=-1).flatten(0, 1)
+    z = ((observations.points - own[..., None, :3, 3]) * own[..., None, :3, 2]).sum(-1).flatten(0, 1)
+    weight = torch.ones_like(z)
+    if predictions.weight is not None:
+        weight = torch.stack([window.flatten(1, 2)[:, observations.index] for window in predictions.weight]).flatten(0, 1).double()
+    usable = (observations.weight.flatten(0, 1) > 0) & (z * unknowns.windows.scale[rows[:, 0]][:, None] > 1e-4)
+    unit = float((weight * z).square()[usable].median()) if usable.any() else 1.0
+    return PointSource(predictions, own, unknowns.windows.scale, unit=max(unit, 1e-30))
 
 
-def _align_rays(predictions: WindowPredictions, config: AlignmentConfig) -> Reconstruction:
-    """Cameras alone: windows are chained through the cameras that they share."""
-    cameras = ray_cameras(predictions)
-    if cameras is None:
-        raise AlignmentError(
-            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
-        )
-    windows, frames = predictions.windows.long(), predictions.num_frames
-    poses: list[Tensor | None] = [None] * frames
-    loose = []
-    for g, window in enumerate(windows.tolist()):
-        shared = [k for k, frame in enumerate(window) if poses[frame] is not None]
-        placed = cameras[g]
-        if g > 0 and shared:
-            target = torch.stack([poses[window[k]] for k in shared])  # type: ignore[misc]
-            link = _ray_similarities(torch.arange(len(shared))[None], target, placed[shared][None])
-            centres = link.apply(placed[None, :, :3, 3])[0]
-            placed = rigid(link.rotation[0] @ placed[:, :3, :3], centres)
-        elif g > 0:
-            loose.append(g)
-        for k, frame in enumerate(window):
-            if poses[frame] is None:
-                poses[frame] = placed[k]
-    path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
-    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
-    empty = torch.full((frames, height, width), torch.nan), torch.zeros(frames, height, width), torch.zeros(frames, height, width)
-    warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
-    return _reconstruction(
-        predictions, empty, invert_rigid(path[:1]) @ path, _ray_focal(predictions, config), {"terms": ["rays"], "warnings": warnings}
-    )
+def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
+    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
+    found = []
+    slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
+    poses = rigid(unknowns.rotation, unknowns.centre)
+    for some in torch.arange(len(observations.windows)).split(WINDOWS_AT_ONCE):
+        frames, w = observations.windows[some], unknowns.windows
+        pose = poses[frames]
+        scale, rotation, translation = w.scale[some], w.rotation[some], w.translation[some]
+        centre = ((pose[..., :3, 3] - translation[:, None]) @ rotation) / scale[:, None, None]
+        own = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
+        points, weight = observations.points[some].flatten(0, 1), observations.weight[some].flatten(0, 1)
+        own, _ = solve_pnp(own, points, weight, slopes[frames.flatten()], rounds=6)
+        found.append(own.unflatten(0, frames.shape))
+    return torch.cat(found)
 
 
-def _ray_focal(predictions: WindowPredictions, config: AlignmentConfig) -> float:
-    """Focal length by the longer side from the first frames' directions: u d_z = f d_x, by a weighted median."""
-    if predictions.ray_direction is None:
-        return config.focal_prior
-    first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
-    height, width = first.shape[1:3]
-    u = centred_pixels(height, width).flatten()
-    x, z = first[..., :2].reshape(len(first), -1), first[..., 2].reshape(len(first), -1).repeat_interleave(2, dim=1)
-    ratio = (u * z / x).flatten()
-    return float(ratio[ratio.isfinite() & (x.abs().flatten() > 0.05)].median())
+def _in_metres(result: Reconstruction, ready: Prepared, solved: Solved, priors: Priors) -> Reconstruction:
+    """The reconstruction in metres if any prior says how large the scene is; all that say it are reported."""
+    u = solved.unknowns
+    found: dict[str, float] = {}
+    if priors.cam_to_world is not None and priors.poses_are_metric:
+        found["poses"] = 1.0 if u.poses is None else 1 / float(u.poses.scale)
+    if priors.depth is not None:
+        found["depth"] = math.exp(-u.log_depth_scale)
+    found |= metres_by_lengths(result, priors)
+    if not found:
+        return result
+    factor = next(iter(found.values()))
+    return scaled(result, factor).with_diagnostics(metres_per_unit=found)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
-from geo4d._typing import Float, Tensor
+from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.observations import Observations
 from geo4d.geometry.rigid import invert_rigid, rigid
@@ -13,6 +17,7 @@ from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 
 ROUNDS = 12
 MIN_SHARED = 10  # pixels that link two windows
+DRIFT = 0.05  # of log focal lengths, from which the camera may be zooming
 
 
 def focal_bounds(config: AlignmentConfig) -> tuple[float, float]:
@@ -21,47 +26,105 @@ def focal_bounds(config: AlignmentConfig) -> tuple[float, float]:
     return float(0.5 / torch.tan(wide / 2)), float(0.5 / torch.tan(narrow / 2))
 
 
-def fit_focal(observations: Observations, origin: str, config: AlignmentConfig) -> tuple[float, Float[Tensor, "g"], list[float]]:
-    """Focal length by the longer side from the windows' first frames, and each window's z shift z0.
+@dataclass(frozen=True)
+class FocalGuess:
+    """First guess of the focal length by the longer side, and each window's z shift."""
 
-    Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. Returns the
-    median over the windows (with the prior as one more vote where the windows disagree), z0 and every window's own focal.
+    log_focal: Float[Tensor, "t"]
+    sigma: float  # how firmly the joint solve holds it; 0: exactly
+    shift: Float[Tensor, "g"]
+    own: list[float]  # every window's by itself
+    zooms: bool  # whether the windows' own focal lengths drift far more than they scatter
+
+
+def fit_focal(
+    observations: Observations,
+    origin: str,
+    config: AlignmentConfig,
+    known: Float[Tensor, "t"] | None = None,
+    known_sigma: float = 0.0,
+) -> FocalGuess:
+    """Focal length from the windows' first frames, and each window's z shift z0; `known` log focal lengths are kept.
+
+    Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The median
+    over the windows counts (with the prior as one more vote where the windows disagree), or one for every frame if it may vary.
     """
     points, weight = observations.points[:, 0], observations.weight[:, 0]  # (g, p, 3)
-    u = observations.pixels.flatten()
+    u = observations.pixels[observations.windows[:, 0]].flatten(1)  # (g, 2 p)
     x, z = points[..., :2].flatten(1), points[..., 2].repeat_interleave(2, dim=1)
     w = weight.repeat_interleave(2, dim=1)
-    columns = torch.stack([x, -u.expand_as(x)], dim=-1)  # (g, 2 p, 2)
+    own = _own_focals((u, x, z, w), origin)
+    low, high = focal_bounds(config)
+    usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
+    votes = own.clamp(low, high).log()
+    zooms = _drifts(votes[usable])
+    frames = observations.num_frames
+    if known is not None:
+        log_focal, sigma = known, known_sigma
+    elif config.focal == "per_frame" and int(usable.sum()) > 1:
+        log_focal, sigma = _followed(observations.windows[usable, 0], votes[usable], frames), config.zoom_log_sigma
+    else:
+        log_focal, sigma = torch.full((frames,), _common_focal(votes[usable], config), dtype=torch.float64), config.focal_log_sigma
+    shift = torch.zeros(len(points), dtype=torch.float64)
+    if origin != "camera":
+        # with the focal length that is kept, the shift alone: z0 = median of f x / u - z
+        shift = _fit_shift(log_focal.exp()[observations.windows[:, 0]], x, z, u, w)
+    return FocalGuess(log_focal, sigma, shift, own.tolist(), zooms)
+
+
+def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Float[Tensor, "g"]:
+    """Every window's focal length by its first frame alone."""
+    u, x, z, w = lines
+    columns = torch.stack([x, -u], dim=-1)  # (g, 2 p, 2)
     if origin == "camera":
         columns = columns[..., :1]
     target = u * z
     irls = w.clone()
+    solution = torch.zeros(len(u), columns.shape[-1], dtype=torch.float64)
     for _ in range(30):
         normal = (columns * irls[..., None]).mT @ columns
         normal = normal + 1e-12 * torch.eye(columns.shape[-1], dtype=torch.float64) * (1 + normal.diagonal(dim1=1, dim2=2).mean())
         solution = torch.linalg.solve(normal, (columns * (irls * target)[..., None]).sum(1)[..., None])[..., 0]
         residual = ((columns @ solution[..., None])[..., 0] - target).abs()
         irls = w / (residual + 1e-3 * residual.mean(dim=1, keepdim=True) + 1e-12)
-    low, high = focal_bounds(config)
-    own = solution[:, 0]
-    usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
-    votes = own[usable].clamp(low, high).log()
-    log_prior = torch.tensor(config.focal_prior, dtype=torch.float64).log()
+    return solution[:, 0]
+
+
+def _common_focal(votes: Float[Tensor, "n"], config: AlignmentConfig) -> float:
+    """Log focal length by the windows' votes and the prior."""
+    log_prior = math.log(config.focal_prior)
     if len(votes) == 0:
-        focal = config.focal_prior
-    else:
-        spread = (votes - votes.median()).abs().median() * 1.5 / len(votes) ** 0.5 + 1e-6
-        share = 1 / (1 + (spread / config.focal_prior_log_sigma) ** 2)
-        focal = float((share * votes.median() + (1 - share) * log_prior).exp())
-    if origin == "camera":
-        return focal, torch.zeros(len(points), dtype=torch.float64), own.tolist()
-    # with the common focal length, the shift alone: z0 = median of f x / u - z
-    shift = _fit_shift(focal, x, z, u, w)
-    return focal, shift, own.tolist()
+        return log_prior
+    spread = float((votes - votes.median()).abs().median()) * 1.5 / len(votes) ** 0.5 + 1e-6
+    share = 1 / (1 + (spread / config.focal_prior_log_sigma) ** 2)
+    return share * float(votes.median()) + (1 - share) * log_prior
 
 
-def _fit_shift(focal: float, x: Tensor, z: Tensor, u: Tensor, w: Tensor) -> Float[Tensor, "g"]:
+def _drifts(votes: Float[Tensor, "n"]) -> bool:
+    """Whether log focal lengths in order change by more than a few percent, and by far more than from one to the next."""
+    if len(votes) < 4:
+        return False
+    third = max(1, len(votes) // 3)
+    change = abs(float(votes[-third:].median() - votes[:third].median()))
+    scatter = float((votes - _smooth(votes)).abs().median())
+    return change > max(DRIFT, 6 * scatter)
+
+
+def _smooth(votes: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Running medians of five."""
+    padded = torch.cat([votes[:1].expand(2), votes, votes[-1:].expand(2)])
+    return padded.unfold(0, 5, 1).median(dim=1).values
+
+
+def _followed(frames: Int[Tensor, "n"], votes: Float[Tensor, "n"], count: int) -> Float[Tensor, "t"]:
+    """The windows' votes between their first frames; beyond the last one as it was there."""
+    smooth = _smooth(votes) if len(votes) > 4 else votes
+    return torch.from_numpy(np.interp(np.arange(count), frames.numpy(), smooth.numpy()))
+
+
+def _fit_shift(focal: Float[Tensor, "g"], x: Tensor, z: Tensor, u: Tensor, w: Tensor) -> Float[Tensor, "g"]:
     """Robust z0 of u (z + z0) = f x for each window."""
+    focal = focal[:, None]
     irls = w.clone()
     shift = torch.zeros(len(x), dtype=torch.float64)
     for _ in range(20):
@@ -72,7 +135,7 @@ def _fit_shift(focal: float, x: Tensor, z: Tensor, u: Tensor, w: Tensor) -> Floa
 
 
 def window_cameras(
-    observations: Observations, focal: float, shift: Float[Tensor, "g"]
+    observations: Observations, focal: Float[Tensor, "t"], shift: Float[Tensor, "g"]
 ) -> tuple[Float[Tensor, "g v 4 4"], Float[Tensor, "g v"]]:
     """Camera-to-window poses by robust perspective-n-point, each frame from the one before; and the median residual.
 
@@ -82,18 +145,20 @@ def window_cameras(
     pose = torch.eye(4, dtype=torch.float64).repeat(g, 1, 1)
     pose[:, 2, 3] = -shift
     poses, residuals = [], []
+    slopes = observations.pixels / focal[:, None, None]
     for k in range(v):
+        rays = slopes[observations.windows[:, k]]
         if k > 0:
-            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], observations.pixels / focal)
+            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays)
         else:
-            residual = _ray_residual(pose, observations.points[:, 0], observations.pixels / focal)[0].norm(dim=-1).median(dim=1).values
+            residual = _ray_residual(pose, observations.points[:, 0], rays)[0].norm(dim=-1).median(dim=1).values
         poses.append(pose)
         residuals.append(residual)
     return torch.stack(poses, dim=1), torch.stack(residuals, dim=1)
 
 
 def _ray_residual(
-    cam_to_win: Float[Tensor, "n 4 4"], points: Float[Tensor, "n p 3"], rays: Float[Tensor, "p 2"]
+    cam_to_win: Float[Tensor, "n 4 4"], points: Float[Tensor, "n p 3"], rays: Float[Tensor, "#n p 2"]
 ) -> tuple[Float[Tensor, "n p 2"], Float[Tensor, "n p 3"]]:
     """X / z - ray, and the points in the camera; behind the camera the depth is held at a small positive value."""
     offset = points - cam_to_win[:, None, :3, 3]
@@ -106,7 +171,7 @@ def solve_pnp(
     cam_to_win: Float[Tensor, "n 4 4"],
     points: Float[Tensor, "n p 3"],
     weight: Float[Tensor, "n p"],
-    rays: Float[Tensor, "p 2"],
+    rays: Float[Tensor, "#n p 2"],
     rounds: int = ROUNDS,
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n"]]:
     """Levenberg-Marquardt with a Cauchy loss on the rays' residuals, batched; steps that do not help are not taken."""
@@ -176,9 +241,10 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
 
 def _best_overlap(observations: Observations, g: int) -> int | None:
     """The earlier window with the most usable pixels in the frames that it shares with window g; the latest of several."""
-    shared = [_shared_pixels(observations, g, other) for other in range(g)]
-    best = max(shared)
-    return None if best < MIN_SHARED else max(i for i, count in enumerate(shared) if count == best)
+    earlier = torch.isin(observations.windows[:g], observations.windows[g]).any(dim=1)
+    counts = {int(other): _shared_pixels(observations, g, int(other)) for other in torch.nonzero(earlier)[:, 0]}
+    best = max(counts.values(), default=0)
+    return None if best < MIN_SHARED else max(other for other, count in counts.items() if count == best)
 
 
 def _shared_pixels(observations: Observations, g: int, other: int) -> int:
@@ -199,7 +265,7 @@ def _link(observations: Observations, g: int, other: int) -> Similarity | None:
     # relative precision: near points tell as much as far ones
     distance = target[use].norm(dim=-1)
     weight = weight[use] / (distance + 0.1 * distance.median()).square()
-    link = fit_similarity_robust(source[use], target[use], weight)
+    link = fit_similarity_robust(source[use], target[use], weight, symmetric=True)
     return link if float(link.scale) > 1e-6 else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -13,6 +14,7 @@ from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import WindowPredictions
 
 RAYS_PER_FRAME = 256
+MAX_PRECISION = 9.0  # of one pixel, by the typical one
 MIN_RAY_SPREAD = 1e-6  # mean square across their common direction, below which rays do not fix a camera
 
 
@@ -21,15 +23,38 @@ class Observations:
     """Sampled point maps (g, v, p, ...) in float64; weights are relative precisions, 1 for a typical pixel."""
 
     windows: Int[Tensor, "g v"]
-    pixels: Float[Tensor, "p 2"]  # from the image centre, divided by the longer side
+    pixels: Float[Tensor, "t p 2"]  # of every frame, from the principal point, divided by the longer side
     index: Int[Tensor, "p"]  # into the flattened map
     points: Float[Tensor, "g v p 3"]
     weight: Float[Tensor, "g v p"]
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
         """Frames of the video."""
         return int(self.windows.max()) + 1
+
+    @cached_property
+    def extent(self) -> Float[Tensor, "g"]:
+        """Size of each window's scene in the unit of its points: the median distance from the median point."""
+        found = []
+        for points, weight in zip(self.points, self.weight, strict=True):
+            known = points[weight > 0]
+            distance = (known - known.median(dim=0).values).norm(dim=-1).median() if len(known) else torch.tensor(1.0)
+            found.append(float(distance.clamp_min(1e-9)))
+        return torch.tensor(found, dtype=torch.float64)
+
+    @cached_property
+    def nearest_window(self) -> Int[Tensor, "t"]:
+        """Of each frame, a window in whose middle it is."""
+        g, v = self.windows.shape
+        off = (torch.arange(v) - (v - 1) / 2).abs().expand(g, v).flatten()
+        best = torch.full((self.num_frames,), torch.inf).scatter_reduce(0, self.windows.flatten(), off, "amin")
+        chosen = torch.nonzero(off == best[self.windows.flatten()])[:, 0]
+        return torch.zeros(self.num_frames, dtype=torch.int64).scatter(0, self.windows.flatten()[chosen], chosen // v)
+
+    def local_unit(self, scale: Float[Tensor, "g"]) -> Float[Tensor, "t"]:
+        """Size of the scene around each frame in the world's unit, given the windows' scales."""
+        return (scale * self.extent)[self.nearest_window]
 
 
 def sample_grid(height: int, width: int, samples: int) -> Int[Tensor, "p"]:
@@ -54,24 +79,60 @@ def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...]) 
 
 
 def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """Precision of log depth: (weight z)^2 by its median, at most 9; 0 where the weight is 0 or anything is not finite."""
+    """Precision of log depth: (weight z)^2 by its median, at most MAX_PRECISION; 0 where the weight is 0 or anything is not finite."""
     usable = (weight > 0) & depth.isfinite() & weight.isfinite()
     relative = torch.where(usable, weight * depth, 0.0).square()
     if not usable.any():
         return relative
-    return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(9.0)
+    return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(MAX_PRECISION)
 
 
-def observe_points(predictions: WindowPredictions, samples: int) -> Observations:
-    """Samples the point maps. Zero-weight pixels are replaced by zeros, whatever they hold."""
+@dataclass(frozen=True)
+class Lens:
+    """What of the cameras' intrinsics is not solved for: the principal point from the image centre, and fy / fx."""
+
+    offset: Float[Tensor, "t 2"]  # divided by the longer side
+    stretch: Float[Tensor, "t"]
+
+    @classmethod
+    def ideal(cls, frames: int) -> Lens:
+        """Square pixels, principal point at the image centre."""
+        return cls(torch.zeros(frames, 2, dtype=torch.float64), torch.ones(frames, dtype=torch.float64))
+
+    def normalise(self, pixels: Float[Tensor, "p 2"]) -> Float[Tensor, "t p 2"]:
+        """Centred pixels as a camera with square pixels and a central principal point would see them."""
+        moved = pixels - self.offset[:, None]
+        return torch.stack([moved[..., 0], moved[..., 1] / self.stretch[:, None]], dim=-1)
+
+    def intrinsics(self, focal: Float[Tensor, "t"], height: int, width: int) -> Float[Tensor, "t 3 3"]:
+        """In pixels; `focal` is by the longer side."""
+        side = max(height, width)
+        k = torch.zeros(len(focal), 3, 3, dtype=torch.float64)
+        k[:, 0, 0], k[:, 1, 1], k[:, 2, 2] = focal * side, focal * self.stretch * side, 1.0
+        k[:, 0, 2], k[:, 1, 2] = width / 2 + side * self.offset[:, 0], height / 2 + side * self.offset[:, 1]
+        return k
+
+
+def observe_points(
+    predictions: WindowPredictions, samples: int, lens: Lens | None = None, ignore: Bool[Tensor, "t h w"] | None = None
+) -> Observations:
+    """Samples the point maps. Zero-weight and ignored pixels are replaced by zeros, whatever they hold."""
     height, width = predictions.grid_size
     index = sample_grid(height, width, samples)
     assert predictions.points is not None
-    points = predictions.points.flatten(2, 3)[:, :, index].double()
-    weight = torch.ones_like(points[..., 0]) if predictions.weight is None else predictions.weight.flatten(2, 3)[:, :, index].double()
+    points = sampled(predictions.points, index).double()
+    weight = torch.ones_like(points[..., 0]) if predictions.weight is None else sampled(predictions.weight, index).double()
     weight = relative_weight(points, weight)
+    if ignore is not None:
+        weight = torch.where(ignore.flatten(1)[:, index][predictions.windows], 0.0, weight)
     points = torch.where((weight > 0)[..., None], points, 0.0)
-    return Observations(predictions.windows.long(), centred_pixels(height, width)[index], index, points, weight)
+    pixels = (lens or Lens.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
+    return Observations(predictions.windows.long(), pixels, index, points, weight)
+
+
+def sampled(maps: Float[Tensor, "g v h w *c"], index: Int[Tensor, "p"]) -> Float[Tensor, "g v p *c"]:
+    """The chosen pixels of dense maps, which may be memory maps: a window at a time is read."""
+    return torch.stack([window.flatten(1, 2)[:, index] for window in maps])
 
 
 def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | None:
@@ -84,10 +145,11 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
         return given if given.isfinite().all() else None
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
-    if not (predictions.ray_direction.isfinite().all() and predictions.ray_moment.isfinite().all()):
+    pairs = list(zip(predictions.ray_direction, predictions.ray_moment, strict=True))
+    if not all(bool(direction.isfinite().all() and moment.isfinite().all()) for direction, moment in pairs):
         return None
-    unit = _pool(torch.nn.functional.normalize(predictions.ray_direction, dim=-1))
-    moment = _pool(predictions.ray_moment)
+    unit = torch.stack([_pool(torch.nn.functional.normalize(direction.float(), dim=-1)) for direction, _ in pairs])
+    moment = torch.stack([_pool(moment) for _, moment in pairs])
     # of unit rays' second moments, the greatest is 1 where all are parallel (Eq. 6 is singular) and 0 where all are zero
     spread = torch.linalg.eigvalsh(unit.mT @ unit / unit.shape[-2])
     if bool((spread[..., -2] < MIN_RAY_SPREAD).any()):
@@ -97,12 +159,12 @@ def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | No
     return rigid(rotation, fit_centre(unit, moment))
 
 
-def _pool(rays: Float[Tensor, "g v y x 3"]) -> Float[Tensor, "g v n 3"]:
+def _pool(rays: Float[Tensor, "v y x 3"]) -> Float[Tensor, "v n 3"]:
     """Means over blocks, a few hundred a frame: m = o x d is linear in both, so means of rays are as exact as rays."""
-    g, v, height, width, _ = rays.shape
+    height, width = rays.shape[1:3]
     block = max(1, round((height * width / RAYS_PER_FRAME) ** 0.5))
-    pooled = torch.nn.functional.avg_pool2d(rays.flatten(0, 1).movedim(-1, 1), min(block, height, width))
-    return pooled.movedim(1, -1).flatten(1, 2).unflatten(0, (g, v)).double()
+    pooled = torch.nn.functional.avg_pool2d(rays.float().movedim(-1, 1), min(block, height, width))
+    return pooled.movedim(1, -1).flatten(1, 2).double()
 
 
 def coverage(windows: Int[Tensor, "g v"]) -> Bool[Tensor, "g t"]:

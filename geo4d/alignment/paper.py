@@ -14,7 +14,7 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.fuse import disparity_weight
+from geo4d.alignment.fuse import weigh_disparity
 from geo4d.alignment.observations import centred_pixels
 from geo4d.geometry.rotation import so3_exp
 from geo4d.geometry.similarity import Similarity
@@ -108,7 +108,7 @@ class _Objective:
         self.weight = torch.where(usable, weight.clamp_max(WEIGHT_CAP), 0.0)
         self.points = torch.where(usable[..., None], predictions.points.float(), 0.0)
         self.disparity = None if predictions.disparity is None else torch.nan_to_num(predictions.disparity.float())
-        self.disparity_mask = None if predictions.disparity is None else (disparity_weight(predictions) > 0).float()
+        self.disparity_mask = None if predictions.disparity is None else (weigh_disparity(predictions.disparity.float(), predictions.disparity_weight) > 0).float()
         self.rays = None if rays is None else rays.float()
         known = log_depth[log_depth.isfinite()]
         filled = torch.where(log_depth.isfinite(), log_depth, known.median() if known.numel() else torch.tensor(0.0))

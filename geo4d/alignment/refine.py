@@ -231,7 +231,7 @@ class _Problem:
 
 def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
     """A camera from points whose places are known, robustly."""
-    return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays, rounds=20)[0][0]
+    return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays[None], rounds=20)[0][0]
 
 
 def _turn(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:

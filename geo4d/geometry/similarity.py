@@ -33,8 +33,13 @@ class Similarity:
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, translation)
 
 
-def fit_similarity(source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]) -> Similarity:
-    """Minimises sum w |s R source + t - target|^2 (Umeyama 1991)."""
+def fit_similarity(
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, symmetric: bool = False
+) -> Similarity:
+    """Minimises sum w |s R source + t - target|^2 (Umeyama 1991).
+
+    With `symmetric` the scale is the ratio of the two spreads: where both sets are noisy, the minimum's scale is too small.
+    """
     share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-30))[..., None]
     mean_s, mean_t = (share * source).sum(-2), (share * target).sum(-2)
     s, t = source - mean_s[..., None, :], target - mean_t[..., None, :]
@@ -42,17 +47,20 @@ def fit_similarity(source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 
     sign = torch.ones_like(d)
     sign[..., 2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
     rotation = u @ (sign[..., None] * vt)
-    scale = (d * sign).sum(-1) / (share * s.square()).sum((-1, -2)).clamp_min(1e-30)
+    spread = (share * s.square()).sum((-1, -2)).clamp_min(1e-30)
+    scale = ((share * t.square()).sum((-1, -2)) / spread).sqrt() if symmetric else (d * sign).sum(-1) / spread
     return Similarity(scale, rotation, mean_t - scale[..., None] * (rotation @ mean_s[..., None])[..., 0])
 
 
-def fit_similarity_robust(source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"]) -> Similarity:
+def fit_similarity_robust(
+    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"], *, symmetric: bool = False
+) -> Similarity:
     """The same by iteratively reweighted least squares with a Cauchy loss, its scale the median residual."""
     weight_now = weight
-    result = fit_similarity(source, target, weight_now)
+    result = fit_similarity(source, target, weight_now, symmetric=symmetric)
     for _ in range(ROBUST_ROUNDS):
         residual = (result.apply(source) - target).norm(dim=-1) * weight.sqrt()
         spread = residual[weight > 0].median().clamp_min(1e-12)
         weight_now = weight / (1 + (residual / (2 * spread)).square())
-        result = fit_similarity(source, target, weight_now)
+        result = fit_similarity(source, target, weight_now, symmetric=symmetric)
     return result

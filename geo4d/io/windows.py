@@ -65,16 +65,22 @@ def load_windows(path: str | Path) -> WindowPredictions:
     if "windows" not in arrays or arrays["windows"].ndim != 2:
         raise InputError(f"{path} lacks the key 'windows' (G, V); it has {sorted(arrays)}.")
     _check_shapes(path, arrays)
-    tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in DENSE if name in arrays}
+    tensors = {name: _tensor(arrays[name], name) for name in DENSE if name in arrays}
     size = arrays.get("image_size")
     return WindowPredictions(
         windows=torch.from_numpy(np.array(arrays["windows"])).long(),
-        **{name: tensor if name == "ray_cam_to_win" else tensor.float() for name, tensor in tensors.items()},
+        **tensors,  # type: ignore[arg-type]
         points_origin=str(arrays.get("points_origin", "unknown")),  # type: ignore[arg-type]
         images=arrays.get("images", arrays.get("img")),
         timestamps=arrays.get("timestamps"),
         source_size=None if size is None else (int(size[0]), int(size[1])),
     )
+
+
+def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
+    """As it lies on disk, if that is in half or single precision: a memory map stays one."""
+    kept = array.dtype in (np.float16, np.float32) or name == "ray_cam_to_win"
+    return torch.from_numpy(array if kept else array.astype(np.float32))
 
 
 def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:

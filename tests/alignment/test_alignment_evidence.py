@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_alignment import check, exact_windows, released_case
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.solve import angular_acceleration
+from geo4d.alignment.terms import angular_acceleration
 from geo4d.errors import AlignmentError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.pose import pose_metrics

@@ -10,7 +10,7 @@ import torch
 from test_alignment import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.fuse import Candidates, balance
+from geo4d.alignment.fuse import Candidates, Fusion
 from geo4d.errors import AlignmentError, ConfigError
 
 PAPER = AlignmentConfig(solver="paper", paper_steps=150)
@@ -60,12 +60,17 @@ def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
     truth = torch.rand(14, 6, 8, generator=generator)
     scale = torch.randn(4, 1, 1, 1, generator=generator)
 
-    def source(noise: float) -> Candidates:
-        values = truth[windows] + scale + noise * torch.randn(4, 8, 6, 8, generator=generator)
-        return Candidates(values, torch.ones_like(values))
+    class Said:
+        trust = 1.0
 
-    first, second = balance(windows, [source(0.02), source(0.04)])
-    assert (first.precision == 1).all()
-    assert second.precision.mean() == pytest.approx(0.25, rel=0.15)
-    lone = balance(windows[:1], [Candidates(s.log_depth[:1], s.precision[:1]) for s in (first, second)])
-    assert (lone[1].precision == second.precision[:1]).all()
+        def __init__(self, noise: float) -> None:
+            self.values = truth[windows] + scale + noise * torch.randn(4, 8, 6, 8, generator=generator)
+
+        def __call__(self, rows: torch.Tensor, index: torch.Tensor | None) -> Candidates:
+            values = self.values[rows[:, 0], rows[:, 1]].flatten(1)[:, index]
+            return Candidates(values, torch.ones_like(values))
+
+    sources, pixels = [Said(0.02), Said(0.04)], torch.arange(48)
+    _, second = Fusion(windows, sources).trusts(pixels)
+    assert second == pytest.approx(0.25, rel=0.15)
+    assert Fusion(windows[:1], sources).trusts(pixels) is None

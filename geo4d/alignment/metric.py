@@ -1,0 +1,83 @@
+"""The size of the scene from lengths that are known: a distance between two points, the camera's height above the ground."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from geo4d.alignment.priors import Distance, Priors
+from geo4d.errors import InputError
+from geo4d.scene import Reconstruction
+
+GROUND_TRIES = 200
+GROUND_POINTS = 400  # a frame
+LOWER = 0.55  # of the image's height, below which the ground is sought
+STEEPEST = math.cos(math.radians(35))  # between the ground's normal and the camera's upward axis
+THICKNESS = 0.02  # of the ground, by its distance
+LEAST_SHARE = 0.3  # of the lower image that must be ground
+LEAST_FRAMES = 0.3  # of the video in which it must be seen
+
+
+def metres_by_lengths(result: Reconstruction, priors: Priors) -> dict[str, float]:
+    """Metres by unit of the scene, by each kind of length that is given. Raises InputError where it cannot be measured."""
+    found = {}
+    if priors.distances:
+        ratios = [distance.metres / _measure(result, distance) for distance in priors.distances]
+        found["distances"] = float(np.exp(np.mean(np.log(ratios))))
+    if priors.camera_height is not None:
+        found["camera_height"] = priors.camera_height / height_above_ground(result)
+    return found
+
+
+def _measure(result: Reconstruction, distance: Distance) -> float:
+    ends = []
+    for frame, (u, v) in ((distance.frame_a, distance.pixel_a), (distance.frame_b, distance.pixel_b)):
+        height, width = result.source_size
+        if not (0 <= frame < result.num_frames and 0 <= u < width and 0 <= v < height):
+            raise InputError(f"A known distance ends at pixel ({u}, {v}) of frame {frame}, outside the video; give pixels within {width} x {height}.")
+        row, column = int(v * result.depth.shape[1] / height), int(u * result.depth.shape[2] / width)
+        point = result.points_world(frame)[row, column]
+        if not np.isfinite(point).all():
+            raise InputError(f"A known distance ends at pixel ({u}, {v}) of frame {frame}, which has no depth; choose another point.")
+        ends.append(point)
+    length = float(np.linalg.norm(ends[0] - ends[1]))
+    if length <= 0:
+        raise InputError("A known distance has both its ends at one point; choose two points.")
+    return length
+
+
+def height_above_ground(result: Reconstruction) -> float:
+    """Of the camera, in units of the scene: the median over the frames in which a ground plane is found.
+
+    Raises InputError if too few frames show one.
+    """
+    generator = np.random.default_rng(0)
+    heights = []
+    for frame in range(0, result.num_frames, max(1, result.num_frames // 32)):
+        points = result.points_cam(frame)
+        lower = points[int(LOWER * len(points)) :].reshape(-1, 3)
+        lower = lower[np.isfinite(lower).all(axis=1)]
+        heights.append(_plane_height(lower, generator) if len(lower) >= 50 else None)
+    known = [height for height in heights if height is not None]
+    if len(known) < max(1, LEAST_FRAMES * len(heights)):
+        raise InputError("No ground plane is seen below the camera, so its height cannot be used; give a known distance instead.")
+    return float(np.median(known))
+
+
+def _plane_height(points: np.ndarray, generator: np.random.Generator) -> float | None:
+    """Distance of the origin from the plane that holds most points and is roughly level; None without a clear one."""
+    points = points[generator.choice(len(points), min(GROUND_POINTS, len(points)), replace=False)]
+    tolerance = THICKNESS * np.linalg.norm(points, axis=1)
+    best, height = 0, None
+    for _ in range(GROUND_TRIES):
+        a, b, c = points[generator.choice(len(points), 3, replace=False)]
+        normal = np.cross(b - a, c - a)
+        length = np.linalg.norm(normal)
+        if length < 1e-9 or abs(normal[1]) < STEEPEST * length:
+            continue
+        normal = normal / length
+        count = int((np.abs(points @ normal - a @ normal) < tolerance).sum())
+        if count > best:
+            best, height = count, abs(float(a @ normal))
+    return height if best > LEAST_SHARE * len(points) else None

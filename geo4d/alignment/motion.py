@@ -1,0 +1,2 @@
+def find_motion(result):
+    return None

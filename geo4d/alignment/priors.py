@@ -1,0 +1,146 @@
+"""What is known before the alignment: intrinsics, cameras, depth, pixels to leave out, and lengths in the scene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.alignment.observations import Lens
+from geo4d.alignment.terms import Known
+from geo4d.errors import ConfigError, InputError
+from geo4d.scene import WindowPredictions
+
+LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone
+LEAST_SHIFT_SIGMA = 1e-6
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The distance in metres between what two pixels (u, v) of two frames show; pixel centres are at +0.5."""
+
+    frame_a: int
+    pixel_a: tuple[float, float]
+    frame_b: int
+    pixel_b: tuple[float, float]
+    metres: float
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Each is optional; a sigma of 0 means that it is exact and is not moved.
+
+    `intrinsics` (3, 3) or (T, 3, 3) are in pixels of the video (of the predictions' grid where the video's size is unknown), and
+    so are the pixels of `distances`. `depth` (T, h, w) is metric z-depth of any resolution, nan or 0 where unknown. `ignore`
+    (T, h, w) is true where pixels are not to determine cameras: they still get their depth. Poses are cam_to_world.
+    Metric depth, metric poses, a distance or the camera's height above the ground make the result metric.
+    """
+
+    intrinsics: Any = None
+    focal_sigma: float = 0.0  # relative
+    cam_to_world: Any = None  # (T, 4, 4)
+    poses_are_metric: bool = False
+    pose_turn_sigma_deg: float = 0.0
+    pose_centre_sigma: float = 0.0  # in the poses' unit
+    depth: Any = None
+    depth_sigma: float = 0.05  # relative
+    ignore: Any = None
+    distances: tuple[Distance, ...] = field(default_factory=tuple)
+    camera_height: float | None = None  # metres above the ground, of the typical frame
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape."""
+        if min(self.focal_sigma, self.pose_turn_sigma_deg, self.pose_centre_sigma) < 0 or self.depth_sigma <= 0:
+            raise ConfigError("Priors need sigmas of at least 0, and a depth_sigma above 0.")
+        lengths = [d.metres for d in self.distances] + ([] if self.camera_height is None else [self.camera_height])
+        if any(not math.isfinite(length) or length <= 0 for length in lengths):
+            raise ConfigError(f"Known lengths must be above 0 metres; got {lengths}.")
+        for name, dimensions, last in (("intrinsics", (2, 3), (3, 3)), ("cam_to_world", (3,), (4, 4)), ("depth", (3,), ()), ("ignore", (3,), ())):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            shape = np.shape(value)
+            if len(shape) not in dimensions or shape[len(shape) - len(last) :] != last:
+                wanted = {"intrinsics": "(3, 3) or (T, 3, 3)", "cam_to_world": "(T, 4, 4)"}.get(name, "(T, h, w)")
+                raise InputError(f"The prior {name} must have the shape {wanted}; got {shape}.")
+            if name in ("intrinsics", "cam_to_world") and not np.isfinite(np.asarray(value)).all():
+                raise InputError(f"The prior {name} holds values that are not finite; leave it out, or give it for every frame.")
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether anything gives the scene's size in metres."""
+        posed = self.cam_to_world is not None and self.poses_are_metric
+        return posed or self.depth is not None or bool(self.distances) or self.camera_height is not None
+
+    def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> Resolved:
+        """The priors on the predictions' grid, depth at the sampled pixels `index`. Raises InputError for another video's."""
+        frames = predictions.num_frames
+        for name in ("cam_to_world", "depth", "ignore"):
+            value = getattr(self, name)
+            if value is not None and len(value) != frames:
+                raise InputError(f"The prior {name} is of {len(value)} frames, the video has {frames}; give one for each.")
+        lens, log_focal = self._lens(predictions)
+        log_depth = self._log_depth(predictions)
+        depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
+        poses = None if self.cam_to_world is None else torch.as_tensor(np.asarray(self.cam_to_world)).double()
+        soft = self.pose_turn_sigma_deg > 0 or self.pose_centre_sigma > 0
+        known = Known(
+            poses,
+            max(math.radians(self.pose_turn_sigma_deg), LEAST_TURN_SIGMA) if soft else 0.0,
+            max(self.pose_centre_sigma, LEAST_SHIFT_SIGMA) if soft else 0.0,
+            depth_at,
+            self.depth_sigma,
+            one_scale=self.poses_are_metric,
+        )
+        return Resolved(lens, log_focal, known, log_depth, self._ignored(predictions))
+
+    def _lens(self, predictions: WindowPredictions) -> tuple[Lens, Tensor | None]:
+        frames = predictions.num_frames
+        if self.intrinsics is None:
+            return Lens.ideal(frames), None
+        k = torch.as_tensor(np.asarray(self.intrinsics)).double()
+        if k.ndim == 3 and len(k) != frames:
+            raise InputError(f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all.")
+        k = k.expand(frames, 3, 3)
+        height, width = predictions.grid_size
+        source = predictions.source_size or (height, width)
+        x, y = width / source[1], height / source[0]
+        if bool((k[:, 0, 0] <= 0).any() or (k[:, 1, 1] <= 0).any()):
+            raise InputError("The prior intrinsics hold focal lengths that are not above 0; expected fx, fy, cx, cy in pixels.")
+        side = max(height, width)
+        offset = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
+        return Lens(offset, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
+
+    def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
+        if self.depth is None:
+            return None
+        depth = _resized(np.asarray(self.depth, dtype=np.float32), *predictions.grid_size)
+        known = np.isfinite(depth) & (depth > 0)
+        if not known.any():
+            raise InputError("The prior depth holds no value above 0; leave it out.")
+        return torch.from_numpy(np.log(np.where(known, depth, np.nan)))
+
+    def _ignored(self, predictions: WindowPredictions) -> Bool[Tensor, "t h w"] | None:
+        return None if self.ignore is None else torch.from_numpy(_resized(np.asarray(self.ignore).astype(bool), *predictions.grid_size))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Priors as the solver takes them."""
+
+    lens: Lens
+    log_focal: Tensor | None  # (t,) by the longer side
+    known: Known
+    log_depth: Tensor | None  # (t, h, w), nan where unknown
+    ignore: Tensor | None  # (t, h, w)
+
+
+def _resized(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest values on another grid over the same extent."""
+    rows = np.minimum(((np.arange(height) + 0.5) * maps.shape[1] / height).astype(int), maps.shape[1] - 1)
+    columns = np.minimum(((np.arange(width) + 0.5) * maps.shape[2] / width).astype(int), maps.shape[2] - 1)
+    return np.ascontiguousarray(maps[:, rows][:, :, columns])

@@ -1,0 +1,59 @@
+"""Robust losses of one family: Barron's general loss (A General and Adaptive Robust Loss Function, 2019), of which Cauchy is shape 0.
+
+rho(x) = 2 c^2 |a - 2| / a ((x^2 / (c^2 |a - 2|) + 1)^(a / 2) - 1), which is x^2 for small x whatever the shape a and the size c.
+The shape can be learnt from the residuals: the one under which they are most likely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Float, Tensor
+
+SHAPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+SIZES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # in median residuals
+REACH = 30.0  # medians up to which residuals are counted: shapes below 0 have no likelihood without a limit
+NEARLY = 1e-3
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A member of the family; residuals are given in units of their median."""
+
+    shape: float = 0.0
+    size: float = 8.0**0.5  # Cauchy's weight is one half at 4 medians
+
+    def value(self, square: Tensor) -> Tensor:
+        """Loss of squared residuals."""
+        c2, b = self.size**2, abs(self.shape - 2)
+        if abs(self.shape) < NEARLY:
+            return 2 * c2 * torch.log1p(square / (2 * c2))
+        return 2 * c2 * b / self.shape * (torch.pow(square / (c2 * b) + 1, self.shape / 2) - 1)
+
+    def weight(self, square: Tensor) -> Tensor:
+        """Weight of squared residuals in the reweighted problem: the loss's derivative, 1 at zero."""
+        return torch.pow(square / (self.size**2 * abs(self.shape - 2)) + 1, self.shape / 2 - 1)
+
+
+def learn_loss(square: Float[Tensor, "n"], weight: Float[Tensor, "n"], dimensions: int) -> Loss:
+    """The shape and size under which residuals of 1 or 2 dimensions, in units of their median, are most likely.
+
+    The likelihood is exp(-rho / 2) up to `REACH`, its normalisation a sum on a grid.
+    """
+    use = (weight > 0) & (square < REACH**2)
+    if int(use.sum()) < 100:
+        return Loss()
+    square, weight = square[use], weight[use] / weight[use].sum()
+    grid = torch.linspace(0, REACH, 3000, dtype=torch.float64)
+    best, found = torch.inf, Loss()
+    for shape in SHAPES:
+        for size in SIZES:
+            loss = Loss(shape, size)
+            # of a scaled Gaussian core: the residuals' sigma follows from the size, the tail from the shape
+            density = torch.exp(-0.5 * loss.value(grid.square()) / size**2) * grid ** (dimensions - 1)
+            cost = float((weight * loss.value(square)).sum()) * 0.5 / size**2 + float(density.sum().log())
+            if cost < best:
+                best, found = cost, loss
+    return found

@@ -1,0 +1,189 @@
+"""One modality alone: disparity gives depth (its scale and shift too where the cameras are known), rays give cameras."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
+from geo4d.alignment.confidence import relative_error
+from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.fuse import Candidates, Fusion, Source, fit_disparity, weigh_disparity
+from geo4d.alignment.observations import Lens, centred_pixels, ray_cameras, sample_grid
+from geo4d.alignment.priors import Priors
+from geo4d.errors import AlignmentError
+from geo4d.geometry.rigid import invert_rigid, rigid
+from geo4d.scene import Reconstruction, WindowPredictions
+
+MIN_PIXELS = 10
+MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
+APART = (4, 8)  # frames between which depth must agree under given cameras
+
+
+class _Aligned:
+    """Disparities brought to one scale and shift, as a source of depth."""
+
+    trust = 1.0
+
+    def __init__(self, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"]) -> None:
+        self.disparity, self.weight = disparity, weight
+
+    def __call__(self, rows: Tensor, index: Tensor | None) -> Candidates:
+        """See `Source`."""
+        disparity, weight = self.disparity[rows[:, 0], rows[:, 1]], self.weight[rows[:, 0], rows[:, 1]]
+        if index is not None:
+            disparity, weight = disparity.flatten(1)[:, index], weight.flatten(1)[:, index]
+        usable = (weight > 0) & (disparity > 1e-3)
+        return Candidates(-torch.where(usable, disparity, 1.0).log(), torch.where(usable, weight, 0.0))
+
+
+def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
+    """Depth: windows' disparities are brought to the first one's scale and shift through common frames.
+
+    Scale and shift of the whole follow from given cameras that move; else they stay unknown, and a warning says so. Raises
+    AlignmentError if fewer than ten pixels carry any weight.
+    """
+    aligned, weight, fits = _chain(predictions)
+    known = priors.resolve(predictions, None)
+    frames = predictions.num_frames
+    focal = torch.full((frames,), config.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
+    poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+    warnings, is_metric = [], False
+    if known.known.poses is None:
+        warnings.append(
+            "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
+        )
+    else:
+        poses = known.known.poses
+        found = _affine_by_cameras(predictions, (aligned, weight), poses, known.lens, focal)
+        if found is None:
+            warnings.append("The given cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
+        else:
+            aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
+    source: Source = _Aligned(aligned, weight)
+    log_depth, precision, spread = Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size)
+    dense = Dense(log_depth, relative_error(precision, spread, None))
+    report = {"terms": ["disparity"], "disparity_fits": fits, "warnings": warnings}
+    result = assemble(predictions, dense, poses, known.lens, focal, report)
+    return scaled(result, 1.0) if is_metric else result
+
+
+def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
+    """Disparities in the first window's scale and shift, their weights, and what was done to each window."""
+    assert predictions.disparity is not None
+    disparity = torch.nan_to_num(predictions.disparity.float())
+    weight = weigh_disparity(predictions.disparity.float(), predictions.disparity_weight)
+    if int((weight > 0).sum()) < MIN_PIXELS:
+        raise AlignmentError(f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video.")
+    aligned = torch.zeros_like(disparity)
+    known = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
+    fits = []
+    for g, window in enumerate(predictions.windows.tolist()):
+        reference = known[window]
+        use = (weight[g] > 0) & reference.isfinite()
+        a, b = 1.0, 0.0
+        if int(use.sum()) >= MIN_PIXELS:
+            fit = fit_disparity(disparity[g][use], reference[use], weight[g][use])
+            a, b = (fit.a, fit.b) if fit.a > 1e-6 else (1.0, 0.0)
+        fits.append({"scale": a, "shift": b})
+        aligned[g] = (disparity[g] - b) / a
+        fresh = torch.where(weight[g] > 0, aligned[g], torch.nan)
+        known[window] = torch.where(reference.isfinite(), reference, fresh)
+    return aligned, weight, fits
+
+
+def _affine_by_cameras(
+    predictions: WindowPredictions,
+    aligned: tuple[Tensor, Tensor],
+    poses: Float[Tensor, "t 4 4"],
+    lens: Lens,
+    focal: Float[Tensor, "t"],
+) -> tuple[float, float] | None:
+    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if they say nothing."""
+    height, width = predictions.grid_size
+    disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
+    for g, window in enumerate(predictions.windows.tolist()):
+        disparity[window], weight[window] = aligned[0][g].flatten(1), aligned[1][g].flatten(1)
+    index = sample_grid(height, width, 256)
+    pixels = lens.normalise(centred_pixels(height, width)[index])
+    rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1).numpy()
+    pairs = [(i, i + gap) for gap in APART for i in range(0, len(poses) - gap, 2)]
+    path = float((poses[:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).max())
+    if not pairs or path <= 0:
+        return None
+    d, w, matrices = disparity.double().numpy(), weight.numpy() > 0, poses.numpy()
+    k = lens.intrinsics(focal, height, width).numpy()
+
+    def misfit(parameters: np.ndarray) -> np.ndarray:
+        p, q = np.exp(parameters[0]), parameters[1]
+        found = []
+        for i, j in pairs:
+            inverse = np.maximum(p * d[i, index] + q, 1e-6)
+            world = (rays[i] / inverse[:, None]) @ matrices[i][:3, :3].T + matrices[i][:3, 3]
+            local = (world - matrices[j][:3, 3]) @ matrices[j][:3, :3]
+            z = np.maximum(local[:, 2], 1e-6)
+            x, y = k[j, 0, 0] * local[:, 0] / z + k[j, 0, 2], k[j, 1, 1] * local[:, 1] / z + k[j, 1, 2]
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (local[:, 2] > 0) & w[i, index]
+            at = np.clip(y.astype(int), 0, height - 1) * width + np.clip(x.astype(int), 0, width - 1)
+            inside &= w[j, at]
+            seen = np.maximum(p * d[j, at] + q, 1e-6)
+            # one robust loss bounds what occlusion and motion can do; who falls outside counts as much as a bad fit
+            found.append(np.where(inside, np.clip(np.log(seen * z), -1, 1), 1.0 * w[i, index]))
+        return np.concatenate(found)
+
+    typical = float(np.median(d[w])) if w.any() else 1.0
+    starts = [(np.log(1 / (share * path * typical)), 0.0) for share in (1.0, 3.0, 10.0, 30.0)]
+    solutions = [least_squares(misfit, start, loss="soft_l1", f_scale=0.02, x_scale=[0.1, 0.02], diff_step=1e-3) for start in starts]
+    best = min(solutions, key=lambda solution: float(solution.cost))
+    p, q = float(np.exp(best.x[0])), float(best.x[1])
+    return (p, q) if path * (p * typical + q) > MIN_PATH else None
+
+
+def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
+    """Cameras alone: windows are chained through the cameras that they share. Raises AlignmentError if the rays say nothing."""
+    cameras = ray_cameras(predictions)
+    if cameras is None:
+        raise AlignmentError(
+            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
+        )
+    windows, frames = predictions.windows.long(), predictions.num_frames
+    poses: list[Tensor | None] = [None] * frames
+    loose = []
+    for g, window in enumerate(windows.tolist()):
+        shared = [k for k, frame in enumerate(window) if poses[frame] is not None]
+        placed = cameras[g]
+        if g > 0 and shared:
+            target = torch.stack([poses[window[k]] for k in shared])  # type: ignore[misc]
+            link = ray_similarities(torch.arange(len(shared))[None], target, placed[shared][None])
+            centres = link.apply(placed[None, :, :3, 3])[0]
+            placed = rigid(link.rotation[0] @ placed[:, :3, :3], centres)
+        elif g > 0:
+            loose.append(g)
+        for k, frame in enumerate(window):
+            if poses[frame] is None:
+                poses[frame] = placed[k]
+    path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
+    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
+    nothing = torch.full((frames, height, width), torch.nan)
+    warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
+    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
+    lens = Lens.ideal(frames) if known is None else known.lens
+    focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
+    if known is not None and known.log_focal is not None:
+        focal = known.log_focal.exp()
+    poses_found = invert_rigid(path[:1]) @ path
+    return assemble(predictions, Dense(nothing, nothing), poses_found, lens, focal, {"terms": ["rays"], "warnings": warnings})
+
+
+def _ray_focal(predictions: WindowPredictions, config: AlignmentConfig) -> float:
+    """Focal length by the longer side from the first frames' directions: u d_z = f d_x, by a median."""
+    if predictions.ray_direction is None:
+        return config.focal_prior
+    first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
+    height, width = first.shape[1:3]
+    u = centred_pixels(height, width).flatten()
+    x, z = first[..., :2].reshape(len(first), -1), first[..., 2].reshape(len(first), -1).repeat_interleave(2, dim=1)
+    ratio = (u * z / x).flatten()
+    return float(ratio[ratio.isfinite() & (x.abs().flatten() > 0.05)].median())
