@@ -12,8 +12,8 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
+from geo4d.alignment.confidence import DEFAULT_SIGMA
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.confidence import relative_error
 from geo4d.alignment.fuse import DisparitySource, Fusion, GivenDepth, PointSource, fit_disparities
 from geo4d.alignment.initialise import FocalGuess, chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
 from geo4d.alignment.metric import metres_by_lengths
@@ -21,10 +21,18 @@ from geo4d.alignment.motion import find_motion
 from geo4d.alignment.observations import Observations, observe_points, ray_cameras, sample_grid
 from geo4d.alignment.paper import solve_paper
 from geo4d.alignment.priors import Priors, Resolved
-from geo4d.alignment.report import describe
+from geo4d.alignment.report import (
+    across_by_frame,
+    camera_covariance,
+    describe_windows,
+    disagreement,
+    fit_of_windows,
+    suspect_frames,
+    suspects,
+)
 from geo4d.alignment.single import align_disparity, align_rays
 from geo4d.alignment.solve import Solved, solve
-from geo4d.alignment.terms import Problem
+from geo4d.alignment.terms import Problem, acceleration, angular_acceleration
 from geo4d.alignment.unknowns import Unknowns
 from geo4d.errors import AlignmentError, ConfigError
 from geo4d.geometry.rigid import rigid
@@ -96,12 +104,15 @@ class Prepared:
     guess: FocalGuess
     start: Unknowns
     loose: list[int]
+    raw: tuple[float, float]  # typical acceleration of the windows' own cameras and of their rotations
 
     def problem(self, config: AlignmentConfig) -> Problem:
         """The joint problem."""
+        rays = self.start.rays
         return Problem(
-            self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known, config.focal == "per_frame"
-        )
+            self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known,
+            config.focal == "per_frame", None if rays is None else rays.scale.log(), *self.raw,
+        )  # fmt: skip
 
 
 def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
@@ -123,7 +134,16 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     start = _placed_by_known(start, observations, known)
     if rays is not None:
         start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
-    return Prepared(observations, rays, known, guess, start, loose)
+    return Prepared(observations, rays, known, guess, start, loose, _raw_accelerations(cameras, observations.extent))
+
+
+def _raw_accelerations(cameras: Float[Tensor, "g v 4 4"], extent: Float[Tensor, "g"]) -> tuple[float, float]:
+    """Medians over the windows' own cameras, centres in units of the scene's extent."""
+    if cameras.shape[1] < 3:
+        return 0.0, 0.0
+    bend = torch.cat([acceleration(window) for window in cameras[..., :3, 3] / extent[:, None, None]]).norm(dim=-1)
+    turn = torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1)
+    return float(bend.median()), float(turn.median())
 
 
 def _placed_by_known(start: Unknowns, observations: Observations, known: Resolved) -> Unknowns:
@@ -173,7 +193,8 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig, prior
     solved = solve(ready.problem(config), ready.start)
     if progress is not None:
         progress("cameras", 1, 1)
-    return finish(predictions, ready, solved, priors, progress)
+    result = finish(predictions, ready, solved, priors, progress)
+    return replace(result, dynamic=find_motion(result)) if config.motion else result
 
 
 def _align_as_paper(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> Reconstruction:
@@ -185,7 +206,7 @@ def _align_as_paper(predictions: WindowPredictions, ready: Prepared, config: Ali
     log_depth, precision, spread = fusion.dense(*predictions.grid_size)
     log_focal = float(start.log_focal.mean())
     found = solve_paper(predictions, log_depth, poses, log_focal, (start.windows, start.rays), ready.rays, config)
-    dense = Dense(torch.where(log_depth.isfinite(), found.log_depth, torch.nan), relative_error(precision, spread, None))
+    dense = Dense.of(torch.where(log_depth.isfinite(), found.log_depth, torch.nan), precision, spread)
     report = {"terms": terms_of(predictions, ready.rays), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
     focal = torch.full_like(start.log_focal, math.exp(found.log_focal))
     return assemble(predictions, dense, rigid(found.rotation, found.centre), ready.known.lens, focal, report)
@@ -193,7 +214,9 @@ def _align_as_paper(predictions: WindowPredictions, ready: Prepared, config: Ali
 
 def terms_of(predictions: WindowPredictions, rays: Tensor | None) -> list[str]:
     """The modalities that take part."""
-    return [name for name, value in (("points", predictions.points), ("disparity", predictions.disparity), ("rays", rays)) if value is not None]
+    return [
+        name for name, value in (("points", predictions.points), ("disparity", predictions.disparity), ("rays", rays)) if value is not None
+    ]
 
 
 def finish(
@@ -214,14 +237,41 @@ def finish(
         sigma = 1.48 * float(solved.scales.along)
         precision = GIVEN_DEPTH_VOICES * (max(sigma, 1e-6) / priors.depth_sigma) ** 2
         given = GivenDepth(observations.windows, (ready.known.log_depth + unknowns.log_depth_scale).float(), precision)
-        fusion = Fusion(observations.windows, [*fusion.sources, given])
-    log_depth, precision_map, spread = fusion.dense(height, width, progress)
+        fusion = fusion.plus(given)
+    dense = Dense.of(*fusion.dense(height, width, progress), own_sigma=_own_sigma(predictions, points))
+    fit = fit_of_windows(observations, solved, own, max(height, width), fits)
+    report = {
+        "terms": terms_of(predictions, ready.rays),
+        "solver": "fast",
+        "solver_steps": solved.steps,
+        "focal_by_longer_side": float(unknowns.log_focal.exp().mean()),
+        "expected_error": dense.mean_error,
+        "disagreement": disagreement(fusion, index),
+        "windows": describe_windows(observations.windows, fit, ready.guess.own, unknowns.windows.scale),
+        "suspect_windows": suspects(fit),
+        "warnings": _warnings(predictions, ready),
+    }
     poses = rigid(unknowns.rotation, unknowns.centre)
-    focal = unknowns.log_focal.exp()
-    report, error = describe(predictions, ready, solved, fusion, fits, (log_depth, precision_map, spread))
-    result = assemble(predictions, Dense(log_depth, error), poses, ready.known.lens, focal, report, solved.camera_covariance())
+    covariance = camera_covariance(observations, solved, own)
+    result = assemble(predictions, dense, poses, ready.known.lens, unknowns.log_focal.exp(), report, covariance)
     result = _in_metres(result, ready, solved, priors)
-    return replace(result, dynamic=find_motion(result))
+    return result.with_diagnostics(suspect_frames=suspect_frames(result, across_by_frame(observations, solved)))
+
+
+def _own_sigma(predictions: WindowPredictions, points: PointSource) -> float:
+    """What the network expects of a typical pixel's log depth."""
+    return DEFAULT_SIGMA if predictions.weight is None else points.unit**-0.5
+
+
+def _warnings(predictions: WindowPredictions, ready: Prepared) -> list[str]:
+    """What the user should know before trusting the result."""
+    found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in ready.loose]
+    given = predictions.ray_cam_to_win is not None or (predictions.ray_direction is not None and predictions.ray_moment is not None)
+    if ready.rays is None and given:
+        found.append("The ray maps are not finite or do not spread; they were not used.")
+    if ready.guess.zooms and len(set(ready.guess.log_focal.tolist())) == 1 and ready.known.log_focal is None:
+        found.append("The focal length seems to change along the video, and one was used for all frames: try focal=per_frame.")
+    return found
 
 
 def _point_source(predictions: WindowPredictions, observations: Observations, own: Tensor, unknowns: Unknowns) -> PointSource:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
+from geo4d.alignment.confidence import DEFAULT_SIGMA, relative_error
 from geo4d.alignment.observations import Lens
 from geo4d.geometry.rigid import relative_to_first
 from geo4d.geometry.rotation import fit_rotation
@@ -22,6 +23,16 @@ class Dense:
 
     log_depth: Float[Tensor, "t h w"]
     error: Float[Tensor, "t h w"]
+
+    @classmethod
+    def of(cls, log_depth: Tensor, precision: Tensor, spread: Tensor, *, own_sigma: float = DEFAULT_SIGMA) -> Dense:
+        """From what the fusion gives."""
+        return cls(log_depth, relative_error(log_depth, precision, spread, own_sigma))
+
+    @property
+    def mean_error(self) -> float:
+        """Expected error of the whole, which is what tells a good result from a bad one without the truth."""
+        return float(self.error.nanmean())
 
 
 def assemble(
@@ -55,7 +66,7 @@ def assemble(
         cam_to_world=relative_to_first(poses).numpy(),
         timestamps=np.arange(frames) / 24.0 if predictions.timestamps is None else np.asarray(predictions.timestamps, np.float64)[:frames],
         source_size=predictions.source_size or (height, width),
-        diagnostics={"warnings": [], "expected_relative_error": float(typical), **diagnostics},
+        diagnostics={"warnings": [], "typical_error": float(typical), **diagnostics},
         pose_covariance=None if covariance is None else covariance.numpy(),
     )
 
@@ -79,5 +90,6 @@ def ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Float
     turned = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
     centres = target[..., :3, 3]
     a, b = turned - turned.mean(1, keepdim=True), centres - centres.mean(1, keepdim=True)
-    scale = ((a * b).sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).clamp_min(1e-6)
+    # both are noisy: the ratio of their spreads is not biased towards either
+    scale = (b.square().sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).sqrt().clamp(1e-6, 1e6)
     return Similarity(scale, rotation, centres.mean(1) - scale[:, None] * turned.mean(1))

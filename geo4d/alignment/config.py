@@ -18,8 +18,9 @@ class AlignmentConfig:
     use_rays: bool = True
     focal: Literal["shared", "per_frame"] = "shared"  # per_frame: the camera zooms
     loss: Literal["cauchy", "adaptive"] = "cauchy"  # adaptive: the general robust loss, its shape learnt from the residuals
+    motion: bool = True  # whether to say which pixels move
     smoothness: float = 0.1  # acceleration prior of the centres, relative to the typical residual
-    turn_smoothness: float = 1.0  # the same of the rotations
+    turn_smoothness: float = 0.7  # the same of the rotations
     samples: int = 144  # pixels a frame that determine the cameras
     iterations: int = 25
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak

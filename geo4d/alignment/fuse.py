@@ -6,8 +6,8 @@ solver's sampled pixels; then one frame after the other is read, so that windows
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,8 +36,6 @@ class Candidates:
 class Source(Protocol):
     """One modality."""
 
-    trust: float
-
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """What windows rows[:, 0] say at their frames rows[:, 1]: everywhere, or at chosen pixels."""
 
@@ -56,7 +54,6 @@ class PointSource:
     cam_to_win: Float[Tensor, "g v 4 4"]
     scale: Float[Tensor, "g"]
     unit: float = 1.0  # the typical (weight z)^2
-    trust: float = 1.0
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """See `Source`."""
@@ -73,7 +70,7 @@ class PointSource:
         world = z * self.scale[rows[:, 0]].float()[each]
         ahead = usable & (world > 1e-4)
         precision = torch.where(ahead, (weight * z).square() / self.unit, 0.0).clamp_max(MAX_PRECISION)
-        return Candidates(torch.where(ahead, world, 1.0).log(), self.trust * precision)
+        return Candidates(torch.where(ahead, world, 1.0).log(), precision)
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,6 @@ class DisparitySource:
 
     predictions: WindowPredictions
     fits: list[DisparityFit]
-    trust: float = 1.0
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """See `Source`. The precision is the same in log depth near and far: measured to be the best."""
@@ -107,7 +103,7 @@ class DisparitySource:
         rest = disparity - b
         usable = (weight > 0) & (a > 0) & (rest > 2 * residual + 1e-4)
         log_depth = torch.where(usable, a / rest.clamp_min(1e-6), 1.0).log()
-        return Candidates(log_depth, self.trust * torch.where(usable, weight, 0.0))
+        return Candidates(log_depth, torch.where(usable, weight, 0.0))
 
 
 @dataclass(frozen=True)
@@ -117,14 +113,13 @@ class GivenDepth:
     frames: Int[Tensor, "g v"]
     log_depth: Float[Tensor, "t h w"]  # in the world's unit, nan where unknown
     precision: float
-    trust: float = 1.0
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """See `Source`: it speaks once, whatever the number of windows."""
         depth = self.log_depth[self.frames[rows[0, 0], rows[0, 1]]][None]
         depth = depth if index is None else depth.flatten(1)[:, index]
         known = depth.isfinite()
-        return Candidates(torch.where(known, depth, 0.0), self.trust * self.precision * known)
+        return Candidates(torch.where(known, depth, 0.0), self.precision * known)
 
 
 def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:
@@ -153,9 +148,7 @@ def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n
     return DisparityFit(float(a), float(b), float(spread))
 
 
-def fit_disparities(
-    predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"]
-) -> list[DisparityFit]:
+def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"]) -> list[DisparityFit]:
     """Scale and shift of every window's disparity against the log depth (nan where unknown) of the frames at sampled pixels."""
     assert predictions.disparity is not None
     fits = []
@@ -172,8 +165,9 @@ def fit_disparities(
 class Fusion:
     """Merges what the sources say, frame by frame."""
 
-    def __init__(self, windows: Int[Tensor, "g v"], sources: list[Source]) -> None:
-        self.windows, self.sources = windows, sources
+    def __init__(self, windows: Int[Tensor, "g v"], sources: Sequence[Source], trust: Sequence[float] | None = None) -> None:
+        self.windows, self.sources = windows, list(sources)
+        self.trust = [1.0] * len(self.sources) if trust is None else list(trust)  # factors of the sources' precisions
         self.frames = int(windows.max()) + 1
         flat = windows.flatten()
         order = torch.argsort(flat, stable=True)
@@ -190,7 +184,8 @@ class Fusion:
         if len(rows) == 0:
             return None
         said = [source(rows, index) for source in self.sources]
-        values, weight = torch.cat([s.log_depth for s in said]), torch.cat([s.precision for s in said])
+        values = torch.cat([s.log_depth for s in said])
+        weight = torch.cat([t * s.precision for s, t in zip(said, self.trust, strict=True)])
         mean, deviation = _robust_mean(values, weight)
         known = weight.sum(0) > 0
         return torch.where(known, mean, torch.nan), weight.sum(0), torch.where(known, deviation, 0.0)
@@ -203,9 +198,7 @@ class Fusion:
         """The same of all frames and pixels, (t, h, w) each."""
         return self._all((height, width), None, progress)
 
-    def _all(
-        self, shape: tuple[int, ...], index: Tensor | None, progress: Progress | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _all(self, shape: tuple[int, ...], index: Tensor | None, progress: Progress | None = None) -> tuple[Tensor, Tensor, Tensor]:
         log_depth = torch.full((self.frames, *shape), torch.nan)
         precision, spread = torch.zeros(self.frames, *shape), torch.zeros(self.frames, *shape)
         for frame in range(self.frames):
@@ -219,9 +212,11 @@ class Fusion:
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
         """Each modality trusted by how well its own windows agree with one another."""
         trust = self.trusts(index)
-        if trust is None:
-            return self
-        return Fusion(self.windows, [replace(source, trust=t) for source, t in zip(self.sources, trust, strict=True)])  # type: ignore[type-var]
+        return self if trust is None else Fusion(self.windows, self.sources, trust)
+
+    def plus(self, source: Source) -> Fusion:
+        """With one more source, trusted as it says itself."""
+        return Fusion(self.windows, [*self.sources, source], [*self.trust, 1.0])
 
     def trusts(self, index: Int[Tensor, "p"]) -> list[float] | None:
         """How far each source is to be trusted, the first one's typical precision being 1; None without common frames.

@@ -8,6 +8,7 @@ distant frames widen the band, nothing else changes. Small problems are solved d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sparse
@@ -185,7 +186,7 @@ def _tridiagonal_inverse(band: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Blocks of the inverse at groups `at` (k, c) of unknowns, each group within one bandwidth."""
     width, n = band.shape
     edges = [*range(0, n, width), n]
-    pieces = [_piece(band, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    pieces = [_piece(band, a, b) for a, b in pairwise(edges)]
     lower = [_coupling(band, *edges[k : k + 3]) for k in range(len(pieces) - 1)]
     forward = [np.linalg.inv(pieces[0])]
     for k in range(1, len(pieces)):

@@ -35,7 +35,9 @@ def _measure(result: Reconstruction, distance: Distance) -> float:
     for frame, (u, v) in ((distance.frame_a, distance.pixel_a), (distance.frame_b, distance.pixel_b)):
         height, width = result.source_size
         if not (0 <= frame < result.num_frames and 0 <= u < width and 0 <= v < height):
-            raise InputError(f"A known distance ends at pixel ({u}, {v}) of frame {frame}, outside the video; give pixels within {width} x {height}.")
+            raise InputError(
+                f"A known distance ends at pixel ({u}, {v}) of frame {frame}, outside the video; give pixels within {width} x {height}."
+            )
         row, column = int(v * result.depth.shape[1] / height), int(u * result.depth.shape[2] / width)
         point = result.points_world(frame)[row, column]
         if not np.isfinite(point).all():

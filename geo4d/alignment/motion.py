@@ -1,2 +1,122 @@
-def find_motion(result):
-    return None
+"""Which pixels move: what one frame saw, other frames must see too, or something in front of it.
+
+Every frame's points are carried into frames some way off. Where such a frame sees through the place of a point (its surface lies
+behind, by more than the expected errors), the point has moved away; hidden points say nothing. The evidence is then shared among
+neighbours of like depth and colour, because the inside of a large object overlaps with itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import max_pool2d, pad
+
+from geo4d._typing import Bool, Float, Tensor
+from geo4d.scene import Reconstruction
+
+GAPS = (3, 6, 10, 15)  # frames, before and after
+SLACK = 1.5  # expected errors that a surface may lie behind without meaning anything
+MOST = 4.0  # that count, of one frame
+HIDDEN = 2.0  # expected errors by which a surface in front hides a point
+ROUNDS, RADIUS = 3, 3  # of sharing among neighbours
+LIKE_DEPTH, LIKE_COLOUR = 0.15, 0.2
+EVEN = 0.15  # evidence at which a pixel moves as likely as not
+STEEPNESS = 1.5  # of the probability over log evidence
+FAR = 4.0  # log depth that stands for sky
+
+
+@torch.no_grad()
+def find_motion(result: Reconstruction) -> np.ndarray:
+    """Probability (t, h, w) that what a pixel shows moves, float32; 0 where there is no depth."""
+    frames, height, width = result.depth.shape
+    depth, valid = torch.from_numpy(np.asarray(result.depth)).float(), torch.from_numpy(np.asarray(result.valid))
+    unit = float(depth[valid].median()) if valid.any() else 1.0
+    probability = np.zeros((frames, height, width), np.float32)
+    if frames <= GAPS[0]:
+        return probability
+    view = _Views(result, depth, valid, unit)
+    for frame in range(frames):
+        evidence = view.evidence(frame)
+        image = torch.from_numpy(np.array(result.images[frame])).float() / 255
+        shared = _share(evidence, view.log_depth(frame), image)
+        odds = (shared / EVEN).pow(STEEPNESS)
+        probability[frame] = torch.where(valid[frame], odds / (1 + odds), 0.0).numpy()
+    return probability
+
+
+class _Views:
+    """Frames seen from one another."""
+
+    def __init__(self, result: Reconstruction, depth: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"], unit: float) -> None:
+        self.depth, self.valid, self.unit = depth, valid, unit
+        self.confidence = torch.from_numpy(np.asarray(result.confidence))
+        self.typical = float(result.diagnostics.get("typical_error", 0.05))
+        self.intrinsics = torch.from_numpy(np.asarray(result.intrinsics)).float()
+        poses = torch.from_numpy(np.asarray(result.cam_to_world)).float()
+        self.rotation, self.centre = poses[:, :3, :3], poses[:, :3, 3] / unit
+        height, width = depth.shape[1:]
+        v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        self.pixels = torch.stack([u, v], dim=-1)
+        self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def log_depth(self, frame: int | Tensor) -> Tensor:
+        """In units of the scene; far where there is none."""
+        return torch.where(self.valid[frame], (self.depth[frame] / self.unit).clamp_min(1e-6).log(), FAR)
+
+    def _error(self, frame: int | Tensor) -> Tensor:
+        return (self.typical / self.confidence[frame].clamp_min(1e-3)).clamp_max(1.0)
+
+    def evidence(self, frame: int) -> Float[Tensor, "h w"]:
+        """How strongly other frames see through each pixel's place, on average over those that could see it."""
+        others = torch.tensor([frame + sign * gap for gap in GAPS for sign in (-1, 1) if 0 <= frame + sign * gap < len(self.depth)])
+        height, width = self.depth.shape[1:]
+        k = self.intrinsics[frame]
+        rays = (self.pixels - k[:2, 2]) / torch.stack([k[0, 0], k[1, 1]])
+        z = self.log_depth(frame).exp()[..., None]
+        world = torch.cat([rays * z, z], dim=-1).flatten(0, 1) @ self.rotation[frame].T + self.centre[frame]
+        local = (world - self.centre[others][:, None]) @ self.rotation[others]  # (o, n, 3)
+        k = self.intrinsics[others][:, None]
+        far = local[..., 2]
+        ahead = far > 1e-4
+        safe = far.clamp_min(1e-4)
+        x, y = k[..., 0, 0] * local[..., 0] / safe + k[..., 0, 2], k[..., 1, 1] * local[..., 1] / safe + k[..., 1, 2]
+        inside = ahead & (x >= 0.5) & (x < width - 0.5) & (y >= 0.5) & (y < height - 0.5)
+        at = y.long().clamp(0, height - 1) * width + x.long().clamp(0, width - 1)
+        nearest, furthest = (bound.gather(1, at) for bound in self._surfaces(others))
+        sigma = (self._error(frame).flatten().square() + self._error(others).flatten(1).gather(1, at).square()).sqrt()
+        log_z = safe.log()
+        off = torch.where(log_z < nearest, log_z - nearest, (log_z - furthest).clamp_min(0)) / sigma
+        counts = inside & (off < HIDDEN)
+        through = torch.where(counts, (-off - SLACK).clamp(0, MOST), 0.0)
+        return (through.sum(0) / (counts.sum(0) + 1)).unflatten(0, (height, width)) * self.valid[frame]
+
+    def _surfaces(self, frames: Tensor) -> tuple[Float[Tensor, "o n"], Float[Tensor, "o n"]]:
+        """Nearest and furthest log depth around each pixel: neither it nor its neighbours may explain what is seen."""
+        for frame in frames.tolist():
+            if frame not in self._bounds:
+                there = self.log_depth(frame)[None, None]
+                self._bounds[frame] = (-max_pool2d(-there, 3, 1, 1).flatten(), max_pool2d(there, 3, 1, 1).flatten())
+        oldest = int(frames.min())
+        self._bounds = {frame: bounds for frame, bounds in self._bounds.items() if frame >= oldest}
+        nearest, furthest = zip(*(self._bounds[frame] for frame in frames.tolist()), strict=True)
+        return torch.stack(nearest), torch.stack(furthest)
+
+
+def _share(evidence: Float[Tensor, "h w"], log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+    """Means over neighbours of like depth and colour."""
+    if not evidence.any():
+        return evidence
+    like = torch.cat([log_depth[None] / LIKE_DEPTH, image.movedim(-1, 0) / (LIKE_COLOUR * 3**0.5)])
+    size = 2 * RADIUS + 1
+    height, width = evidence.shape
+
+    def around(maps: Float[Tensor, "c h w"]) -> Float[Tensor, "c k h w"]:
+        padded = pad(maps[None], (RADIUS,) * 4, mode="replicate")[0]
+        views = [padded[:, dy : dy + height, dx : dx + width] for dy in range(size) for dx in range(size)]
+        return torch.stack(views, dim=1)
+
+    weight = torch.exp(-(around(like) - like[:, None]).square().sum(0))
+    weight = weight / weight.sum(0)
+    for _ in range(ROUNDS):
+        evidence = (weight * around(evidence[None])[0]).sum(0)
+    return evidence

@@ -108,7 +108,11 @@ class _Objective:
         self.weight = torch.where(usable, weight.clamp_max(WEIGHT_CAP), 0.0)
         self.points = torch.where(usable[..., None], predictions.points.float(), 0.0)
         self.disparity = None if predictions.disparity is None else torch.nan_to_num(predictions.disparity.float())
-        self.disparity_mask = None if predictions.disparity is None else (weigh_disparity(predictions.disparity.float(), predictions.disparity_weight) > 0).float()
+        self.disparity_mask = (
+            None
+            if predictions.disparity is None
+            else (weigh_disparity(predictions.disparity.float(), predictions.disparity_weight) > 0).float()
+        )
         self.rays = None if rays is None else rays.float()
         known = log_depth[log_depth.isfinite()]
         filled = torch.where(log_depth.isfinite(), log_depth, known.median() if known.numel() else torch.tensor(0.0))

@@ -59,7 +59,12 @@ class Priors:
         lengths = [d.metres for d in self.distances] + ([] if self.camera_height is None else [self.camera_height])
         if any(not math.isfinite(length) or length <= 0 for length in lengths):
             raise ConfigError(f"Known lengths must be above 0 metres; got {lengths}.")
-        for name, dimensions, last in (("intrinsics", (2, 3), (3, 3)), ("cam_to_world", (3,), (4, 4)), ("depth", (3,), ()), ("ignore", (3,), ())):
+        for name, dimensions, last in (
+            ("intrinsics", (2, 3), (3, 3)),
+            ("cam_to_world", (3,), (4, 4)),
+            ("depth", (3,), ()),
+            ("ignore", (3,), ()),
+        ):
             value = getattr(self, name)
             if value is None:
                 continue

@@ -1,8 +1,158 @@
-"""What is to be said of an alignment: how well it fits, window by window and frame by frame, and what to be careful with."""
+"""What is to be said of an alignment: how well each window fits, which are to be looked at, and how good the whole may be."""
+
 from __future__ import annotations
+
+from dataclasses import dataclass
 from typing import Any
-from geo4d.alignment.confidence import relative_error
-def describe(predictions, ready, solved, fusion, fits, dense):
-    log_depth, precision, spread = dense
-    from geo4d.alignment.align import terms_of
-    return {"terms": terms_of(predictions, ready.rays), "window_focals":[round(f,5) for f in ready.guess.own], "window_scales": solved.unknowns.windows.scale.tolist(), "solver_steps": solved.steps, "focal_by_longer_side": float(solved.unknowns.log_focal.exp().mean()), "warnings":[*(f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in ready.loose)]}, relative_error(precision, spread, log_depth)
+
+import torch
+
+from geo4d._typing import Float, Int, Tensor
+from geo4d.alignment.fuse import DisparityFit, Fusion, Source
+from geo4d.alignment.observations import Observations
+from geo4d.alignment.solve import Solved
+from geo4d.alignment.terms import point_jacobian
+from geo4d.geometry.rotation import so3_log
+from geo4d.scene import Reconstruction
+
+SUSPECT = 5.0  # robust sigmas above what is usual
+TWICE = 2.0  # and at least so many times the usual
+LIST = 8  # suspects that are named
+CHI_SQUARE_6 = 5.35  # median of six squared normal errors
+ALONG_TIME = 3.5  # by which errors shared by neighbouring frames of a window count less; from simulated windows
+
+
+@dataclass(frozen=True)
+class WindowFit:
+    """How one window fits the result; lists over the windows."""
+
+    turn_deg: Float[Tensor, "g"]  # of its own cameras against the common ones, medians
+    shift: Float[Tensor, "g"]  # by the extent of its scene
+    across_px: Float[Tensor, "g"]
+    along: Float[Tensor, "g"]  # log depth against the other windows
+    rays_deg: Float[Tensor, "g"] | None
+    disparity: Float[Tensor, "g"] | None  # median residual of its disparities, by their slope: in inverse depths of the unit
+
+
+def fit_of_windows(
+    observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"], side: int, fits: list[DisparityFit] | None
+) -> WindowFit:
+    """Residuals window by window."""
+    turn, shift = _apart(observations, solved, own)
+    e = solved.evaluation
+    used = observations.weight > 0
+
+    def median(values: Tensor) -> Tensor:
+        return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
+
+    rays = None if e.rotation_error is None else e.rotation_error.norm(dim=-1).median(dim=1).values.rad2deg()
+    disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
+    size = solved.unknowns.windows.scale * observations.extent
+    return WindowFit(
+        turn.norm(dim=-1).median(dim=1).values.rad2deg(),
+        shift.norm(dim=-1).median(dim=1).values / size,
+        side * median(e.across.norm(dim=-1)),
+        median(e.along.abs()),
+        rays,
+        disparity,
+    )
+
+
+def _apart(observations: Observations, solved: Solved, own: Tensor) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
+    """Each window's own cameras against the common ones, in the world: turn and shift."""
+    u = solved.unknowns
+    w = u.windows
+    rotation = w.rotation[:, None] @ own[..., :3, :3]
+    centre = w.scale[:, None, None] * own[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
+    return so3_log(rotation @ u.rotation[observations.windows].mT), centre - u.centre[observations.windows]
+
+
+def shared_errors(observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"]) -> float:
+    """How many times more the windows disagree about cameras than errors independent between pixels would make them.
+
+    By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
+    """
+    o, e, s = observations, solved.evaluation, solved.scales
+    apart = torch.cat(_apart(o, solved, own), dim=-1)
+    found = []
+    for g, frames in enumerate(o.windows):
+        window = torch.full((len(frames), 1), g)
+        jacobian = point_jacobian(solved.unknowns, e.local[g][:, None], e.world[g][:, None], frames, window)[:, 0, :, :2, :6]
+        weight = o.weight[g] * s.across_loss.weight(e.across[g].square().sum(-1) / s.across**2) / s.across**2
+        hessian = torch.einsum("vp,vpij,vpik->vjk", weight, jacobian, jacobian)
+        found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
+    return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)
+
+
+def camera_covariance(observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"]) -> Float[Tensor, "t 6 6"]:
+    """Of each camera's rotation (radians, about the world's axes) and centre, the first camera being exact; nan if it cannot be told."""
+    return ALONG_TIME * shared_errors(observations, solved, own) * solved.camera_covariance()
+
+
+def describe_windows(windows: Int[Tensor, "g v"], fit: WindowFit, focals: list[float], scales: Float[Tensor, "g"]) -> list[dict[str, Any]]:
+    """One entry a window."""
+    columns = {name: values for name, values in vars(fit).items() if values is not None}
+    return [
+        {
+            "frames": [int(window.min()), int(window.max())],
+            "focal_by_longer_side": round(focals[g], 5),
+            "scale": float(scales[g]),
+            **{name: round(float(values[g]), 6) for name, values in columns.items()},
+        }
+        for g, window in enumerate(windows)
+    ]
+
+
+def suspects(fit: WindowFit) -> list[dict[str, Any]]:
+    """Windows that fit far worse than the others, the worst first, and in what."""
+    found: dict[int, tuple[float, str]] = {}
+    for name, values in vars(fit).items():
+        if values is None:
+            continue
+        for g, times in _outliers(values).items():
+            if times > found.get(g, (0.0, ""))[0]:
+                found[g] = (times, name)
+    worst = sorted(found.items(), key=lambda item: -item[1][0])[:LIST]
+    return [{"window": g, "by": name, "times_the_usual": round(times, 1)} for g, (times, name) in worst]
+
+
+def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"]) -> list[int]:
+    """Frames whose depth is believed far less, or whose cameras fit far worse, than the others'."""
+    confidence = torch.tensor([float(_median_of(result, frame)) for frame in range(result.num_frames)])
+    found: dict[int, float] = {}
+    for values in (1 / confidence.clamp_min(1e-6), across):
+        for frame, times in _outliers(values).items():
+            found[frame] = max(times, found.get(frame, 0.0))
+    return sorted(sorted(found, key=lambda frame: -found[frame])[:LIST])
+
+
+def _median_of(result: Reconstruction, frame: int) -> Tensor:
+    known = torch.from_numpy(result.confidence[frame][result.valid[frame]])
+    return known.median() if len(known) else torch.tensor(0.0)
+
+
+def _outliers(values: Float[Tensor, "n"]) -> dict[int, float]:
+    """Numbers of values far above the others, and how many times the median they are."""
+    known = values[values.isfinite()]
+    if len(known) < 4:
+        return {}
+    middle = known.median()
+    sigma = 1.48 * (known - middle).abs().median()
+    limit = torch.maximum(middle + SUSPECT * sigma, TWICE * middle)
+    return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
+
+
+def across_by_frame(observations: Observations, solved: Solved) -> Float[Tensor, "t"]:
+    """Mean residual across the rays of every frame, robustly."""
+    length = solved.evaluation.across.norm(dim=-1)
+    length = torch.where(observations.weight > 0, length, torch.nan).nanmedian(dim=-1).values.flatten()
+    known = length.isfinite()
+    frames = observations.windows.flatten()[known]
+    count = torch.bincount(frames, minlength=observations.num_frames).clamp_min(1)
+    return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[known]) / count
+
+
+def disagreement(fusion: Fusion, index: Int[Tensor, "p"]) -> dict[str, float]:
+    """Median difference of log depth between windows, by modality."""
+    names: list[tuple[str, Source]] = [(type(source).__name__.removesuffix("Source").lower(), source) for source in fusion.sources]
+    return {name: fusion.disagreement(source, index) for name, source in names if name in ("point", "disparity")}

@@ -8,7 +8,6 @@ from scipy.optimize import least_squares
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
-from geo4d.alignment.confidence import relative_error
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.fuse import Candidates, Fusion, Source, fit_disparity, weigh_disparity
 from geo4d.alignment.observations import Lens, centred_pixels, ray_cameras, sample_grid
@@ -24,8 +23,6 @@ APART = (4, 8)  # frames between which depth must agree under given cameras
 
 class _Aligned:
     """Disparities brought to one scale and shift, as a source of depth."""
-
-    trust = 1.0
 
     def __init__(self, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"]) -> None:
         self.disparity, self.weight = disparity, weight
@@ -63,8 +60,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
     source: Source = _Aligned(aligned, weight)
-    log_depth, precision, spread = Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size)
-    dense = Dense(log_depth, relative_error(precision, spread, None))
+    dense = Dense.of(*Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size))
     report = {"terms": ["disparity"], "disparity_fits": fits, "warnings": warnings}
     result = assemble(predictions, dense, poses, known.lens, focal, report)
     return scaled(result, 1.0) if is_metric else result

@@ -10,7 +10,6 @@ from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.initialise import focal_bounds
 from geo4d.alignment.linear import NormalEquations
 from geo4d.alignment.terms import (
-    SHARED_ERROR,
     Evaluation,
     Problem,
     Scales,
@@ -38,15 +37,12 @@ class Solved:
     free: Bool[Tensor, "n"]
 
     def camera_covariance(self) -> Float[Tensor, "t 6 6"]:
-        """Of each camera's rotation (radians, about the world's axes) and centre (world units), the first camera being exact.
-
-        Residuals count in units of their own size, and as many pixels together as err together; nan where it cannot be told.
-        """
+        """Of each camera's rotation and centre in the world, were all residuals independent; nan where it cannot be told."""
         frames = torch.arange(self.columns.frames)
         found = self.system.covariance(self.columns.camera(frames), self.free)
         if found is None:
             return torch.full((len(frames), 6, 6), torch.nan, dtype=torch.float64)
-        return SHARED_ERROR * found
+        return found
 
 
 def solve(problem: Problem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None = None) -> Solved:

@@ -25,6 +25,7 @@ SCALE_FLOOR = 1e-7
 RAY_SHARE = 0.3  # weight of one ray camera, in sampled pixels
 SHARED_ERROR = 14.0  # sampled pixels that err together: what is known beforehand counts for as many
 MIN_DEPTH = 1e-4
+SMOOTHEST = 0.05  # of the windows' own accelerations, below which a smooth path does not count as smoother
 ROWS_AT_ONCE = 2**17  # residuals whose derivatives are held at a time
 CAUCHY = Loss()
 
@@ -57,6 +58,9 @@ class Problem:
     log_focal_sigma: float  # how firmly; 0: exactly
     known: Known = field(default_factory=Known)
     zooms: bool = False
+    ray_log_scale: Tensor | None = None  # (g,) first guess, around which the scale of ray cameras that show no path is kept
+    raw_bend: float = 0.0  # typical acceleration of the windows' own cameras, in units of the depth around them
+    raw_turn: float = 0.0  # the same of their rotations; radians
 
     def columns(self) -> Columns:
         """Places of the unknowns."""
@@ -144,12 +148,8 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
     weight = problem.observations.weight
     one = torch.tensor(1.0, dtype=torch.float64)
     unit = problem.observations.local_unit(unknowns.windows.scale)
-    step = unknowns.centre.diff(dim=0).norm(dim=-1) / unit[1:]
-    floor = 0.02 * step.median() + 1e-6 if len(step) else one
     bend = (acceleration(unknowns.centre) / unit[1:-1, None]).norm(dim=-1)
     turn = angular_acceleration(unknowns.rotation).norm(dim=-1)
-    angle = so3_log(unknowns.rotation[1:] @ unknowns.rotation[:-1].mT).norm(dim=-1)
-    turn_floor = 0.02 * angle.median() + 1e-6 if len(angle) else one
     across, along = _median(e.across.norm(dim=-1), weight), one
     if (e.along != 0).any():
         along = _median(e.along.abs()[e.along != 0])
@@ -164,8 +164,9 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
         along=along,
         rotation=one if e.rotation_error is None else _median(e.rotation_error.norm(dim=-1)).clamp_min(1e-6),
         centre=one if centre_error is None else _median(centre_error.norm(dim=-1)).clamp_min(1e-6),
-        acceleration=torch.maximum(bend.median(), floor) if len(bend) else one,
-        turning=torch.maximum(turn.median(), turn_floor) if len(turn) else one,
+        # smoothing lowers what it is scaled by; without a floor it would end in a camera that does not move
+        acceleration=bend.median().clamp_min(SMOOTHEST * problem.raw_bend + 1e-6) if len(bend) else one,
+        turning=turn.median().clamp_min(SMOOTHEST * problem.raw_turn + 1e-6) if len(turn) else one,
         ray_unit=ray_unit,
         **losses,
     )
@@ -191,6 +192,8 @@ def cost(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales) -> floa
         shift = e.centre_error * s.ray_unit[:, None, None]
         total = total + RAY_SHARE * pixels * CAUCHY.value(e.rotation_error.square().sum(-1) / s.rotation**2).sum()
         total = total + RAY_SHARE * pixels * CAUCHY.value(shift.square().sum(-1) / s.centre**2).sum()
+    if unknowns.rays is not None and problem.ray_log_scale is not None:
+        total = total + RAY_SHARE * pixels * (unknowns.rays.scale.log() - problem.ray_log_scale).square().sum()
     unit = o.local_unit(unknowns.windows.scale)
     bend, turn = acceleration(unknowns.centre) / unit[1:-1, None], angular_acceleration(unknowns.rotation)
     total = total + c.smoothness * pixels * CAUCHY.value(bend.square().sum(-1) / s.acceleration**2).sum()
@@ -266,7 +269,7 @@ def _add_frames(
     across, along, weight = take(e.across), take(e.along), take(o.weight)
     w_across = weight * s.across_loss.weight(across.square().sum(-1) / s.across**2) / s.across**2
     w_along = weight * s.along_loss.weight((along / s.along).square()) / s.along**2
-    jacobian = _point_jacobian(unknowns, take(e.local), take(e.world), frames, window)  # (f, r, p, 3, 14)
+    jacobian = point_jacobian(unknowns, take(e.local), take(e.world), frames, window)  # (f, r, p, 3, 14)
     residual = torch.cat([across, along[..., None]], dim=-1)
     by_along = jacobian[..., 2, :]  # before what is known is added: the elimination concerns the free depth alone
     w_rows, g_rows = w_along, w_along * along
@@ -297,7 +300,7 @@ def _add_frames(
     system.add(both, -cross.mT @ scaled, -(scaled.mT @ (w_along * along).sum(1)[..., None])[..., 0])
 
 
-def _point_jacobian(unknowns: Unknowns, local: Tensor, world: Tensor, frames: Tensor, window: Tensor) -> Float[Tensor, "f r p 3 14"]:
+def point_jacobian(unknowns: Unknowns, local: Tensor, world: Tensor, frames: Tensor, window: Tensor) -> Float[Tensor, "f r p 3 14"]:
     """Derivatives of the residuals across (2) and of log z by camera (6), log focal (1) and window (7).
 
     Each residual changes with the world point by some vector a; by a turn about a centre at arm d, by a x d.
@@ -351,6 +354,10 @@ def _add_rays(problem: Problem, unknowns: Unknowns, e: Evaluation, s: Scales, co
         w = share * CAUCHY.weight(residual.square().sum(-1) / scale**2) / scale**2
         weighted = w[..., None, None] * jacobian
         system.add(index, jacobian.mT @ weighted, (weighted.mT @ residual[..., None])[..., 0])
+    if problem.ray_log_scale is not None:
+        own = columns.ray(torch.arange(len(o.windows)))[:, :1]
+        off = (r.scale.log() - problem.ray_log_scale)[:, None]
+        system.add(own, torch.full((len(own), 1, 1), share, dtype=torch.float64), share * off)
 
 
 def _similarity_jacobians(back: Float[Tensor, "*b 3 3"], arm: Float[Tensor, "*b 3"]) -> tuple[Tensor, Tensor]:
@@ -403,7 +410,11 @@ def _add_focal(problem: Problem, unknowns: Unknowns, columns: Columns, system: N
     frames = torch.arange(problem.observations.num_frames)
     index = columns.focal(frames)[:, None]
     stiffness = _focal_stiffness(problem)
-    system.add(index, torch.full((len(frames), 1, 1), stiffness, dtype=torch.float64), stiffness * (unknowns.log_focal - problem.log_focal)[:, None])
+    system.add(
+        index,
+        torch.full((len(frames), 1, 1), stiffness, dtype=torch.float64),
+        stiffness * (unknowns.log_focal - problem.log_focal)[:, None],
+    )
     if problem.zooms and len(frames) > 2:
         second = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
         bend = acceleration(unknowns.log_focal[:, None])

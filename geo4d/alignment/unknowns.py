@@ -15,8 +15,11 @@ from geo4d.geometry.similarity import Similarity
 
 @dataclass(frozen=True)
 class Columns:
-    """Places of the unknowns: cameras (6), windows (7), ray similarities (7), focal lengths if they vary; then what touches all:
-    the common focal length, the similarity of given poses (7), the scale of given depth."""
+    """Places of the unknowns.
+
+    Cameras (6 each), windows (7), ray similarities (7), focal lengths if they vary; then what touches all: the common focal
+    length, the similarity of given poses (7), the scale of given depth.
+    """
 
     frames: int
     windows: int

@@ -61,8 +61,6 @@ def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
     scale = torch.randn(4, 1, 1, 1, generator=generator)
 
     class Said:
-        trust = 1.0
-
         def __init__(self, noise: float) -> None:
             self.values = truth[windows] + scale + noise * torch.randn(4, 8, 6, 8, generator=generator)
 
