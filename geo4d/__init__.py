@@ -11,9 +11,12 @@ __version__ = "0.1.0"
 _WHERE = {
     "AlignmentConfig": "geo4d.alignment",
     "Clip": "geo4d.scene",
+    "Distance": "geo4d.alignment",
     "Geo4D": "geo4d.pipeline",
     "Geo4DError": "geo4d.errors",
+    "IncrementalAlignment": "geo4d.alignment",
     "InferConfig": "geo4d.pipeline",
+    "Priors": "geo4d.alignment",
     "Reconstruction": "geo4d.io.reconstruction",
     "Tracks": "geo4d.scene",
     "WindowPredictions": "geo4d.io.windows",
@@ -33,7 +36,7 @@ _WHERE = {
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
+    from geo4d.alignment import AlignmentConfig, Distance, IncrementalAlignment, Priors, align, refine_with_tracks
     from geo4d.errors import Geo4DError
     from geo4d.io.export import export
     from geo4d.io.reconstruction import load_reconstruction, save_reconstruction

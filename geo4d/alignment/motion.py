@@ -70,6 +70,8 @@ class _Views:
         """How strongly other frames see through each pixel's place, on average over those that could see it."""
         others = torch.tensor([frame + sign * gap for gap in GAPS for sign in (-1, 1) if 0 <= frame + sign * gap < len(self.depth)])
         height, width = self.depth.shape[1:]
+        if len(others) == 0:
+            return torch.zeros(height, width)
         k = self.intrinsics[frame]
         rays = (self.pixels - k[:2, 2]) / torch.stack([k[0, 0], k[1, 1]])
         z = self.log_depth(frame).exp()[..., None]

@@ -86,6 +86,17 @@ def solve(problem: Problem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None =
     return Solved(unknowns, e, s, steps, columns, system, free)
 
 
+def assess(problem: Problem, unknowns: Unknowns) -> Solved:
+    """What `solve` would return if the unknowns were already what it looks for."""
+    o, columns = problem.observations, problem.columns()
+    e = evaluate(problem, unknowns, o.weight)
+    s = measure_scales(problem, unknowns, e)
+    e = evaluate(problem, unknowns, o.weight * s.along_loss.weight((e.along / s.along).square()))
+    system = NormalEquations(columns.structure(o.windows, o.nearest_window))
+    normal_equations(problem, unknowns, e, s, columns, system)
+    return Solved(unknowns, e, s, 0, columns, system, _free(problem, unknowns, columns))
+
+
 def _free(problem: Problem, unknowns: Unknowns, columns: Columns) -> Bool[Tensor, "n"]:
     """What moves: not the first camera, which is the world, nor the first window's scale, which is the unit."""
     free = torch.ones(columns.size, dtype=torch.bool)

@@ -17,12 +17,16 @@ from geo4d.scene import Reconstruction
 
 VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
+OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
 CONVENTIONS = {
     "camera": "OpenCV: x right, y down, z forward",
     "cam_to_world": "4x4, row major; the world is the first camera",
     "depth": "z-depth at the working resolution, nan where not valid",
     "intrinsics": "pixels of the working resolution, pixel centres at +0.5",
+    "confidence": "typical expected relative error of depth by that of the pixel; 1 is typical",
+    "dynamic": "probability that what the pixel shows moves",
+    "pose_covariance": "6x6 of rotation (radians, about the world's axes) and centre; the first camera is exact",
     "trajectory_tum.txt": "time x y z qx qy qz qw, camera to world",
 }
 
@@ -35,6 +39,10 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
         (directory / SUMMARY).unlink(missing_ok=True)
         for name in ARRAYS:
             _write(directory / f"{name}.npy", getattr(reconstruction, name))
+        for name in OPTIONAL:
+            (directory / f"{name}.npy").unlink(missing_ok=True)
+            if getattr(reconstruction, name) is not None:
+                _write(directory / f"{name}.npy", getattr(reconstruction, name))
         trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
         (directory / "trajectory_tum.txt").write_text(trajectory)
         summary = {
@@ -61,7 +69,8 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         raise InputError(f"{directory} holds no finished reconstruction ({SUMMARY} is missing); run geo4d infer first.")
     try:
         summary = json.loads((directory / SUMMARY).read_text())
-        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        names = [*ARRAYS, *(name for name in OPTIONAL if (directory / f"{name}.npy").exists())]
+        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         shape = (summary["frames"], *summary["size"])
         source_size = (int(summary["source_size"][0]), int(summary["source_size"][1]))
         is_metric, diagnostics = bool(summary["is_metric"]), dict(summary["diagnostics"])
@@ -71,7 +80,7 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         raise InputError(
             f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
         )
-    tails = {"images": (*shape[1:], 3), "intrinsics": (3, 3), "cam_to_world": (4, 4), "timestamps": ()}
+    tails = {"images": (*shape[1:], 3), "intrinsics": (3, 3), "cam_to_world": (4, 4), "timestamps": (), "pose_covariance": (6, 6)}
     for name, array in arrays.items():
         expected = (shape[0], *tails.get(name, shape[1:]))
         if array.shape != expected:
