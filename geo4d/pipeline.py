@@ -17,7 +17,7 @@ from PIL import Image
 
 import geo4d.io.reconstruction  # noqa: F401  (gives Reconstruction its save and load)
 from geo4d._typing import Int, Tensor
-from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
+from geo4d.alignment import AlignmentConfig, Priors, align, refine_with_tracks
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
@@ -218,15 +218,23 @@ class Geo4D:
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
         return WindowPredictions(windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size)
 
-    def fuse(self, clip: Video, predictions: WindowPredictions, alignment: AlignmentConfig | None = None) -> Reconstruction:
+    def fuse(
+        self,
+        clip: Video,
+        predictions: WindowPredictions,
+        alignment: AlignmentConfig | None = None,
+        *,
+        priors: Priors | None = None,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
         """Aligns the windows that `predict` gave for `clip`, and corrects the cameras by the clip's tracks if it has any.
 
         `diagnostics["warnings"]` says what to be careful with.
         """
         with one_thread():
-            result = align(predictions, alignment)
+            result = align(predictions, alignment, priors=priors, progress=progress)
             if clip.tracks is not None:
-                result = refine_with_tracks(result, clip.tracks)
+                result = refine_with_tracks(result, clip.tracks, priors=priors)
         warnings = [*clip.warnings, *self._warnings(clip), *result.diagnostics["warnings"]]
         for warning in warnings:
             logger.warning("Warning: %s", warning)
@@ -238,6 +246,7 @@ class Geo4D:
         config: InferConfig | None = None,
         *,
         alignment: AlignmentConfig | None = None,
+        priors: Priors | None = None,
         cache_dir: Path | None = None,
         progress: Progress | None = None,
         on_windows: Callable[[WindowPredictions], None] | None = None,
@@ -255,11 +264,7 @@ class Geo4D:
         predicted = time.perf_counter()
         if on_windows is not None:
             on_windows(predictions)
-        if progress is not None:
-            progress("alignment", 0, 1)
-        result = self.fuse(clip, predictions, alignment)
-        if progress is not None:
-            progress("alignment", 1, 1)
+        result = self.fuse(clip, predictions, alignment, priors=priors, progress=progress)
         return result.with_diagnostics(
             predict_seconds=round(predicted - started, 3),
             seconds_per_frame=round((time.perf_counter() - started) / len(clip.frames), 4),

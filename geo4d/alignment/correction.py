@@ -58,14 +58,15 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
 
 
 def depth_field(
-    evidence: Evidence, solution: Solution, network_depth: np.ndarray, size: tuple[int, int], config: CorrectionConfig
+    evidence: Evidence, solution: Solution, network_depth: np.ndarray, places: np.ndarray, side: int, config: CorrectionConfig
 ) -> tuple[np.ndarray | None, float, float]:
     """The field of log depth to be added, or None where there are too few points; log scale; and points a frame.
 
-    `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `size` is the (height,
-    width) of the frames that were tracked. The scale is by how much the solution's depths exceed the network's as a whole.
+    `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `places` (m, 2) are
+    theirs in the frame, x and y from 0 to 1, `side` its longer one in pixels. The scale is by how much the solution's depths
+    exceed the network's as a whole.
     """
-    side, frames = max(size), len(solution.state.centre)
+    frames = len(solution.state.centre)
     point, frame = evidence.point.numpy(), evidence.frame.numpy()
     sigma = point_sigma(evidence, solution, config, side)[point]
     ratio = residuals(evidence, solution.state).local[:, 2].log().numpy() - np.log(network_depth)
@@ -78,9 +79,8 @@ def depth_field(
     scale = float(np.median(ratio[use]))
     # a track's frames share its error: together they count as one point
     weight = 1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)
-    x = evidence.pixel[:, 0].numpy() * side / size[1] + 0.5
-    y = evidence.pixel[:, 1].numpy() * side / size[0] + 0.5
-    field = fit_field(ratio[use] - scale, weight[use], (frame[use], x[use], y[use]), frames, config)
+    x, y = places[use].T
+    field = fit_field(ratio[use] - scale, weight[use], (frame[use], x, y), frames, config)
     return field, scale, use.sum() / frames
 
 

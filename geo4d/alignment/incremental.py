@@ -179,4 +179,3 @@ def _joined(old: Similarity, new: Similarity, first: int) -> Similarity:
 def _grown(values: Float[Tensor, "t *s"], count: int, fill: Float[Tensor, "*s"]) -> Float[Tensor, "n *s"]:
     missing = count - len(values)
     return values.clone() if missing <= 0 else torch.cat([values, fill.expand(missing, *values.shape[1:])])
-

@@ -18,6 +18,7 @@ from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle import Evidence, Solution, State, misfit, solve_bundle
 from geo4d.alignment.correction import CorrectionConfig, depth_field, sample_field
 from geo4d.alignment.initialise import solve_pnp
+from geo4d.alignment.priors import Priors
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation
@@ -27,6 +28,7 @@ FAR = 15.0  # median depths, beyond which the network says little
 LEAST_SHARED = 6  # points by which one frame is placed by others
 FOCAL_LIMIT = 3.0  # sigmas by which tracks may move the focal length
 SKY = 20.0  # median depths, where a pixel without depth is put
+EXACT = 1e-5  # sigma of a focal length that was given
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,31 @@ class RefineConfig:
             raise ConfigError("refinement needs sigmas and a pixel floor above 0 and at least one iteration.")
 
 
-def refine_with_tracks(reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig | None = None) -> Reconstruction:
+def refine_with_tracks(
+    reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig | None = None, *, priors: Priors | None = None
+) -> Reconstruction:
     """The reconstruction with cameras and focal length by bundle adjustment; `diagnostics["tracks"]` says what was done.
 
-    Raises InputError if the tracks belong to another video.
+    Of the `priors` that it was made with, given intrinsics stay as they are (or as firm), given cameras stay altogether, and
+    points on ignored pixels are not used. Focal lengths that differ between frames are moved by one common factor. Raises
+    InputError if the tracks belong to another video.
     """
-    config = config or RefineConfig()
+    config, priors = config or RefineConfig(), priors or Priors()
     if tracks.num_frames != reconstruction.num_frames or tracks.source_size != reconstruction.source_size:
         raise InputError(
             f"The tracks are of {tracks.num_frames} frames of {tracks.source_size[1]} x {tracks.source_size[0]} pixels, the video has "
             f"{reconstruction.num_frames} of {reconstruction.source_size[1]} x {reconstruction.source_size[0]}; give its own tracks."
         )
     report: dict[str, Any] = {"tracks": tracks.num_tracks, "observations": len(tracks.track)}
+    if priors.cam_to_world is not None:
+        return reconstruction.with_diagnostics(tracks={**report, "used": False, "reason": "the cameras were given"})
+    if priors.ignore is not None:
+        tracks = _outside(tracks, np.asarray(priors.ignore).astype(bool))
+    if priors.intrinsics is not None:
+        config = replace(config, log_focal_sigma=max(priors.focal_sigma, EXACT))
     if reconstruction.num_frames < 2 or len(tracks.track) < config.min_observations * reconstruction.num_frames:
         return _unchanged(reconstruction, report, "too few points could be followed")
-    problem = _Problem(reconstruction, tracks, config)
+    problem = _Problem(reconstruction, tracks, config, intrinsics_given=priors.intrinsics is not None)
     solution, travels = problem.solve()
     believed = solution.track_weight[problem.evidence.point] > 0.5
     each = torch.bincount(problem.evidence.frame[believed], minlength=reconstruction.num_frames)
@@ -82,6 +94,17 @@ def refine_with_tracks(reconstruction: Reconstruction, tracks: Tracks, config: R
     return problem.apply(solution, report)
 
 
+def _outside(tracks: Tracks, ignore: np.ndarray) -> Tracks:
+    """Without observations on ignored pixels, and without the tracks of which less than two are left."""
+    height, width = tracks.source_size
+    row = np.clip((tracks.position[:, 1] * ignore.shape[1] / height).astype(int), 0, ignore.shape[1] - 1)
+    column = np.clip((tracks.position[:, 0] * ignore.shape[2] / width).astype(int), 0, ignore.shape[2] - 1)
+    keep = ~ignore[tracks.frame, row, column]
+    keep &= np.bincount(tracks.track[keep], minlength=tracks.num_tracks)[tracks.track] > 1
+    _, track = np.unique(tracks.track[keep], return_inverse=True)
+    return replace(tracks, track=track.astype(np.int32), frame=tracks.frame[keep], position=tracks.position[keep])
+
+
 def _unchanged(reconstruction: Reconstruction, report: dict[str, Any], reason: str) -> Reconstruction:
     warning = f"Cameras are the network's alone: {reason}."
     warnings = [*reconstruction.diagnostics.get("warnings", []), warning]
@@ -91,13 +114,13 @@ def _unchanged(reconstruction: Reconstruction, report: dict[str, Any], reason: s
 class _Problem:
     """Evidence and first guesses of one video, in units of its median depth."""
 
-    def __init__(self, reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig) -> None:
+    def __init__(self, reconstruction: Reconstruction, tracks: Tracks, config: RefineConfig, *, intrinsics_given: bool) -> None:
         self.reconstruction, self.tracks, self.config = reconstruction, tracks, config
-        height, width = tracks.source_size
-        self.side = max(height, width)
+        self.side = max(tracks.source_size)
         self.unit = float(np.median(reconstruction.depth[reconstruction.valid])) if reconstruction.valid.any() else 1.0
         frame, point = torch.from_numpy(tracks.frame).long(), torch.from_numpy(tracks.track).long()
-        pixel = (torch.from_numpy(tracks.position).double() - torch.tensor([width / 2, height / 2])) / self.side
+        self.intrinsics = self._source_intrinsics(square=not intrinsics_given)
+        pixel = self._normalised(frame, torch.from_numpy(tracks.position).double())
         self.depth, self.known = self._network_depth()
         self.gain = 0.0
         first, last = _ends(point, tracks.num_tracks)
@@ -111,7 +134,7 @@ class _Problem:
             prior_frame=frame[rows],
             prior_log_depth=log_depth,
             prior_sigma=torch.where(log_depth > math.log(FAR), config.far_sigma, config.depth_sigma),
-            log_focal=math.log(self._network_focal()),
+            log_focal=math.log(self.focal),
             log_focal_sigma=config.log_focal_sigma,
             smoothness=config.smoothness,
             turn_smoothness=config.turn_smoothness,
@@ -170,30 +193,50 @@ class _Problem:
         state, old = solution.state, self.reconstruction
         height, width = old.depth.shape[1:]
         network = np.where(self.known.numpy(), self.depth.numpy(), np.nan)
-        change, log_scale, points = depth_field(self.evidence, solution, network, self.tracks.source_size, self.config.correction)
+        change, log_scale, points = depth_field(self.evidence, solution, network, self._places(), self.side, self.config.correction)
         corrects = change is not None and self.gain > self.config.correction_gain
         depth = old.depth
         if corrects and change is not None:
             depth = old.depth * np.exp(sample_field(change, height, width, self.config.correction)).astype(np.float32)
         pose = rigid(state.rotation, state.centre * self.unit * math.exp(-log_scale)).numpy()
-        focal = float(state.log_focal.exp()) * self.side
-        scale = np.array([width / old.source_size[1], height / old.source_size[0]])
-        k = np.array([[focal * scale[0], 0, width / 2], [0, focal * scale[1], height / 2], [0, 0, 1]])
+        focal = float(state.log_focal.exp())
+        height, width = old.depth.shape[1:]
+        k = self.intrinsics.clone()
+        k[:, [0, 1], [0, 1]] *= focal / self.focal
+        k = np.array([width / old.source_size[1], height / old.source_size[0], 1.0])[:, None] * k.numpy()
         report |= {
             "used": True,
-            "focal_by_longer_side": round(focal / self.side, 5),
+            "focal_by_longer_side": round(focal, 5),
             "corrects_depth": bool(corrects),
             "triangulated_per_frame": round(float(points), 1),
         }
-        moved = replace(old, depth=depth, cam_to_world=pose, intrinsics=np.tile(k, (old.num_frames, 1, 1)))
+        moved = replace(old, depth=depth, cam_to_world=pose, intrinsics=k)
         return moved.with_diagnostics(tracks=report)
 
-    def _network_focal(self) -> float:
-        """By the longer side of the source."""
+    def _source_intrinsics(self, *, square: bool) -> Float[Tensor, "t 3 3"]:
+        """Of the network, in pixels of the source, which are taken for square where nobody has said otherwise."""
         height, width = self.reconstruction.depth.shape[1:]
-        k = self.reconstruction.intrinsics[0]
-        fx, fy = k[0, 0] * self.tracks.source_size[1] / width, k[1, 1] * self.tracks.source_size[0] / height
-        return float(np.sqrt(fx * fy)) / self.side
+        scale = torch.tensor([self.tracks.source_size[1] / width, self.tracks.source_size[0] / height, 1.0], dtype=torch.float64)
+        k = scale[:, None] * torch.from_numpy(np.asarray(self.reconstruction.intrinsics)).double()
+        if square:
+            k[:, 0, 0] = k[:, 1, 1] = (k[:, 0, 0] * k[:, 1, 1]).sqrt()
+        return k
+
+    @property
+    def focal(self) -> float:
+        """Of the first frame by the longer side of the source: the one that is solved for; others keep their ratio to it."""
+        k = self.intrinsics[0]
+        return float((k[0, 0] * k[1, 1]).sqrt()) / self.side
+
+    def _normalised(self, frame: Tensor, position: Float[Tensor, "m 2"]) -> Float[Tensor, "m 2"]:
+        """Pixels as the first frame's camera would see them, had it square pixels and its principal point in the middle."""
+        k = self.intrinsics[frame]
+        slope = (position - k[:, :2, 2]) / torch.stack([k[:, 0, 0], k[:, 1, 1]], dim=-1)
+        return self.focal * slope
+
+    def _places(self) -> np.ndarray:
+        """(m, 2) in the frame, x and y from 0 to 1."""
+        return self.tracks.position / np.array(self.tracks.source_size[::-1], dtype=np.float64)
 
     def _network_depth(self) -> tuple[Float[Tensor, "m"], Bool[Tensor, "m"]]:
         """Depth by the median at every observation, and whether there is one; what has none counts as far."""

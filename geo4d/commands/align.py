@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from geo4d.commands.priors import add_prior_arguments, read_priors
+
 logger = logging.getLogger("geo4d.align")
 
 
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, such as use_rays=false samples=256")
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     parser.add_argument("--tracks", default=None, metavar="FILE", help="tracks.npz of geo4d infer --save-windows, or another tracker's")
+    add_prior_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
 
@@ -28,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.io.tracks import load_tracks
     from geo4d.io.windows import load_windows
     from geo4d.pipeline import one_thread
+    from geo4d.progress import Bars
 
     config = load_config(AlignmentConfig, overrides=args.settings)
     out = Path(args.out)
@@ -35,10 +39,11 @@ def run(args: argparse.Namespace) -> None:
         open_output_directory(out)  # a refusal need not wait for the alignment
     predictions = load_windows(args.windows)
     tracks = None if args.tracks is None else load_tracks(args.tracks)
+    priors = read_priors(args)
     with one_thread():
-        result = align(predictions, config)
+        result = align(predictions, config, priors=priors, progress=Bars(hidden=args.quiet))
         if tracks is not None:
-            result = refine_with_tracks(result, tracks)
+            result = refine_with_tracks(result, tracks, priors=priors)
     for warning in result.diagnostics["warnings"]:
         logger.warning("Warning: %s", warning)
     open_output_directory(out, overwrite=args.overwrite)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geo4d.commands.priors import add_prior_arguments, read_priors
+
 WORK_FOLDER = ".work"  # finished windows of an unfinished run
 SETTINGS = "config.yaml"
 HOW_TO_RUN = ("resume", "overwrite", "quiet", "verbose", "out", "verb")  # they decide nothing of the result
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory")
     parser.add_argument("--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone, without followed points")
     parser.add_argument("--tracks-file", default=None, metavar="FILE", help=".npz of another tracker instead of our own tracks")
+    add_prior_arguments(parser)
     parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz, and tracks.npz")
     parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         if _is_finished(out, args):
             logger.info("%s is already finished.", out)
             return
+    priors = read_priors(args)
     model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
     video = model.read(args.video, config if args.tracks_file is None else replace(config, tracks=False))
     if args.tracks_file is not None:
@@ -95,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     result = model.reconstruct(
         video,
         config,
+        priors=priors,
         cache_dir=out / WORK_FOLDER,
         progress=Bars(hidden=args.quiet),
         on_windows=(lambda windows: save_windows(out / "windows.npz", windows)) if args.save_windows else None,
@@ -136,7 +141,7 @@ def _settings(args: argparse.Namespace) -> str:
     from omegaconf import OmegaConf
 
     plain: dict[str, Any] = {
-        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, tuple, type(None)))
+        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
     }
     plain["video"] = str(Path(args.video).resolve())
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in plain.items() if key not in HOW_TO_RUN}))

@@ -16,11 +16,11 @@ from PIL import Image
 
 from geo4d.cli import main
 from geo4d.commands.infer import WORK_FOLDER
-from geo4d.io.reconstruction import ARRAYS, SUMMARY, load_reconstruction
+from geo4d.io.reconstruction import ARRAYS, OPTIONAL, SUMMARY, load_reconstruction
 from geo4d.io.windows import load_windows
 
 ROOT = Path(__file__).parents[2]
-RESULT = {*(f"{name}.npy" for name in ARRAYS), SUMMARY, "trajectory_tum.txt", "config.yaml"}
+RESULT = {*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), SUMMARY, "trajectory_tum.txt", "config.yaml"}
 
 
 def make_video(path: Path, count: int, *, size: tuple[int, int] = (48, 72)) -> Path:
@@ -58,7 +58,7 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int) -> str:
 
 def assert_same_result(a: Path, b: Path) -> None:
     one, other = load_reconstruction(a), load_reconstruction(b)
-    for name in ARRAYS:
+    for name in (*ARRAYS, *OPTIONAL):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 

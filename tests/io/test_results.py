@@ -1,6 +1,7 @@
 """Results, window predictions and exports survive the disk, and exports mean what their formats say."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,18 @@ def test_save_and_load(tmp_path, small_reconstruction):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert isinstance(after.depth, np.memmap) and after.source_size == (48, 72)
     assert after.diagnostics["odd"] == [1.5, None, {"a": [0, 1]}]
+
+
+def test_what_only_some_results_have(tmp_path, small_reconstruction):
+    frames, height, width = small_reconstruction.depth.shape
+    dynamic = np.linspace(0, 1, frames * height * width, dtype=np.float32).reshape(frames, height, width)
+    full = replace(small_reconstruction, dynamic=dynamic, pose_covariance=np.tile(np.eye(6), (frames, 1, 1)))
+    save_reconstruction(full, tmp_path / "r")
+    after = load_reconstruction(tmp_path / "r")
+    np.testing.assert_array_equal(after.dynamic, dynamic)
+    np.testing.assert_array_equal(after.pose_covariance, full.pose_covariance)
+    save_reconstruction(small_reconstruction, tmp_path / "r")
+    assert load_reconstruction(tmp_path / "r").dynamic is None
 
 
 def test_tum_trajectory(tmp_path, small_reconstruction):
