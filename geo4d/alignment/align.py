@@ -228,11 +228,11 @@ def finish(
     index = sample_grid(height, width, FIT_SAMPLES)
     own = own_cameras(observations, unknowns)
     points = _point_source(predictions, observations, own, unknowns)
-    fusion = Fusion(observations.windows, [points])
+    fusion = Fusion(observations.windows, [points]).balanced(index)
     fits = None
     if predictions.disparity is not None:
         fits = fit_disparities(predictions, fusion.at(index)[0], index)
-        fusion = Fusion(observations.windows, [points, DisparitySource(predictions, fits)]).balanced(index)
+        fusion = fusion.plus(DisparitySource(predictions, fits)).balanced(index)
     if ready.known.log_depth is not None:
         sigma = 1.48 * float(solved.scales.along)
         precision = GIVEN_DEPTH_VOICES * (max(sigma, 1e-6) / priors.depth_sigma) ** 2

@@ -13,15 +13,21 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from geo4d._typing import Float, Int, Tensor
+from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.observations import MAX_PRECISION
 from geo4d.scene import WindowPredictions
 
 Progress = Callable[[str, int, int], None]
 
 IRLS_ROUNDS = 30
+MEDIAN_BY_QUARTER = 2.117  # median by quarter quantile of absolute normal errors
+TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
+OUTLYING = 2.5  # times the size of ordinary errors: where a candidate's weight is halved
+SIGMA_BY_MEDIAN = 1.48  # of normal errors
 SPREAD_FLOOR = 0.01  # relative depth below which candidates agree
 MAX_TRUST = 9.0  # of one modality by another
+ODD_WINDOW = 3.0  # times the usual disagreement, from which a window is trusted less
+NEIGHBOURS = 2  # earlier windows that each is compared with
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,13 @@ class Candidates:
 
     log_depth: Float[Tensor, "r *p"]
     precision: Float[Tensor, "r *p"]
+    by_length: bool = False  # errors are lengths, so that the precision of log depth is in proportion to squared depth
+
+    def precision_at(self, log_depth: Float[Tensor, "*p"]) -> Float[Tensor, "r *p"]:
+        """Precision were the depth another one: a candidate that is far too far must not count as a precise one for that."""
+        if not self.by_length:
+            return self.precision
+        return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(MAX_PRECISION)
 
 
 @runtime_checkable
@@ -70,7 +83,7 @@ class PointSource:
         world = z * self.scale[rows[:, 0]].float()[each]
         ahead = usable & (world > 1e-4)
         precision = torch.where(ahead, (weight * z).square() / self.unit, 0.0).clamp_max(MAX_PRECISION)
-        return Candidates(torch.where(ahead, world, 1.0).log(), precision)
+        return Candidates(torch.where(ahead, world, 1.0).log(), precision, by_length=True)
 
 
 @dataclass(frozen=True)
@@ -115,11 +128,11 @@ class GivenDepth:
     precision: float
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`: it speaks once, whatever the number of windows."""
-        depth = self.log_depth[self.frames[rows[0, 0], rows[0, 1]]][None]
+        """See `Source`: the same from every window, which share its precision."""
+        depth = self.log_depth[self.frames[rows[:, 0], rows[:, 1]]]
         depth = depth if index is None else depth.flatten(1)[:, index]
         known = depth.isfinite()
-        return Candidates(torch.where(known, depth, 0.0), self.precision * known)
+        return Candidates(torch.where(known, depth, 0.0), self.precision / len(rows) * known)
 
 
 def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:
@@ -134,18 +147,37 @@ def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n
     The direction matters: regressing 1 / z on D would shrink a by D's own noise.
     """
     x, y = inverse_depth.double(), disparity.double()
-    irls = weight.double().clone()
-    a = b = torch.zeros((), dtype=torch.float64)
-    spread = torch.ones((), dtype=torch.float64)
+    a, b, spread = _line_through_most(x, y)
+    irls = weight / (1 + ((y - a * x - b) / (2 * spread)).square())
     for _ in range(IRLS_ROUNDS):
         total = irls.sum().clamp_min(1e-30)
         mean_x, mean_y = (irls * x).sum() / total, (irls * y).sum() / total
         a = (irls * (x - mean_x) * (y - mean_y)).sum() / (irls * (x - mean_x).square()).sum().clamp_min(1e-30)
         b = mean_y - a * mean_x
         residual = y - a * x - b
-        spread = residual.abs().median().clamp_min(1e-9)
+        spread = _size(residual)
         irls = weight / (1 + (residual / (2 * spread)).square())
     return DisparityFit(float(a), float(b), float(spread))
+
+
+def _line_through_most(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of lines through pairs of points, the one that a quarter of all points lie closest to: a, b of y = a x + b, and the residual."""
+    some = torch.linspace(0, len(x) - 1, min(len(x), TRIED_PIXELS)).long()
+    x, y = x[some], y[some]
+    generator = torch.Generator().manual_seed(0)
+    i, j = torch.randint(len(x), (2, TRIED_LINES), generator=generator)
+    a = (y[j] - y[i]) / (x[j] - x[i])
+    a = a.where(a.isfinite(), 0.0)
+    b = y[i] - a * x[i]
+    residual = _size(y - a[:, None] * x - b[:, None])
+    best = int(residual.argmin())
+    return a[best], b[best], residual[best]
+
+
+def _size(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Typical size by the better quarter, which most may leave: the median of normal errors, at least 1e-9."""
+    quarter = max(1, residual.shape[-1] // 4)
+    return (MEDIAN_BY_QUARTER * residual.abs().kthvalue(quarter, dim=-1).values).clamp_min(1e-9)
 
 
 def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"]) -> list[DisparityFit]:
@@ -165,9 +197,10 @@ def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "
 class Fusion:
     """Merges what the sources say, frame by frame."""
 
-    def __init__(self, windows: Int[Tensor, "g v"], sources: Sequence[Source], trust: Sequence[float] | None = None) -> None:
+    def __init__(self, windows: Int[Tensor, "g v"], sources: Sequence[Source], trust: Float[Tensor, "s g"] | None = None) -> None:
         self.windows, self.sources = windows, list(sources)
-        self.trust = [1.0] * len(self.sources) if trust is None else list(trust)  # factors of the sources' precisions
+        self.trust = torch.ones(len(self.sources), len(windows)) if trust is None else trust  # factors of the precisions
+        self._compared: dict[int, tuple[Source, float, Tensor]] = {}  # by the source's identity, once they have been
         self.frames = int(windows.max()) + 1
         flat = windows.flatten()
         order = torch.argsort(flat, stable=True)
@@ -185,7 +218,8 @@ class Fusion:
             return None
         said = [source(rows, index) for source in self.sources]
         values = torch.cat([s.log_depth for s in said])
-        weight = torch.cat([t * s.precision for s, t in zip(said, self.trust, strict=True)])
+        middle = _median(values, torch.cat([s.precision for s in said]) > 0)
+        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(said, self.trust, strict=True)])
         mean, deviation = _robust_mean(values, weight)
         known = weight.sum(0) > 0
         return torch.where(known, mean, torch.nan), weight.sum(0), torch.where(known, deviation, 0.0)
@@ -210,52 +244,86 @@ class Fusion:
         return log_depth, precision, spread
 
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
-        """Each modality trusted by how well its own windows agree with one another."""
-        trust = self.trusts(index)
-        return self if trust is None else Fusion(self.windows, self.sources, trust)
+        """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
+
+        Agreement with what all say would favour whoever says it loudest. Windows that agree with no other one are trusted less.
+        """
+        trust, usual = [], []
+        for source in self.sources:
+            typical, each = self.disagreement(source, index)
+            usual.append(typical)
+            least = each.nanmedian().clamp_min(SPREAD_FLOOR)
+            trust.append((ODD_WINDOW * least / each.clamp_min(1e-9)).square().clamp_max(1.0).nan_to_num(1.0))
+        if all(np.isfinite(size) and size > 0 for size in usual):
+            shares = [min(max((usual[0] / size) ** 2, 1 / MAX_TRUST), MAX_TRUST) for size in usual]
+            trust = [share * t for share, t in zip(shares, trust, strict=True)]
+        return self._with(self.sources, torch.stack(trust))
 
     def plus(self, source: Source) -> Fusion:
         """With one more source, trusted as it says itself."""
-        return Fusion(self.windows, [*self.sources, source], [*self.trust, 1.0])
+        return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
-    def trusts(self, index: Int[Tensor, "p"]) -> list[float] | None:
-        """How far each source is to be trusted, the first one's typical precision being 1; None without common frames.
+    def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
+        changed = Fusion(self.windows, sources, trust)
+        changed._compared = self._compared
+        return changed
 
-        Agreement with what all say would favour whoever says it loudest.
+    def disagreement(self, source: Source, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
+        """Median difference of log depth between windows that see the same pixel; and of each window, from whom it differs least.
+
+        For the first, each window is brought to the other's scale. nan without common frames.
         """
-        sizes = [self.disagreement(source, index) for source in self.sources]
-        if not all(np.isfinite(size) and size > 0 for size in sizes):
-            return None
-        return [min(max((sizes[0] / size) ** 2, 1 / MAX_TRUST), MAX_TRUST) for size in sizes]
-
-    def disagreement(self, source: Source, index: Tensor) -> float:
-        """Median difference of log depth between windows that see the same pixel, each window brought to the other's scale."""
-        found = []
+        if id(source) in self._compared:
+            return self._compared[id(source)][1:]
+        scaled, least = [], torch.full((len(self.windows),), torch.inf)
         for g in range(1, len(self.windows)):
             earlier = torch.isin(self.windows[:g], self.windows[g]).any(dim=1) & (self.windows[:g] != self.windows[g]).any(dim=1)
-            if not earlier.any():
-                continue
-            other = int(torch.nonzero(earlier)[-1])
-            mine, theirs = torch.nonzero(self.windows[g][:, None] == self.windows[other]).unbind(1)
-            a = source(torch.stack([torch.full_like(mine, g), mine], dim=-1), index)
-            b = source(torch.stack([torch.full_like(theirs, other), theirs], dim=-1), index)
-            both = (a.precision > 0) & (b.precision > 0)
-            if both.any():
-                known = (a.log_depth - b.log_depth)[both]
-                found.append((known - known.median()).abs().median())
-        return float(torch.stack(found).median()) if found else float("nan")
+            for other in torch.nonzero(earlier)[-NEIGHBOURS:, 0].flip(0).tolist():
+                mine, theirs = torch.nonzero(self.windows[g][:, None] == self.windows[other]).unbind(1)
+                a = source(torch.stack([torch.full_like(mine, g), mine], dim=-1), index)
+                b = source(torch.stack([torch.full_like(theirs, other), theirs], dim=-1), index)
+                both = (a.precision > 0) & (b.precision > 0)
+                if not both.any():
+                    continue
+                apart = (a.log_depth - b.log_depth)[both]
+                least[[g, other]] = torch.minimum(least[[g, other]], apart.abs().median())
+                scaled.append((apart - apart.median()).abs().median())
+        usual = float(torch.stack(scaled).median()) if scaled else float("nan")
+        least = torch.where(least.isfinite(), least, torch.nan)
+        self._compared[id(source)] = source, usual, least
+        return usual, least
+
+
+def _median(values: Float[Tensor, "n *p"], known: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
+    """Lower median of the known values; 0 where there are none."""
+    ordered = values.masked_fill(~known, torch.inf).sort(dim=0).values
+    middle = ordered.gather(0, ((known.sum(0, keepdim=True) - 1) // 2).clamp_min(0))[0]
+    return torch.where(middle.isfinite(), middle, 0.0)
+
+
+def _times(maps: Float[Tensor, "r *p"], factors: Float[Tensor, "r"]) -> Float[Tensor, "r *p"]:
+    return maps * factors.view(-1, *(1,) * (maps.ndim - 1))
 
 
 def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> tuple[Tensor, Tensor]:
-    """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation."""
-    order = values.masked_fill(weight <= 0, torch.inf).argsort(dim=0)
-    ordered, shares = values.gather(0, order), weight.gather(0, order).cumsum(0)
-    middle = (shares < 0.5 * shares[-1:]).sum(0, keepdim=True).clamp_max(len(values) - 1)
-    centre = ordered.gather(0, middle)[0]
-    total = weight.sum(0).clamp_min(1e-12)
+    """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation.
+
+    The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
+    few candidates of one pixel, two may agree by chance.
+    """
+    centre = _weighted_median(values, weight)
+    total, known = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
     for _ in range(2):
-        deviation = (weight * (values - centre).abs()).sum(0) / total
-        scale = deviation + SPREAD_FLOOR
-        w = weight / (1 + ((values - centre) / (2 * scale)).square())
+        deviation = _weighted_median((values - centre).abs(), weight)
+        usual = SIGMA_BY_MEDIAN * deviation[known].median() if known.any() else deviation.new_zeros(())
+        scale = deviation.clamp_min(usual) + SPREAD_FLOOR
+        w = weight / (1 + ((values - centre) / (OUTLYING * scale)).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
     return centre, (weight * (values - centre).abs()).sum(0) / total
+
+
+def _weighted_median(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
+    order = values.masked_fill(weight <= 0, torch.inf).argsort(dim=0)
+    shares = weight.gather(0, order).cumsum(0)
+    middle = (shares < 0.5 * shares[-1:]).sum(0, keepdim=True).clamp_max(len(values) - 1)
+    return values.gather(0, order).gather(0, middle)[0]

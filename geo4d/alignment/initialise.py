@@ -17,6 +17,9 @@ from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 
 ROUNDS = 12
 MIN_SHARED = 10  # pixels that link two windows
+PNP_CAUCHY = 1.0  # median residuals at which a point counts half
+BAD_LINK = 3.0  # times the usual misfit
+MOST_LINKS = 6  # earlier windows that are tried
 DRIFT = 0.05  # of log focal lengths, from which the camera may be zooming
 
 
@@ -187,7 +190,7 @@ def solve_pnp(
         turned = pose[:, None, :3, :3].mT @ skew(points - pose[:, None, :3, 3])
         moved = -pose[:, None, :3, :3].mT.expand_as(turned)
         jacobian = to_image @ torch.cat([turned, moved], dim=-1)  # (n, p, 2, 6)
-        w = weight / (1 + (residual.square().sum(-1) / (2 * spread[:, None]) ** 2))
+        w = weight / (1 + (residual.square().sum(-1) / (PNP_CAUCHY * spread[:, None]) ** 2))
         normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
         gradient = torch.einsum("np,npij,npi->nj", w, jacobian, residual)
         diagonal = normal.diagonal(dim1=1, dim2=2).clamp_min(1e-12)
@@ -210,7 +213,7 @@ def _spread(residual: Tensor, weight: Tensor) -> Float[Tensor, "n"]:
 
 
 def _cost(residual: Tensor, weight: Tensor, spread: Tensor) -> Float[Tensor, "n"]:
-    return (weight * torch.log1p(residual.square().sum(-1) / (2 * spread[:, None]) ** 2)).sum(1)
+    return (weight * torch.log1p(residual.square().sum(-1) / (PNP_CAUCHY * spread[:, None]) ** 2)).sum(1)
 
 
 def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"]) -> tuple[Similarity, list[int]]:
@@ -222,16 +225,18 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     windows = observations.windows
     start = invert_rigid(cameras[0, 0])
     scale, rotation, translation = [torch.ones((), dtype=torch.float64)], [start[:3, :3]], [start[:3, 3]]
-    loose = []
+    loose: list[int] = []
+    usual: list[float] = []
     for g in range(1, len(windows)):
-        other = _best_overlap(observations, g)
-        link = None if other is None else _link(observations, g, other)
-        if link is None:
+        found = _best_link(observations, g, float(np.median(usual)) if usual else math.inf)
+        if found is None:
             loose.append(g)
             other = g - 1
             across = cameras[other, -1] @ invert_rigid(cameras[g, 0])
             link = Similarity(torch.ones((), dtype=torch.float64), across[:3, :3], across[:3, 3])
-        assert other is not None
+        else:
+            other, link, misfit = found
+            usual.append(misfit)
         total = Similarity(scale[other], rotation[other], translation[other]).compose(link)
         scale.append(total.scale)
         rotation.append(total.rotation)
@@ -239,12 +244,21 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), loose
 
 
-def _best_overlap(observations: Observations, g: int) -> int | None:
-    """The earlier window with the most usable pixels in the frames that it shares with window g; the latest of several."""
+def _best_link(observations: Observations, g: int, usual: float) -> tuple[int, Similarity, float] | None:
+    """Link to the earlier window with the most usable pixels in common frames (the latest of several), and its misfit.
+
+    If it fits much worse than is usual, one of the two windows is bad: then the other earlier windows are tried too.
+    """
     earlier = torch.isin(observations.windows[:g], observations.windows[g]).any(dim=1)
-    counts = {int(other): _shared_pixels(observations, g, int(other)) for other in torch.nonzero(earlier)[:, 0]}
-    best = max(counts.values(), default=0)
-    return None if best < MIN_SHARED else max(other for other, count in counts.items() if count == best)
+    counts = [(_shared_pixels(observations, g, int(other)), int(other)) for other in torch.nonzero(earlier)[:, 0]]
+    best: tuple[int, Similarity, float] | None = None
+    for count, other in sorted(counts, reverse=True)[:MOST_LINKS]:
+        found = _link(observations, g, other) if count >= MIN_SHARED else None
+        if found is not None and (best is None or found[1] < best[2]):
+            best = other, *found
+        if best is not None and best[2] < BAD_LINK * usual:
+            break
+    return best
 
 
 def _shared_pixels(observations: Observations, g: int, other: int) -> int:
@@ -253,20 +267,20 @@ def _shared_pixels(observations: Observations, g: int, other: int) -> int:
     return int(((observations.weight[g, mine] > 0) & (observations.weight[other, theirs] > 0)).sum())
 
 
-def _link(observations: Observations, g: int, other: int) -> Similarity | None:
-    """Similarity from window g to window `other` through their common frames; None without enough pixels."""
-    common = [(a, b) for a, i in enumerate(observations.windows[g]) for b, j in enumerate(observations.windows[other]) if i == j]
-    mine, theirs = [a for a, _ in common], [b for _, b in common]
+def _link(observations: Observations, g: int, other: int) -> tuple[Similarity, float] | None:
+    """Similarity from window g to window `other` through their common frames, and its misfit; None without enough pixels."""
+    mine, theirs = torch.nonzero(observations.windows[g][:, None] == observations.windows[other]).unbind(1)
     source, target = observations.points[g, mine].flatten(0, 1), observations.points[other, theirs].flatten(0, 1)
     weight = (observations.weight[g, mine] * observations.weight[other, theirs]).sqrt().flatten()
     use = weight > 0
     if int(use.sum()) < MIN_SHARED:
         return None
     # relative precision: near points tell as much as far ones
-    distance = target[use].norm(dim=-1)
-    weight = weight[use] / (distance + 0.1 * distance.median()).square()
-    link = fit_similarity_robust(source[use], target[use], weight, symmetric=True)
-    return link if float(link.scale) > 1e-6 else None
+    source, target = source[use], target[use]
+    distance = target.norm(dim=-1) + 0.1 * target.norm(dim=-1).median()
+    link = fit_similarity_robust(source, target, weight[use] / distance.square(), symmetric=True)
+    misfit = float(((link.apply(source) - target).norm(dim=-1) / distance).median())
+    return (link, misfit) if float(link.scale) > 1e-6 else None
 
 
 def world_cameras(

@@ -155,4 +155,4 @@ def across_by_frame(observations: Observations, solved: Solved) -> Float[Tensor,
 def disagreement(fusion: Fusion, index: Int[Tensor, "p"]) -> dict[str, float]:
     """Median difference of log depth between windows, by modality."""
     names: list[tuple[str, Source]] = [(type(source).__name__.removesuffix("Source").lower(), source) for source in fusion.sources]
-    return {name: fusion.disagreement(source, index) for name, source in names if name in ("point", "disparity")}
+    return {name: fusion.disagreement(source, index)[0] for name, source in names if name in ("point", "disparity")}

@@ -28,6 +28,7 @@ MIN_DEPTH = 1e-4
 SMOOTHEST = 0.05  # of the windows' own accelerations, below which a smooth path does not count as smoother
 ROWS_AT_ONCE = 2**17  # residuals whose derivatives are held at a time
 CAUCHY = Loss()
+ACROSS, ALONG = Loss(size=1.0), Loss(size=2.0)  # narrow: with wider ones, a large minority of wild points moves cameras
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class Scales:
     acceleration: Tensor
     turning: Tensor
     ray_unit: Tensor | None = None  # (g,) by which each window's ray cameras are brought to the unit of its points
-    across_loss: Loss = CAUCHY
-    along_loss: Loss = CAUCHY
+    across_loss: Loss = ACROSS
+    along_loss: Loss = ALONG
 
 
 def evaluate(problem: Problem, unknowns: Unknowns, along_weight: Float[Tensor, "g v p"]) -> Evaluation:
@@ -172,7 +173,7 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
     )
 
 
-def acceleration(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
+def acceleration(centre: Float[Tensor, "t c"]) -> Float[Tensor, "s c"]:
     """Second differences of the camera centres."""
     return centre[2:] - 2 * centre[1:-1] + centre[:-2]
 

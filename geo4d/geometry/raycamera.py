@@ -13,6 +13,10 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation
 
 MIN_RAY_SPREAD = 1e-6  # second moment across the common direction, below which rays determine no camera
+MIN_PIXELS = 4  # two equations each for the eight free numbers of a homography
+MIN_STIFFNESS = 1e-11  # least over largest eigenvalue of the normal matrix, below which pixels determine no homography
+MAX_STEPS = 50  # about five are taken; a start far off (an extreme focal length, wild rays) takes more
+STEP_TOLERANCE = 1e-12  # of a homography of norm 1
 
 
 def released_ray_cameras(direction: Float[Tensor, "v h w 3"], moment: Float[Tensor, "v h w 3"]) -> Float[Tensor, "v 4 4"]:
@@ -35,35 +39,59 @@ def released_ray_cameras(direction: Float[Tensor, "v h w 3"], moment: Float[Tens
 def fit_ray_camera(
     direction: Float[Tensor, "*b h w 3"], moment: Float[Tensor, "*b h w 3"], weight: Float[Tensor, "*b h w"] | None = None
 ) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 4 4"]]:
-    """Intrinsics (pixels) and cam_to_win of every frame for itself, as the paper has it.
+    """Intrinsics (pixels) and cam_to_win of every frame for itself, as the paper has it but for what is minimised.
 
-    Centre by Eq. 6; H = K R by Eq. 7, min sum w |H d x u|^2 over |H| = 1 with u the pixel's own ray, as the eigenvector of a
-    9x9 matrix, then RQ decomposition; K is upper triangular, its skew is what the rays say. Not robust: many wild rays pull H
-    towards the collapsed map that sends every ray to the centre. Raises InputError if values are not finite or the rays do
-    not spread in two directions.
+    Centre by Eq. 6; H = K R as in Eq. 7, then RQ decomposition; K is upper triangular, its skew is what the rays say. Eq. 7's
+    algebraic cost under |H| = 1 shrinks H d, noise and all, and so shifts K by pixels on noisy maps; here H minimises the angles,
+    sum w |normalize(H^-1 p) - d|^2 for pixels p. A pixel counts if its weight is positive and its rays and weight are finite; the
+    others may hold anything, nan included. Wild rays pull, but by a bounded cost.
+
+    Raises InputError if in a frame fewer than four pixels count, they do not spread in two directions, or the map is mirrored.
     """
     height, width = direction.shape[-3:-1]
-    unit = normalize(direction.flatten(-3, -2).double(), dim=-1)
-    moments = moment.flatten(-3, -2).double()
-    weights = torch.ones_like(unit[..., 0]) if weight is None else weight.flatten(-2, -1).double()
-    _check(unit, moments, weights)
+    weights = torch.ones_like(direction[..., 0]) if weight is None else weight
+    unit, moments, share = _countable(direction.flatten(-3, -2), moment.flatten(-3, -2), weights.flatten(-2, -1))
     to_canonical = _canonical(height, width, unit)
     pixels = pixel_grid(height, width, device=unit.device, dtype=torch.float64).flatten(0, 1)
-    pixels = _rays(pixels, to_canonical)
-    homography = _fit_homography(unit, pixels, weights)
-    intrinsics, world_to_cam = _rq(homography)
+    pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=-1) @ to_canonical.T
+    _check_spread(unit, pixels, share)
+    intrinsics, world_to_cam = _rq(torch.linalg.inv(_fit_pixel_rays(unit, pixels, share)))
     intrinsics = torch.linalg.inv(to_canonical) @ intrinsics
-    pose = rigid(world_to_cam.mT, fit_centre(unit, moments, weights))
+    pose = rigid(world_to_cam.mT, fit_centre(unit, moments, share))
     return (intrinsics / intrinsics[..., 2:, 2:]).to(direction.dtype), pose.to(direction.dtype)
 
 
-def _check(unit: Tensor, moment: Tensor, weight: Tensor) -> None:
-    if not all(bool(value.isfinite().all()) for value in (unit, moment, weight)):
-        raise InputError("The ray maps or their weights are not finite; mask or replace what is not.")
-    share = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-30)
-    spread = torch.linalg.eigvalsh(torch.einsum("...n,...ni,...nj->...ij", share, unit, unit))  # ascending
-    if bool((spread[..., 0] < MIN_RAY_SPREAD).any()):
-        raise InputError("The rays of a frame are parallel or in one plane and determine no camera; look at the ray maps.")
+def _countable(
+    direction: Float[Tensor, "*b n 3"], moment: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]
+) -> tuple[Float[Tensor, "*b n 3"], Float[Tensor, "*b n 3"], Float[Tensor, "*b n"]]:
+    """Unit directions, moments and weights that sum to 1, float64, with zeros where a pixel does not count.
+
+    Raises InputError if fewer than four pixels of a frame count.
+    """
+    direction, moment, weight = direction.double(), moment.double(), weight.double()
+    counts = direction.isfinite().all(-1) & moment.isfinite().all(-1) & weight.isfinite() & (weight > 0)
+    number = counts.sum(-1)
+    if bool((number < MIN_PIXELS).any()):
+        raise InputError(
+            f"A frame's ray maps need at least {MIN_PIXELS} pixels with finite rays and a finite positive weight, "
+            f"but one has {int(number.min())}; look at its maps and weights or leave the frame out."
+        )
+    # replaced, not multiplied by zero: 0 * nan is nan
+    direction, moment = (value.where(counts[..., None], 0.0) for value in (direction, moment))
+    weight = weight.where(counts, 0.0)
+    weight = weight / weight.amax(dim=-1, keepdim=True)  # first, so that the sum neither overflows nor vanishes
+    return normalize(direction, dim=-1), moment, weight / weight.sum(dim=-1, keepdim=True)
+
+
+def _check_spread(unit: Float[Tensor, "*b n 3"], pixels: Float[Tensor, "n 3"], share: Float[Tensor, "*b n"]) -> None:
+    """Raise InputError if the rays of a frame are parallel or in one plane, or its pixels on one line."""
+    rays = torch.linalg.eigvalsh(torch.einsum("...n,...ni,...nj->...ij", share, unit, unit))[..., 0]  # ascending
+    grid = torch.linalg.eigvalsh(torch.einsum("...n,ni,nj->...ij", share, pixels, pixels))[..., 0]
+    if bool(((rays < MIN_RAY_SPREAD) | (grid < MIN_STIFFNESS)).any()):
+        raise InputError(
+            "The rays of a frame must spread in two directions, but are parallel, in one plane or from pixels on one line and "
+            "determine no camera; look at its maps and weights or leave the frame out."
+        )
 
 
 def _canonical(height: int, width: int, like: Tensor) -> Float[Tensor, "3 3"]:
@@ -73,19 +101,71 @@ def _canonical(height: int, width: int, like: Tensor) -> Float[Tensor, "3 3"]:
     return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
-def _rays(pixels: Float[Tensor, "n 2"], to_canonical: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3"]:
-    """Unit rays of pixels in the canonical frame."""
-    return normalize(torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=-1) @ to_canonical.T, dim=-1)
+def _fit_pixel_rays(unit: Float[Tensor, "*b n 3"], pixels: Float[Tensor, "n 3"], share: Float[Tensor, "*b n"]) -> Float[Tensor, "*b 3 3"]:
+    """G = (K R)^-1 of norm 1, canonical pixels to directions, that minimises sum w |normalize(G p) - d|^2; det G > 0.
+
+    The noise sits in d, so d is what is predicted: a fit with noise on both sides of its products is biased. Levenberg-Marquardt
+    from the linear regression of d on the pixels' unit rays. Raises InputError if G is not determined or mirrors.
+    """
+    rays = normalize(pixels, dim=-1)
+    onto = torch.einsum("...n,...ni,nj->...ij", share, unit, rays)
+    found = _unit_norm(onto @ torch.linalg.inv(torch.einsum("...n,ni,nj->...ij", share, rays, rays)))
+    cost, normal, slope = _linearise(found, unit, pixels, share)
+    damping = torch.full_like(cost, 1e-3)
+    identity = torch.eye(9, dtype=unit.dtype, device=unit.device)
+    for _ in range(MAX_STEPS):
+        scale = normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        flat = found.flatten(-2, -1)
+        gauge = flat[..., :, None] * flat[..., None, :]  # the scale of G changes nothing: hold it
+        step = -torch.linalg.solve(normal + scale * (gauge + damping[..., None, None] * identity), slope[..., None])[..., 0]
+        tried = _unit_norm(found + step.unflatten(-1, (3, 3)))
+        new_cost, new_normal, new_slope = _linearise(tried, unit, pixels, share)
+        better = new_cost < cost
+        found = tried.where(better[..., None, None], found)
+        normal, slope = new_normal.where(better[..., None, None], normal), new_slope.where(better[..., None], slope)
+        # a frame has ended if its step is nothing, or no longer lowers a cost that rounding alone still changes
+        ended = (step.abs().amax(-1) < STEP_TOLERANCE) | (~better & (new_cost - cost <= 1e-13 * cost))
+        cost = new_cost.where(better, cost)
+        damping = (damping / 30).where(better, damping * 10).clamp(1e-15, 1e6)
+        if bool(ended.all()):
+            break
+    stiffness = torch.linalg.eigvalsh(normal)
+    if bool((stiffness[..., 1] < MIN_STIFFNESS * stiffness[..., -1]).any()):  # [..., 0] is the scale's
+        raise InputError(
+            "The pixels of a frame must hold four of which no three are on one line, but do not and determine no camera; "
+            "look at its weights or leave the frame out."
+        )
+    if bool((torch.linalg.det(found) <= 0).any()):
+        raise InputError(
+            "The ray directions of a frame must be those of a camera with +x right, +y down and +z forward, but are mirrored "
+            "(their homography has a negative determinant); undo the flip of the map or of a direction axis."
+        )
+    return found
 
 
-def _fit_homography(unit: Float[Tensor, "*b n 3"], pixels: Float[Tensor, "n 3"], weight: Float[Tensor, "*b n"]) -> Float[Tensor, "*b 3 3"]:
-    """H of Eq. 7, with H d on the pixels' side and det H > 0."""
-    # [u]x H d = 0: with h = rows of H, the normal matrix is sum w (I - u u^T) (x) d d^T, since |u| = 1
-    across = torch.eye(3, dtype=unit.dtype, device=unit.device) - pixels[:, :, None] * pixels[:, None, :]  # (n, 3, 3)
-    normal = torch.einsum("...n,nij,...nk,...nl->...ikjl", weight, across, unit, unit).flatten(-4, -3).flatten(-2, -1)
-    homography = torch.linalg.eigh(normal)[1][..., 0].unflatten(-1, (3, 3))
-    side = torch.einsum("...ni,...ij,nj->...n", unit, homography.mT, pixels)
-    return homography * torch.sign((weight * side).sum(-1))[..., None, None]
+def _unit_norm(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
+    return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
+
+
+def _linearise(
+    found: Float[Tensor, "*b 3 3"], unit: Float[Tensor, "*b n 3"], pixels: Float[Tensor, "n 3"], share: Float[Tensor, "*b n"]
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b 9 9"], Float[Tensor, "*b 9"]]:
+    """Half the cost at G, the Gauss-Newton normal matrix, and the slope, over the entries of G row by row."""
+    ahead = pixels @ found.mT
+    length = ahead.norm(dim=-1, keepdim=True)
+    ahead = ahead / length
+    gap = ahead - unit
+    cost = (share * gap.square().sum(-1)).sum(-1) / 2
+    across = gap - ahead * (ahead * gap).sum(-1, keepdim=True)
+    slope = ((share[..., None] / length * across).mT @ pixels).flatten(-2, -1)
+    # the derivative of normalize(g) is (I - a a^T) / |g| with a = g / |g|, so the matrix is sum w / |g|^2 (I - a a^T) (x) p p^T
+    root = ahead * (share.sqrt()[..., None] / length)
+    root = (root[..., :, None] * pixels[:, None, :]).flatten(-2, -1)  # (*b, n, 9)
+    along = root.mT @ root
+    whole = torch.einsum("...ikil->...kl", along.unflatten(-1, (3, 3)).unflatten(-3, (3, 3)))  # |a| = 1
+    identity = torch.eye(3, dtype=unit.dtype, device=unit.device)
+    normal = torch.einsum("ij,...kl->...ikjl", identity, whole).flatten(-4, -3).flatten(-2, -1) - along
+    return cost, normal, slope
 
 
 def _rq(matrix: Float[Tensor, "*b 3 3"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3 3"]]:

@@ -6,81 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scenes import FOCAL, W, check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.errors import AlignmentError, ConfigError
-from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam
-from geo4d.geometry.plucker import plucker_rays
-from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.depth import depth_metrics
 from geo4d.metrics.pose import focal_error, pose_metrics
 from geo4d.scene import WindowPredictions
-from geo4d.windows.plan import plan_windows
-
-H, W, FOCAL = 24, 36, 30.0
-
-
-def camera_path(frames):
-    t = torch.linspace(0, 1, frames, dtype=torch.float64)
-    turn = torch.stack([0.1 * t.sin(), 0.3 * t, 0.05 * t**2], dim=-1)
-    return rigid(so3_exp(turn), torch.stack([1.5 * t, 0.2 * (3 * t).sin(), 0.8 * t], dim=-1))
-
-
-def render(poses):
-    """Depth (t, h, w) of a room of planes with a bump, seen from inside."""
-    rays = pixel_rays_cam(intrinsics_from_focal(torch.tensor(FOCAL, dtype=torch.float64), H, W), H, W)
-    planes = [((0.0, 1, 0), 1.2), ((0.1, 0, 1), 7.0), ((1.0, 0, 0.1), 4.0), ((-1.0, 0.05, 0), 3.0), ((0, -1.0, 0.1), 2.5)]
-    depth = []
-    for pose in poses:
-        world = rays @ pose[:3, :3].T
-        hits = []
-        for normal, distance in planes:
-            n = torch.tensor(normal, dtype=torch.float64)
-            t = (distance - n @ pose[:3, 3]) / (world @ n)
-            hits.append(torch.where(t > 0, t, torch.inf))
-        depth.append(torch.stack(hits).amin(dim=0))
-    return torch.stack(depth), rays
-
-
-def exact_windows(frames=24, *, shifted=False, noise=0.0, length=16):
-    """Window predictions of the analytic scene with known nuisances; and its truth."""
-    poses = camera_path(frames)
-    depth, rays = render(poses)
-    windows = plan_windows(frames, length=length)
-    generator = torch.Generator().manual_seed(0)
-    parts = {name: [] for name in ("points", "disparity", "ray_direction", "ray_moment")}
-    for g, window in enumerate(windows):
-        relative = torch.linalg.inv(poses[window[0]]) @ poses[window]
-        scale = 1.5 + 0.4 * g
-        d = depth[window] * (1 + noise * torch.randn(depth[window].shape, generator=generator, dtype=torch.float64))
-        points = torch.einsum("vij,vhwj->vhwi", relative[:, :3, :3], d[..., None] * rays) + relative[:, None, None, :3, 3]
-        shift = torch.tensor([0, 0, 0.7 if shifted else 0.0], dtype=torch.float64)
-        parts["points"].append((points - shift) / scale)
-        inverse = 1 / depth[window]
-        parts["disparity"].append((inverse - 0.9 * inverse.min()) / (inverse.max() - 0.9 * inverse.min()))
-        scaled = relative.clone()
-        scaled[:, :3, 3] /= scale
-        intrinsics = intrinsics_from_focal(torch.full((len(window),), FOCAL, dtype=torch.float64), H, W)
-        direction, moment = plucker_rays(intrinsics, scaled, H, W)
-        parts["ray_direction"].append(direction)
-        parts["ray_moment"].append(moment)
-    tensors = {name: torch.stack(values).float() for name, values in parts.items()}
-    weight = torch.ones_like(tensors["disparity"])
-    origin = "unknown" if shifted else "camera"
-    return WindowPredictions(windows=windows, weight=weight, points_origin=origin, **tensors), (depth.numpy(), poses.numpy())
-
-
-def check(result, truth, *, depth=1e-3, ate=1e-3, focal=0.005):
-    true_depth, poses = truth
-    extent = np.ptp(poses[:, :3, 3], axis=0).max()
-    d = depth_metrics(result.depth, true_depth, result.valid)
-    p = pose_metrics(result.cam_to_world, np.linalg.inv(poses[:1]) @ poses)
-    assert d.abs_rel < depth
-    assert p.ate_sim3 < ate * extent
-    k = np.tile(np.array([[FOCAL, 0, W / 2], [0, FOCAL, H / 2], [0, 0, 1]]), (len(poses), 1, 1))
-    assert focal_error(result.intrinsics, k) < focal
-    return d, p
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_alignment import check, exact_windows, released_case
+from scenes import check, exact_windows
+from test_alignment import released_case
 
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.alignment.terms import angular_acceleration

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_alignment import check, exact_windows
+from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.alignment.fuse import Candidates, Fusion
@@ -54,21 +54,22 @@ def test_what_the_paper_solver_cannot_do_is_said() -> None:
 
 
 def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
-    """Window scales do not count; noise does, by its square."""
+    """By the square of the noise; and a window that agrees with no other one is not."""
     windows = torch.arange(8) + torch.tensor([[0], [2], [4], [6]])
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand(14, 6, 8, generator=generator)
-    scale = torch.randn(4, 1, 1, 1, generator=generator)
 
     class Said:
         def __init__(self, noise: float) -> None:
-            self.values = truth[windows] + scale + noise * torch.randn(4, 8, 6, 8, generator=generator)
+            self.values = truth[windows] + noise * torch.randn(4, 8, 6, 8, generator=generator)
 
         def __call__(self, rows: torch.Tensor, index: torch.Tensor | None) -> Candidates:
             values = self.values[rows[:, 0], rows[:, 1]].flatten(1)[:, index]
             return Candidates(values, torch.ones_like(values))
 
     sources, pixels = [Said(0.02), Said(0.04)], torch.arange(48)
-    _, second = Fusion(windows, sources).trusts(pixels)
-    assert second == pytest.approx(0.25, rel=0.15)
-    assert Fusion(windows[:1], sources).trusts(pixels) is None
+    first, second = Fusion(windows, sources).balanced(pixels).trust
+    assert (second / first).median() == pytest.approx(0.25, rel=0.3)
+    sources[0].values[2] += 1.0
+    assert (Fusion(windows, sources).balanced(pixels).trust[0] < 0.1).tolist() == [False, False, True, False]
+    assert (Fusion(windows[:1], sources).balanced(pixels).trust == 1).all()

@@ -89,13 +89,54 @@ def test_the_papers_way_is_exact_on_clean_maps(name: str) -> None:
     assert focal < 1e-5
 
 
-@pytest.mark.parametrize(("name", "degrees"), [("256x512_noisy", 0.08), ("384x512_noisy", 0.17), ("512x320_portrait_noisy", 0.07)])
+@pytest.mark.parametrize(("name", "degrees"), [("256x512_noisy", 0.06), ("384x512_noisy", 0.12), ("512x320_portrait_noisy", 0.06)])
 def test_the_papers_way_on_noisy_maps(name: str, degrees: float) -> None:
-    """Twice to seven times the released way's rotation error: five numbers more are asked of each frame."""
+    """1.5 to seven times the released way's rotation error: five numbers more are asked of each frame."""
     rotation, centre, focal = errors(name)
     assert rotation < degrees
     assert centre < 0.012
-    assert focal < 0.012
+    assert focal < 0.001  # Eq. 7 as printed: 0.0019 to 0.010
+
+
+def one_camera(seed: int, sigma: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Direction (noisy) and moment maps (96, 128, 3) of a turned and shifted camera, and its intrinsics; float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    intrinsics = torch.tensor([[100.0, 0, 66], [0, 105, 45], [0, 0, 1]], dtype=torch.float64)
+    direction, moment = plucker_rays(intrinsics, rigid(so3_exp(0.5 * normal(3)), normal(3)), 96, 128)
+    return direction + sigma * normal(96, 128, 3), moment, intrinsics
+
+
+def test_noise_does_not_shift_the_intrinsics() -> None:
+    """Eq. 7 as printed errs by 2.1 px here, and all of it is bias: the mean over the seeds errs as much."""
+    gaps = []
+    for seed in range(16):
+        direction, moment, intrinsics = one_camera(seed, 0.05)
+        gaps.append(fit_ray_camera(direction, moment)[0] - intrinsics)
+    gap = torch.stack(gaps)
+    assert gap.abs().amax((-2, -1)).mean() < 1.0  # pixels; 0.56 found
+    assert gap.mean(0).abs().max() < 0.25  # 0.09 found
+
+
+def test_wild_rays_do_not_collapse_the_camera() -> None:
+    """Eq. 7 as printed loses all of K to a tenth of random rays."""
+    direction, moment, intrinsics = one_camera(0)
+    generator = torch.Generator().manual_seed(1)
+    wild = torch.rand(96, 128, 1, generator=generator) < 0.1
+    k, _ = fit_ray_camera(torch.where(wild, torch.randn(96, 128, 3, generator=generator, dtype=torch.float64), direction), moment)
+    assert (k - intrinsics).abs().max() < 10
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05])
+@pytest.mark.parametrize("mirror", ["columns", "axis", "sign"])
+def test_mirrored_maps_are_refused(mirror: str, sigma: float) -> None:
+    direction, moment, _ = one_camera(0, sigma)
+    mirrored = {"columns": direction.flip(1), "axis": direction * direction.new_tensor([-1.0, 1.0, 1.0]), "sign": -direction}[mirror]
+    with pytest.raises(InputError, match="mirrored"):
+        fit_ray_camera(torch.stack([direction, mirrored]), torch.stack([moment, moment]))
 
 
 def test_weights_leave_out_what_is_wrong() -> None:
@@ -104,6 +145,60 @@ def test_weights_leave_out_what_is_wrong() -> None:
     direction[~right] = direction[~right].flip(0)
     found = fit_ray_camera(direction, moment, right.float())[1].double()
     assert rotation_angle(found[:, :3, :3].mT @ pose[:, :3, :3]).rad2deg().max() < 1e-3
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf"), 1e30])
+def test_pixels_of_no_weight_may_hold_anything(junk: float) -> None:
+    direction, moment, _ = one_camera(0, 0.05)
+    left_out = torch.zeros(96, 128, dtype=torch.bool)
+    left_out[:, :32] = left_out[10:20] = True
+    weight = (~left_out).float()
+    expected = fit_ray_camera(direction, moment, weight)
+    for kind in range(2):
+        maps = [direction.clone(), moment.clone()]
+        maps[kind][left_out] = junk
+        for found, same in zip(fit_ray_camera(*maps, weight), expected, strict=True):
+            torch.testing.assert_close(found, same, atol=1e-9, rtol=0)
+    # the same rays as a smaller map, without the columns
+    spoilt = direction.clone()
+    spoilt[:, :32] = junk
+    columns = torch.ones(96, 128)
+    columns[:, :32] = 0
+    k, pose = fit_ray_camera(spoilt, moment, columns)
+    cropped, cropped_pose = fit_ray_camera(direction[:, 32:], moment[:, 32:])
+    cropped[0, 2] += 32
+    torch.testing.assert_close(k, cropped, atol=1e-6, rtol=0)
+    torch.testing.assert_close(pose, cropped_pose, atol=1e-6, rtol=0)
+
+
+def test_values_that_are_not_finite_do_not_count() -> None:
+    direction, moment, _ = one_camera(0, 0.05)
+    weight = torch.ones(96, 128)
+    weight[:, 100:] = 0
+    expected = fit_ray_camera(direction, moment, weight)
+    for kind in range(3):
+        maps = [direction.clone(), moment.clone(), torch.ones(96, 128)]
+        maps[kind][:, 100:] = torch.nan
+        for found, same in zip(fit_ray_camera(*maps), expected, strict=True):
+            torch.testing.assert_close(found, same, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        ([], "has 0"),
+        ([(0, 0), (0, 90), (70, 5)], "at least 4 pixels.* has 3"),
+        ([(5, column) for column in range(60)], "determine no camera"),
+        ([(5, column) for column in range(60)] + [(70, 80)], "no three are on one line"),
+    ],
+)
+def test_too_few_pixels_are_refused(pixels: list[tuple[int, int]], message: str) -> None:
+    direction, moment, _ = one_camera(0)
+    weight = torch.zeros(96, 128)
+    for row, column in pixels:
+        weight[row, column] = 1
+    with pytest.raises(InputError, match=message):
+        fit_ray_camera(direction, moment, weight)
 
 
 @settings(deadline=None, max_examples=25)
@@ -127,7 +222,7 @@ def test_rays_that_say_nothing_are_refused() -> None:
     direction = torch.tensor([0.0, 0.0, 1.0]).expand(4, 5, 3)
     with pytest.raises(InputError, match="determine no camera"):
         fit_ray_camera(direction, torch.zeros(4, 5, 3))
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="at least 4 pixels with finite rays"):
         fit_ray_camera(torch.full((4, 5, 3), torch.nan), torch.zeros(4, 5, 3))
 
 
