@@ -13,14 +13,13 @@ import argparse
 import json
 import multiprocessing
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from memory import anonymous_gb, peak_memory
 
 MANIFEST = Path(__file__).parents[1] / "tests" / "data" / "parity" / "manifest_full.json"
 LATENT = (16, 32)  # (y, x) of the single step, as in the table of costs
@@ -41,30 +40,6 @@ def write_release(folder: Path) -> dict[str, Any]:
         torch.save({"state_dict": state}, folder / f"{name}.partial")
         (folder / f"{name}.partial").rename(folder / name)
     return {}
-
-
-@contextmanager
-def peak_memory() -> Iterator[dict[str, float]]:
-    """Fills in the peak of anonymous memory in GB above that at the start, sampled every 5 ms."""
-    result = {"peak_gb": 0.0}
-    start, stop = _anonymous(), threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            result["peak_gb"] = max(result["peak_gb"], _anonymous() - start)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield result
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _anonymous() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024 / 1e9
 
 
 def measure_load(folder: Path, dtype: str, source: str) -> dict[str, Any]:
@@ -132,7 +107,7 @@ def _timed(run: Callable[[], Any], device: str, *, repeats: int) -> dict[str, An
             torch.cuda.synchronize()
             memory["cuda_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         seconds = (time.perf_counter() - started) / repeats
-    return {**memory, "seconds": seconds, "working_set_gb": _anonymous()}
+    return {**memory, "seconds": seconds, "working_set_gb": anonymous_gb()}
 
 
 def alone(function: Callable[..., dict[str, Any]], *args: object) -> dict[str, Any]:

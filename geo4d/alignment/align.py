@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
@@ -15,10 +16,11 @@ from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
 from geo4d.alignment.confidence import DEFAULT_SIGMA
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.fuse import DisparitySource, Fusion, GivenDepth, PointSource, fit_disparities
-from geo4d.alignment.initialise import FocalGuess, chain_windows, fit_focal, solve_pnp, window_cameras, world_cameras
+from geo4d.alignment.initialise import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
 from geo4d.alignment.metric import metres_by_lengths
 from geo4d.alignment.motion import find_motion
 from geo4d.alignment.observations import Observations, observe_points, ray_cameras, sample_grid
+from geo4d.alignment.own import measure_raw, own_cameras, solve_agreed
 from geo4d.alignment.paper import solve_paper
 from geo4d.alignment.priors import Priors, Resolved
 from geo4d.alignment.report import (
@@ -31,17 +33,17 @@ from geo4d.alignment.report import (
     suspects,
 )
 from geo4d.alignment.single import align_disparity, align_rays
-from geo4d.alignment.solve import Solved, solve
-from geo4d.alignment.terms import Problem, acceleration, angular_acceleration
+from geo4d.alignment.solve import Solved
+from geo4d.alignment.terms import Problem, Raw
 from geo4d.alignment.unknowns import Unknowns
-from geo4d.errors import AlignmentError, ConfigError
+from geo4d.errors import AlignmentError, ConfigError, InputError
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.scene import Reconstruction, WindowPredictions
 
 MIN_PIXELS = 10
 FIT_SAMPLES = 256  # pixels a frame that settle disparities' scales and the trust in each modality
-WINDOWS_AT_ONCE = 32
+LEAST_PATH = 0.005  # of metric cameras, by the typical depth, below which they do not make the result metric
 GIVEN_DEPTH_VOICES = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
 FIELDS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 
@@ -66,8 +68,9 @@ def align(
     predictions = select(predictions, config)
     if config.solver == "paper" and predictions.points is None:
         raise AlignmentError("The paper solver works on point maps, and there are none; take solver=fast.")
-    if config.solver == "paper" and priors != Priors():
+    if config.solver == "paper" and not priors.is_empty:
         raise ConfigError("The paper solver knows no priors; take solver=fast.")
+    _refuse_unused(predictions, priors)
     if predictions.points is not None:
         result = _align_points(predictions, config, priors, progress)
     elif predictions.disparity is not None:
@@ -75,6 +78,18 @@ def align(
     else:
         result = align_rays(predictions, config, priors)
     return result.with_diagnostics(alignment_seconds=round(time.perf_counter() - started, 3))
+
+
+def _refuse_unused(predictions: WindowPredictions, priors: Priors) -> None:
+    """Raises ConfigError for priors that these modalities cannot use, rather than dropping them."""
+    if predictions.points is not None:
+        return
+    given = {"depth": priors.depth is not None, "distances": bool(priors.distances), "camera_height": priors.camera_height is not None}
+    if predictions.disparity is None:
+        given["cam_to_world"] = priors.cam_to_world is not None
+    unused = [name for name, there in given.items() if there]
+    if unused:
+        raise ConfigError(f"Without point maps the priors {', '.join(unused)} cannot be used here; leave them out, or use_points.")
 
 
 def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
@@ -104,14 +119,14 @@ class Prepared:
     guess: FocalGuess
     start: Unknowns
     loose: list[int]
-    raw: tuple[float, float]  # typical acceleration of the windows' own cameras and of their rotations
+    raw: Raw
 
     def problem(self, config: AlignmentConfig) -> Problem:
         """The joint problem."""
         rays = self.start.rays
         return Problem(
             self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known,
-            config.focal == "per_frame", None if rays is None else rays.scale.log(), *self.raw,
+            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.raw,
         )  # fmt: skip
 
 
@@ -134,16 +149,7 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     start = _placed_by_known(start, observations, known)
     if rays is not None:
         start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
-    return Prepared(observations, rays, known, guess, start, loose, _raw_accelerations(cameras, observations.extent))
-
-
-def _raw_accelerations(cameras: Float[Tensor, "g v 4 4"], extent: Float[Tensor, "g"]) -> tuple[float, float]:
-    """Medians over the windows' own cameras, centres in units of the scene's extent."""
-    if cameras.shape[1] < 3:
-        return 0.0, 0.0
-    bend = torch.cat([acceleration(window) for window in cameras[..., :3, 3] / extent[:, None, None]]).norm(dim=-1)
-    turn = torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1)
-    return float(bend.median()), float(turn.median())
+    return Prepared(observations, rays, known, guess, start, loose, measure_raw(observations, cameras, start, rays))
 
 
 def _placed_by_known(start: Unknowns, observations: Observations, known: Resolved) -> Unknowns:
@@ -170,6 +176,11 @@ def _placed_by_known(start: Unknowns, observations: Observations, known: Resolve
         use = (o.weight > 0) & ratio.isfinite()
         if use.any():
             start = replace(start, log_depth_scale=float(ratio[use].median()))
+        if given.one_scale and start.poses is not None:
+            # they step together from here on; what the poses' scale changes, it changes about their middle
+            p, scale = start.poses, torch.full_like(start.poses.scale, start.log_depth_scale).exp()
+            middle = p.rotation @ given.poses[:, :3, 3].mean(0)
+            start = replace(start, poses=Similarity(scale, p.rotation, p.translation + (p.scale - scale)[:, None] * middle))
     return start
 
 
@@ -190,10 +201,10 @@ def _align_points(predictions: WindowPredictions, config: AlignmentConfig, prior
         return _align_as_paper(predictions, ready, config)
     if progress is not None:
         progress("cameras", 0, 1)
-    solved = solve(ready.problem(config), ready.start)
+    solved, own = solve_agreed(ready.problem(config), ready.start)
     if progress is not None:
         progress("cameras", 1, 1)
-    result = finish(predictions, ready, solved, priors, progress)
+    result = finish(predictions, ready, solved, own, priors, progress)
     return replace(result, dynamic=find_motion(result)) if config.motion else result
 
 
@@ -220,22 +231,33 @@ def terms_of(predictions: WindowPredictions, rays: Tensor | None) -> list[str]:
 
 
 def finish(
-    predictions: WindowPredictions, ready: Prepared, solved: Solved, priors: Priors, progress: Progress | None = None
+    predictions: WindowPredictions,
+    ready: Prepared,
+    solved: Solved,
+    own: Float[Tensor, "g v 4 4"],
+    priors: Priors,
+    progress: Progress | None = None,
 ) -> Reconstruction:
     """Depth of every pixel from all windows, given the solved cameras and scales; and what is to be said of the whole."""
     observations, unknowns = ready.observations, solved.unknowns
     height, width = predictions.grid_size
     index = sample_grid(height, width, FIT_SAMPLES)
-    own = own_cameras(observations, unknowns)
     points = _point_source(predictions, observations, own, unknowns)
     fusion = Fusion(observations.windows, [points]).balanced(index)
     fits = None
     if predictions.disparity is not None:
-        fits = fit_disparities(predictions, fusion.at(index)[0], index)
+        reference = fusion.at(index)[0]
+        if ready.known.ignore is not None:  # what may be wrong in the points must not spoil the disparity elsewhere
+            reference = reference.masked_fill(ready.known.ignore.flatten(1)[:, index], torch.nan)
+        fits = fit_disparities(predictions, reference, index)
         fusion = fusion.plus(DisparitySource(predictions, fits)).balanced(index)
     if ready.known.log_depth is not None:
+        solved = _with_scale_of_given(ready, solved, fusion)
+        unknowns = solved.unknowns
         sigma = 1.48 * float(solved.scales.along)
-        precision = GIVEN_DEPTH_VOICES * (max(sigma, 1e-6) / priors.depth_sigma) ** 2
+        # windows that agree may all be wrong in the same way
+        sigma = max(sigma, _own_sigma(predictions, points))
+        precision = GIVEN_DEPTH_VOICES * (sigma / priors.depth_sigma) ** 2
         given = GivenDepth(observations.windows, (ready.known.log_depth + unknowns.log_depth_scale).float(), precision)
         fusion = fusion.plus(given)
     dense = Dense.of(*fusion.dense(height, width, progress), own_sigma=_own_sigma(predictions, points))
@@ -256,6 +278,22 @@ def finish(
     result = assemble(predictions, dense, poses, ready.known.lens, unknowns.log_focal.exp(), report, covariance)
     result = _in_metres(result, ready, solved, priors)
     return result.with_diagnostics(suspect_frames=suspect_frames(result, across_by_frame(observations, solved)))
+
+
+def _with_scale_of_given(ready: Prepared, solved: Solved, fusion: Fusion) -> Solved:
+    """Where given depth is known at hardly any sampled pixel, its scale follows from the fused depth at those where it is."""
+    o, given = ready.observations, ready.known.log_depth
+    assert given is not None
+    at_samples = given.flatten(1)[:, o.index].isfinite()[o.windows] & (o.weight > 0)
+    if int(at_samples.sum()) >= MIN_PIXELS:
+        return solved
+    index = torch.nonzero(given.flatten(1).isfinite().any(dim=0))[:, 0]
+    index = index[:: max(1, len(index) // FIT_SAMPLES)]
+    ratio = fusion.at(index)[0] - given.flatten(1)[:, index]
+    ratio = ratio[ratio.isfinite()]
+    if len(ratio) == 0:
+        raise InputError("The prior depth is known only where the predictions say nothing, so it cannot be used; leave it out.")
+    return replace(solved, unknowns=replace(solved.unknowns, log_depth_scale=float(ratio.median())))
 
 
 def _own_sigma(predictions: WindowPredictions, points: PointSource) -> float:
@@ -286,29 +324,19 @@ def _point_source(predictions: WindowPredictions, observations: Observations, ow
     return PointSource(predictions, own, unknowns.windows.scale, unit=max(unit, 1e-30))
 
 
-def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
-    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
-    found = []
-    slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
-    poses = rigid(unknowns.rotation, unknowns.centre)
-    for some in torch.arange(len(observations.windows)).split(WINDOWS_AT_ONCE):
-        frames, w = observations.windows[some], unknowns.windows
-        pose = poses[frames]
-        scale, rotation, translation = w.scale[some], w.rotation[some], w.translation[some]
-        centre = ((pose[..., :3, 3] - translation[:, None]) @ rotation) / scale[:, None, None]
-        own = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
-        points, weight = observations.points[some].flatten(0, 1), observations.weight[some].flatten(0, 1)
-        own, _ = solve_pnp(own, points, weight, slopes[frames.flatten()], rounds=6)
-        found.append(own.unflatten(0, frames.shape))
-    return torch.cat(found)
-
-
 def _in_metres(result: Reconstruction, ready: Prepared, solved: Solved, priors: Priors) -> Reconstruction:
     """The reconstruction in metres if any prior says how large the scene is; all that say it are reported."""
     u = solved.unknowns
     found: dict[str, float] = {}
-    if priors.cam_to_world is not None and priors.poses_are_metric:
-        found["poses"] = 1.0 if u.poses is None else 1 / float(u.poses.scale)
+    given = ready.known.known.poses
+    if given is not None and priors.poses_are_metric:
+        metres = 1.0 if u.poses is None else 1 / float(u.poses.scale)
+        path = float((given[:, :3, 3] - given[0, :3, 3]).norm(dim=-1).max())
+        if path > LEAST_PATH * metres * float(np.nanmedian(result.depth)):
+            found["poses"] = metres
+        else:
+            warning = "The given cameras hardly move, so they do not say how large the scene is."
+            result = result.with_diagnostics(warnings=[*result.diagnostics["warnings"], warning])
     if priors.depth is not None:
         found["depth"] = math.exp(-u.log_depth_scale)
     found |= metres_by_lengths(result, priors)

@@ -22,11 +22,48 @@ from geo4d.geometry.rotation import skew, so3_exp, so3_log
 
 CAUCHY = 2.0  # of one observation, in units of its typical size
 TRACK_CAUCHY = 3.0  # of a whole track's root mean square
+MOTION_CAUCHY = 2.0  # of the motion that is expected, in its sigmas
 PRIOR_CAUCHY = 1.4  # of a depth prior, in its sigmas
 TYPICAL = 1.2  # typical size of a residual, in medians
 NEAREST = 1e-3
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
 DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product is slower
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What is expected of the camera from each frame to the next, and how far it may be off."""
+
+    turn: Float[Tensor, "s 3 3"]  # cam_to_world of the next frame by that of this one
+    step: Float[Tensor, "s 3"]  # in this frame's camera
+    turn_sigma: float  # radians
+    step_sigma: Float[Tensor, "s"]
+
+    def residuals(self, state: State) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
+        """Turns (in the world) and steps (in this frame's camera) by their sigmas."""
+        turn = so3_log(state.rotation[1:] @ state.rotation[:-1].mT @ self.turn.mT) / self.turn_sigma
+        step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0)) - self.step
+        return turn, step / self.step_sigma[:, None]
+
+    def cost(self, state: State) -> Tensor:
+        """Robust, so that a few wrong expectations do not count."""
+        turn, step = self.residuals(state)
+        return MOTION_CAUCHY**2 * sum(torch.log1p(r.square().sum(-1) / MOTION_CAUCHY**2).sum() for r in (turn, step))
+
+    def system(self, state: State) -> tuple[sparse.csr_array, np.ndarray]:
+        """Normal equations and gradient of all cameras; how a step turns with its camera is left to the acceptance test."""
+        frames = len(state.centre)
+        turn, step = self.residuals(state)
+        by_turn, by_step = (1 / (1 + r.square().sum(-1) / MOTION_CAUCHY**2) for r in (turn, step))
+        first = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(frames - 1, frames))
+        weights = np.stack([(by_turn / self.turn_sigma**2).numpy(), (by_step / self.step_sigma.square()).numpy()])
+        matrix = sum(
+            sparse.kron(first.T @ sparse.diags_array(w) @ first, sparse.diags_array(np.repeat(pick, 3)))
+            for w, pick in zip(weights, ([1.0, 0.0], [0.0, 1.0]), strict=True)
+        )
+        world = torch.einsum("sij,sj->si", state.rotation[:-1], step)
+        pull = [by_turn[:, None] * turn / self.turn_sigma, (by_step / self.step_sigma)[:, None] * world]
+        return matrix.tocsr(), (first.T @ torch.cat(pull, dim=1).numpy()).ravel()
 
 
 @dataclass(frozen=True)
@@ -45,6 +82,7 @@ class Evidence:
     smoothness: float  # weight of a squared acceleration (median depths a frame^2), in units of the observations
     turn_smoothness: float  # the same of the rotation (radians a frame^2)
     pixel_floor: float  # least size of a typical residual
+    motion: Motion | None = None
 
     @cached_property
     def length(self) -> Float[Tensor, "n"]:
@@ -132,6 +170,8 @@ def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "
     total = total + PRIOR_CAUCHY**2 * torch.log1p(r.prior.square() / PRIOR_CAUCHY**2).sum()
     total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
     total = total + evidence.smoothness * _bend(state.centre).square().sum()
+    if evidence.motion is not None:
+        total = total + evidence.motion.cost(state)
     return float(total + evidence.turn_smoothness * _turns(state.rotation).diff(dim=0).square().sum())
 
 
@@ -144,12 +184,21 @@ def _turns(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
     return so3_log(rotation[1:] @ rotation[:-1].mT)
 
 
-def solve_bundle(evidence: Evidence, state: State, *, iterations: int = 40, focal_is_free: bool = True, travels: bool = True) -> Solution:
+def solve_bundle(
+    evidence: Evidence,
+    state: State,
+    *,
+    iterations: int = 40,
+    focal_is_free: bool = True,
+    travels: bool = True,
+    cameras_are_free: bool = True,
+) -> Solution:
     """The state of least robust cost that is found from a start; scales are measured anew before each step.
 
-    Without `travels` the centres stay where they are: the camera only turns.
+    Without `travels` the centres stay where they are: the camera only turns. If cameras are not free, points alone are moved.
     """
     damping, steps = 1e-3, 0
+    free = _free(len(state.centre), focal_is_free=focal_is_free, travels=travels, cameras_are_free=cameras_are_free)
     r = residuals(evidence, state)
     for _ in range(iterations):
         sigma = typical_size(evidence, r)
@@ -158,7 +207,7 @@ def solve_bundle(evidence: Evidence, state: State, *, iterations: int = 40, foca
         system = _System(evidence, state, r, sigma, tracks)
         improved = False
         for _ in range(7):
-            candidate = system.step(damping, focal_is_free=focal_is_free, travels=travels)
+            candidate = system.step(damping, free)
             after = cost(evidence, candidate, sigma, tracks) if candidate is not None else np.inf
             if candidate is not None and after < before:
                 improved = True
@@ -173,6 +222,14 @@ def solve_bundle(evidence: Evidence, state: State, *, iterations: int = 40, foca
     sigma = typical_size(evidence, r)
     tracks = track_weights(evidence, r, sigma)
     return Solution(state, sigma, tracks, cost(evidence, state, sigma, tracks), steps)
+
+
+def _free(frames: int, *, focal_is_free: bool, travels: bool, cameras_are_free: bool) -> np.ndarray:
+    """Numbers of the unknowns (six a frame, then the focal length) that move; the first camera never does."""
+    cameras = np.arange(6, 6 * frames) if cameras_are_free else np.arange(0)
+    if not travels:
+        cameras = cameras[cameras % 6 < 3]
+    return np.append(cameras, 6 * frames) if focal_is_free else cameras
 
 
 class _System:
@@ -258,35 +315,40 @@ class _System:
             # of small turns; the acceptance test answers for the rest
             bend = np.concatenate([_turns(self.state.rotation).diff(dim=0).numpy(), _bend(self.state.centre).numpy()], axis=1)
             gradient[:-1] += (weights * (second.T @ bend)).ravel()
+        if e.motion is not None:
+            matrix, pull = e.motion.system(self.state)
+            blocks = blocks + matrix
+            gradient[:-1] += pull
         return sparse.block_array([[blocks, arrow], [arrow.T, np.array([[corner]])]], format="csr"), gradient
 
-    def step(self, damping: float, *, focal_is_free: bool, travels: bool) -> State | None:
+    def step(self, damping: float, free: np.ndarray) -> State | None:
         """The damped step from the state, or None if the system cannot be solved."""
         trace = self.points.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
         identity = torch.eye(3, dtype=torch.float64)
         inverse = torch.linalg.inv(self.points * (1 + damping * identity) + (1e-12 * trace + 1e-30) * identity)
+        delta = np.zeros(len(self._gradient))
+        if len(free) > 0:
+            try:
+                delta[free] = self._camera_step(damping, free, inverse)
+            except (np.linalg.LinAlgError, LinAlgError, RuntimeError):
+                return None
+            if not np.isfinite(delta).all():
+                return None
+        rest = self.point_gradient + torch.from_numpy(self.coupling.T @ delta).unflatten(0, (-1, 3))
+        points = -(inverse @ rest[..., None])[..., 0]
+        return self.state.moved(torch.from_numpy(delta[:-1]).unflatten(0, (-1, 6)), torch.tensor(delta[-1]), points)
+
+    def _camera_step(self, damping: float, free: np.ndarray, inverse: Float[Tensor, "n 3 3"]) -> np.ndarray:
+        """The free unknowns' part, the points being eliminated by the inverses of their blocks."""
         spread = sparse.bsr_array((inverse.numpy(), np.arange(len(inverse)), np.arange(len(inverse) + 1))).tocsr()
         reduced = self.coupling @ spread
         matrix = self._reduce(reduced)
         right = self._gradient - reduced @ self.point_gradient.flatten().numpy()
         diagonal = self._matrix.diagonal()
         ridge = damping * diagonal + 1e-12 * diagonal.max()
-        free = np.arange(6, len(right) if focal_is_free else len(right) - 1)
-        if not travels:
-            free = free[(free % 6 < 3) | (free == len(right) - 1)]
-        delta = np.zeros(len(right))
-        try:
-            if isinstance(matrix, np.ndarray):
-                delta[free] = -np.linalg.solve((matrix + np.diag(ridge))[np.ix_(free, free)], right[free])
-            else:
-                delta[free] = -splu((matrix + sparse.diags_array(ridge)).tocsc()[free][:, free]).solve(right[free])
-        except (np.linalg.LinAlgError, LinAlgError, RuntimeError):
-            return None
-        if not np.isfinite(delta).all():
-            return None
-        rest = self.point_gradient + torch.from_numpy(self.coupling.T @ delta).unflatten(0, (-1, 3))
-        points = -(inverse @ rest[..., None])[..., 0]
-        return self.state.moved(torch.from_numpy(delta[:-1]).unflatten(0, (-1, 6)), torch.tensor(delta[-1]), points)
+        if isinstance(matrix, np.ndarray):
+            return -np.linalg.solve((matrix + np.diag(ridge))[np.ix_(free, free)], right[free])
+        return -splu((matrix + sparse.diags_array(ridge)).tocsc()[free][:, free]).solve(right[free])
 
     def _reduce(self, reduced: sparse.csr_array) -> np.ndarray | sparse.csr_array:
         """The cameras' own system without the points, dense where most pairs of frames share points anyway."""

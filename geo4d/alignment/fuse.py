@@ -323,7 +323,7 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -
 
 
 def _weighted_median(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
-    order = values.masked_fill(weight <= 0, torch.inf).argsort(dim=0)
+    ordered, order = values.masked_fill(weight <= 0, torch.inf).sort(dim=0)
     shares = weight.gather(0, order).cumsum(0)
     middle = (shares < 0.5 * shares[-1:]).sum(0, keepdim=True).clamp_max(len(values) - 1)
-    return values.gather(0, order).gather(0, middle)[0]
+    return ordered.gather(0, middle)[0]

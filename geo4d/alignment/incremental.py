@@ -14,8 +14,10 @@ from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.initialise import FocalGuess
 from geo4d.alignment.motion import find_motion
 from geo4d.alignment.observations import observe_points, ray_cameras
+from geo4d.alignment.own import own_cameras, solve_agreed
 from geo4d.alignment.priors import Priors
-from geo4d.alignment.solve import assess, solve
+from geo4d.alignment.solve import assess
+from geo4d.alignment.terms import Raw
 from geo4d.alignment.unknowns import Unknowns
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.similarity import Similarity
@@ -36,9 +38,10 @@ class IncrementalAlignment:
             raise ConfigError("Growing alignments need solver=fast, use_points=true, focal=shared and a lag of at least 1 window.")
         self.lag = lag
         self._windows: Int[Tensor, "g v"] | None = None
+        self._kind = ""
         self._unknowns: Unknowns | None = None
         self._guess: FocalGuess | None = None
-        self._raw = (0.0, 0.0)
+        self._raw = Raw()
 
     @property
     def num_windows(self) -> int:
@@ -48,7 +51,8 @@ class IncrementalAlignment:
     def update(self, predictions: WindowPredictions) -> int:
         """Takes in the windows beyond those already known; returns how many windows were solved.
 
-        Raises InputError if the earlier windows are not the ones that came before, or if a new one begins before an earlier one.
+        Raises InputError if the earlier windows are not the ones that came before, if a new one begins before an earlier one, or if
+        the maps are of another size or kind than before.
         """
         self._check(predictions)
         if len(predictions.windows) == self.num_windows:
@@ -65,9 +69,9 @@ class IncrementalAlignment:
             held[problem.columns().camera(torch.nonzero(before)[:, 0]).flatten()] = True
             held[problem.columns().window(torch.zeros(1, dtype=torch.int64)).flatten()] = True
             problem = replace(problem, ray_log_scale=None if start.rays is None else start.rays.scale.log())
-        solved = solve(problem, start, held)
+        solved, _ = solve_agreed(problem, start, held)
         self._keep(solved.unknowns, ready, first, frames)
-        self._windows = predictions.windows.clone()
+        self._windows, self._kind = predictions.windows.clone(), _kind(predictions)
         return len(recent.windows)
 
     def reconstruct(self, predictions: WindowPredictions, *, progress: Progress | None = None) -> Reconstruction:
@@ -82,7 +86,8 @@ class IncrementalAlignment:
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
         ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._raw)
-        result = finish(predictions, ready, assess(ready.problem(self.config), unknowns), priors, progress)
+        solved = assess(ready.problem(self.config), unknowns)
+        result = finish(predictions, ready, solved, own_cameras(observations, unknowns), priors, progress)
         return replace(result, dynamic=find_motion(result)) if self.config.motion else result
 
     def _check(self, predictions: WindowPredictions) -> None:
@@ -93,6 +98,8 @@ class IncrementalAlignment:
             raise InputError("The windows must come in the order of their first frames.")
         if known is not None and (len(windows) < len(known) or not torch.equal(windows[: len(known)], known)):
             raise InputError(f"The first {len(known)} windows are not those that were aligned before; give them all, the new ones last.")
+        if known is not None and _kind(predictions) != self._kind:
+            raise InputError(f"These windows are {_kind(predictions)}; those that were aligned before are {self._kind}.")
 
     def _selected(self, predictions: WindowPredictions) -> WindowPredictions:
         drop: dict[str, Any] = {} if self.config.use_disparity else {"disparity": None, "disparity_weight": None}
@@ -141,6 +148,12 @@ class IncrementalAlignment:
         self._unknowns = Unknowns(rotation, centre, _joined(old.windows, found.windows, first), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
         self._guess = FocalGuess(log_focal, ready.guess.sigma, shift, [*self._guess.own[:first], *own], self._guess.zooms)
+
+
+def _kind(predictions: WindowPredictions) -> str:
+    """The size of the maps, and which there are."""
+    height, width = predictions.grid_size
+    return f"{width} x {height} with " + ", ".join(name for name in FIELDS[1:] if getattr(predictions, name) is not None)
 
 
 def _recent(predictions: WindowPredictions, first: int) -> tuple[WindowPredictions, Int[Tensor, "s"]]:

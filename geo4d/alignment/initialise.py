@@ -17,6 +17,7 @@ from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 
 ROUNDS = 12
 MIN_SHARED = 10  # pixels that link two windows
+PNP_ENOUGH = 1e-7  # radians, and units of the window, of a step below which it ends
 PNP_CAUCHY = 1.0  # median residuals at which a point counts half
 BAD_LINK = 3.0  # times the usual misfit
 MOST_LINKS = 6  # earlier windows that are tried
@@ -196,6 +197,8 @@ def solve_pnp(
         diagonal = normal.diagonal(dim1=1, dim2=2).clamp_min(1e-12)
         step = -torch.linalg.solve(normal + torch.diag_embed(damping[:, None] * diagonal + 1e-12), gradient[..., None])[..., 0]
         step = step.clamp(-0.5, 0.5)
+        if float(step.abs().max()) < PNP_ENOUGH:
+            break
         candidate = rigid(so3_exp(step[:, :3]) @ pose[:, :3, :3], pose[:, :3, 3] + step[:, 3:])
         new_residual, new_local = _ray_residual(candidate, points, rays)
         better = _cost(new_residual, weight, spread) < _cost(residual, weight, spread)

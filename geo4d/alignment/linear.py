@@ -101,14 +101,15 @@ class NormalEquations:
         return torch.where(free, step, 0.0) if bool(step.isfinite().all()) else None
 
     def covariance(self, columns: Int[Tensor, "k c"], free: Tensor) -> Float[Tensor, "k c c"] | None:
-        """Blocks of the inverse; unknowns that are not free have none. None if the system is singular."""
+        """Blocks of the inverse; unknowns that are not free have none. None if the system is singular or not finite."""
         factor = self._factor(1e-9, free)
         if factor is None:
             return None
         at = self.structure.place[columns].numpy()
         found = torch.from_numpy(factor.inverse_blocks(at))
         known = free[columns]
-        return torch.where(known[:, :, None] & known[:, None, :], found, 0.0)
+        blocks = torch.where(known[:, :, None] & known[:, None, :], found, 0.0)
+        return blocks if bool(blocks.isfinite().all()) else None
 
     def _placed(self, values: Tensor) -> np.ndarray:
         """In the order of places."""
@@ -124,7 +125,7 @@ class NormalEquations:
             if s.is_dense:
                 matrix = values.reshape(s.size, s.size).copy()
                 matrix[np.diag_indices(s.size)] += _ridge(matrix.diagonal(), damping, held)
-                return _Dense(cho_factor(matrix, lower=True, check_finite=False), s.size)
+                return _Dense(torch.linalg.cholesky(torch.from_numpy(matrix)))
             band = values[: self._band].reshape(s.bandwidth + 1, n).copy()
             beside = values[self._band : self._band + n * m].reshape(n, m)
             corner = values[self._band + n * m :].reshape(m, m).copy()
@@ -133,7 +134,7 @@ class NormalEquations:
             band[0] += ridge[:n]
             corner[np.diag_indices(m)] += ridge[n:]
             return _Banded(band, beside, corner)
-        except (LinAlgError, np.linalg.LinAlgError, ValueError):
+        except (LinAlgError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ValueError):
             return None
 
 
@@ -144,15 +145,13 @@ def _ridge(diagonal: np.ndarray, damping: float, held: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True)
 class _Dense:
-    factor: tuple[np.ndarray, bool]
-    size: int
+    lower: Float[Tensor, "n n"]
 
     def solve(self, right: np.ndarray) -> np.ndarray:
-        return np.asarray(cho_solve(self.factor, right, check_finite=False))
+        return torch.cholesky_solve(torch.from_numpy(right)[:, None], self.lower)[:, 0].numpy()
 
     def inverse_blocks(self, at: np.ndarray) -> np.ndarray:
-        inverse = self.solve(np.eye(self.size))
-        return inverse[at[:, :, None], at[:, None, :]]
+        return torch.cholesky_inverse(self.lower).numpy()[at[:, :, None], at[:, None, :]]
 
 
 class _Banded:

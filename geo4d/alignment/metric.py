@@ -71,7 +71,7 @@ def _plane_height(points: np.ndarray, generator: np.random.Generator) -> float |
     """Distance of the origin from the plane that holds most points and is roughly level; None without a clear one."""
     points = points[generator.choice(len(points), min(GROUND_POINTS, len(points)), replace=False)]
     tolerance = THICKNESS * np.linalg.norm(points, axis=1)
-    best, height = 0, None
+    best, height, share = 0.0, None, 0.0
     for _ in range(GROUND_TRIES):
         a, b, c = points[generator.choice(len(points), 3, replace=False)]
         normal = np.cross(b - a, c - a)
@@ -79,7 +79,9 @@ def _plane_height(points: np.ndarray, generator: np.random.Generator) -> float |
         if length < 1e-9 or abs(normal[1]) < STEEPEST * length:
             continue
         normal = normal / length
-        count = int((np.abs(points @ normal - a @ normal) < tolerance).sum())
-        if count > best:
-            best, height = count, abs(float(a @ normal))
-    return height if best > LEAST_SHARE * len(points) else None
+        off = np.abs(points @ normal - a @ normal) / tolerance
+        # near points count more: a tilted plane that also catches the foot of a wall must not win
+        score = np.maximum(1 - off**2, 0).sum()
+        if score > best:
+            best, height, share = score, abs(float(a @ normal)), float((off < 1).mean())
+    return height if share > LEAST_SHARE else None

@@ -122,9 +122,9 @@ def observe_points(
     assert predictions.points is not None
     points = sampled(predictions.points, index).double()
     weight = torch.ones_like(points[..., 0]) if predictions.weight is None else sampled(predictions.weight, index).double()
-    weight = relative_weight(points, weight)
     if ignore is not None:
         weight = torch.where(ignore.flatten(1)[:, index][predictions.windows], 0.0, weight)
+    weight = relative_weight(points, weight)
     points = torch.where((weight > 0)[..., None], points, 0.0)
     pixels = (lens or Lens.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
     return Observations(predictions.windows.long(), pixels, index, points, weight)

@@ -17,6 +17,7 @@ from geo4d.scene import WindowPredictions
 
 LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone
 LEAST_SHIFT_SIGMA = 1e-6
+LARGEST_SKEW = 1e-3  # of intrinsics and rotations, above which they are taken for something else
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Priors:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape."""
-        if min(self.focal_sigma, self.pose_turn_sigma_deg, self.pose_centre_sigma) < 0 or self.depth_sigma <= 0:
+        sigmas = (self.focal_sigma, self.pose_turn_sigma_deg, self.pose_centre_sigma)
+        if not (all(sigma >= 0 for sigma in sigmas) and self.depth_sigma > 0):  # nan fails too
             raise ConfigError("Priors need sigmas of at least 0, and a depth_sigma above 0.")
         lengths = [d.metres for d in self.distances] + ([] if self.camera_height is None else [self.camera_height])
         if any(not math.isfinite(length) or length <= 0 for length in lengths):
@@ -74,6 +76,28 @@ class Priors:
                 raise InputError(f"The prior {name} must have the shape {wanted}; got {shape}.")
             if name in ("intrinsics", "cam_to_world") and not np.isfinite(np.asarray(value)).all():
                 raise InputError(f"The prior {name} holds values that are not finite; leave it out, or give it for every frame.")
+
+        self._check_matrices()
+
+    def _check_matrices(self) -> None:
+        if self.intrinsics is not None:
+            k = np.asarray(self.intrinsics, dtype=np.float64)
+            zero = np.abs(np.stack([k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1]))
+            if zero.max() > LARGEST_SKEW * max(float(np.abs(k).max()), 1.0):
+                raise InputError("The prior intrinsics must be of the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; got other entries.")
+        if self.cam_to_world is not None:
+            poses = np.asarray(self.cam_to_world, dtype=np.float64)
+            rotation = poses[:, :3, :3]
+            off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0.0)
+            last = np.abs(poses[:, 3] - [0, 0, 0, 1]).max(initial=0.0)
+            if max(off, last) > LARGEST_SKEW or (np.linalg.det(rotation) < 0).any():
+                raise InputError("The prior cam_to_world must hold rigid transforms, a rotation and a translation; got other matrices.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known."""
+        known = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
+        return all(value is None for value in known) and not self.distances
 
     @property
     def is_metric(self) -> bool:

@@ -15,18 +15,19 @@ import torch
 from torch.nn.functional import normalize
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.bundle import Evidence, Solution, State, misfit, solve_bundle
+from geo4d.alignment.bundle import Evidence, Motion, Solution, State, misfit, solve_bundle
 from geo4d.alignment.correction import CorrectionConfig, depth_field, sample_field
 from geo4d.alignment.initialise import solve_pnp
 from geo4d.alignment.priors import Priors
 from geo4d.errors import ConfigError, InputError
-from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import Reconstruction, Tracks
 
 FAR = 15.0  # median depths, beyond which the network says little
 LEAST_SHARED = 6  # points by which one frame is placed by others
 FOCAL_LIMIT = 3.0  # sigmas by which tracks may move the focal length
+MOST_TRACKED = 640  # pixels of the longer side
 SKY = 20.0  # median depths, where a pixel without depth is put
 EXACT = 1e-5  # sigma of a focal length that was given
 
@@ -42,6 +43,10 @@ class RefineConfig:
     turn_smoothness: float = 3e5
     pixel_floor: float = 0.05  # pixels of the source
     min_observations: int = 12  # of believed tracks in the typical frame
+    most_residual: float = 0.55  # pixels: where most points are worse, they are not a static world's
+    turn_sigma_deg: float = 0.2  # of the network's cameras from frame to frame
+    step_sigma: float = 0.5  # the same of their steps, relative, and
+    least_step: float = 0.003  # median depths
     travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     correction_gain: float = 0.9  # from which parallax is trusted with the depth too
@@ -89,6 +94,8 @@ def refine_with_tracks(
         "travels": travels,
         "gain": round(problem.gain, 3),
     }
+    if solution.sigma * problem.tracked_side > config.most_residual:
+        return _unchanged(reconstruction, report, "the points that were followed do not fit a static world")
     if int(each.median()) < config.min_observations:
         return _unchanged(reconstruction, report, "too few of the points that were followed fit a static world")
     return problem.apply(solution, report)
@@ -139,30 +146,41 @@ class _Problem:
             smoothness=config.smoothness,
             turn_smoothness=config.turn_smoothness,
             pixel_floor=config.pixel_floor / self.side,
+            motion=self._network_motion(),
         )
         self.first = first
 
     def solve(self) -> tuple[Solution, bool]:
-        """From the network's cameras and from cameras chained frame by frame, whichever fits better; and whether it travels.
+        """The best camera that travels or that only turns, and whether it travels.
 
+        Three starts: the network's cameras with points lifted by its depth; the same with points that were first fitted to the
+        cameras (good cameras are not torn off by depth that errs); cameras chained frame by frame. Those that fit best go on.
         A camera that travels fits always a little better than one that only turns; what it must explain beyond that is
         `travel_gain` of the misfit.
         """
-        solutions = []
-        for state in (self._start(chained=False), self._start(chained=True)):
-            fixed = solve_bundle(self.evidence, state, iterations=15, focal_is_free=False)
-            free = solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations)
-            moved = abs(float(free.state.log_focal) - self.evidence.log_focal) / self.config.log_focal_sigma
-            # a focal length that runs away explains wrong tracks, not the camera
-            if moved > FOCAL_LIMIT:
-                free = solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations, focal_is_free=False)
-            solutions.append(free)
-        # costs at different scales cannot be compared, the scales can
-        best = min(solutions, key=lambda solution: solution.sigma)
+        lifted = self._start(chained=False)
+        fitted = solve_bundle(self.evidence, lifted, iterations=10, focal_is_free=False, cameras_are_free=False).state
+        starts = [lifted, fitted, self._start(chained=True)]
+        fixed = [solve_bundle(self.evidence, start, iterations=15, focal_is_free=False) for start in starts]
+        promising = {id(solution): solution for solution in (self._better(fixed), min(fixed, key=lambda solution: solution.sigma))}
+        best = self._better([self._freed(solution) for solution in promising.values()])
         turning = self._turning(best)
         fits = [misfit(self.evidence, solution.state, best.sigma) for solution in (turning, best)]
         self.gain = fits[0] / max(fits[1], 1e-12) - 1
         return (best, True) if self.gain > self.config.travel_gain else (turning, False)
+
+    def _freed(self, fixed: Solution) -> Solution:
+        """With the focal length too, unless it runs away: then it explains wrong tracks, not the camera."""
+        free = solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations)
+        moved = abs(float(free.state.log_focal) - self.evidence.log_focal) / self.config.log_focal_sigma
+        if moved > FOCAL_LIMIT:
+            return solve_bundle(self.evidence, fixed.state, iterations=self.config.iterations, focal_is_free=False)
+        return free
+
+    def _better(self, solutions: list[Solution]) -> Solution:
+        """The one that fits best by one scale for all: costs at different scales cannot be compared."""
+        sigma = min(solution.sigma for solution in solutions)
+        return min(solutions, key=lambda solution: misfit(self.evidence, solution.state, sigma))
 
     def _turning(self, solution: Solution) -> Solution:
         """The best camera that stays in its place: from the turns of the best one that travels, and from turns alone."""
@@ -223,6 +241,11 @@ class _Problem:
         return k
 
     @property
+    def tracked_side(self) -> float:
+        """The longer side in the pixels that tell places apart: those of the source, or of the frame that is tracked if it is smaller."""
+        return float(min(self.side, MOST_TRACKED))
+
+    @property
     def focal(self) -> float:
         """Of the first frame by the longer side of the source: the one that is solved for; others keep their ratio to it."""
         k = self.intrinsics[0]
@@ -247,6 +270,15 @@ class _Problem:
         known = old.valid[t.frame, y, x]
         depth = np.where(known, old.depth[t.frame, y, x] / self.unit, SKY).astype(np.float64)
         return torch.from_numpy(depth).clamp(1e-3, SKY), torch.from_numpy(known)
+
+    def _network_motion(self) -> Motion:
+        """The network's cameras from frame to frame: a weak voice, heard where little could be followed."""
+        c, poses = self.config, torch.from_numpy(self.reconstruction.cam_to_world).double()
+        relative = invert_rigid(poses[:-1]) @ poses[1:]
+        step = relative[:, :3, 3] / self.unit
+        return Motion(
+            poses[1:, :3, :3] @ poses[:-1, :3, :3].mT, step, math.radians(c.turn_sigma_deg), c.step_sigma * step.norm(dim=-1) + c.least_step
+        )
 
     def _start(self, *, chained: bool, poses: Tensor | None = None) -> State:
         """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""

@@ -17,6 +17,8 @@ from geo4d.scene import Reconstruction
 
 SUSPECT = 5.0  # robust sigmas above what is usual
 TWICE = 2.0  # and at least so many times the usual
+NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3, "rays_deg": 0.01, "disparity": 1e-3}  # never suspect
+NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 LIST = 8  # suspects that are named
 CHI_SQUARE_6 = 5.35  # median of six squared normal errors
 ALONG_TIME = 3.5  # by which errors shared by neighbouring frames of a window count less; from simulated windows
@@ -109,7 +111,7 @@ def suspects(fit: WindowFit) -> list[dict[str, Any]]:
     for name, values in vars(fit).items():
         if values is None:
             continue
-        for g, times in _outliers(values).items():
+        for g, times in _outliers(values, NEGLIGIBLE[name]).items():
             if times > found.get(g, (0.0, ""))[0]:
                 found[g] = (times, name)
     worst = sorted(found.items(), key=lambda item: -item[1][0])[:LIST]
@@ -120,8 +122,8 @@ def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"]) -> list[i
     """Frames whose depth is believed far less, or whose cameras fit far worse, than the others'."""
     confidence = torch.tensor([float(_median_of(result, frame)) for frame in range(result.num_frames)])
     found: dict[int, float] = {}
-    for values in (1 / confidence.clamp_min(1e-6), across):
-        for frame, times in _outliers(values).items():
+    for values, least in ((1 / confidence.clamp_min(1e-6), 0.0), (across, NEGLIGIBLE_ACROSS)):
+        for frame, times in _outliers(values, least).items():
             found[frame] = max(times, found.get(frame, 0.0))
     return sorted(sorted(found, key=lambda frame: -found[frame])[:LIST])
 
@@ -131,14 +133,14 @@ def _median_of(result: Reconstruction, frame: int) -> Tensor:
     return known.median() if len(known) else torch.tensor(0.0)
 
 
-def _outliers(values: Float[Tensor, "n"]) -> dict[int, float]:
-    """Numbers of values far above the others, and how many times the median they are."""
+def _outliers(values: Float[Tensor, "n"], least: float = 0.0) -> dict[int, float]:
+    """Numbers of values far above the others and above `least`, and how many times the median they are."""
     known = values[values.isfinite()]
     if len(known) < 4:
         return {}
     middle = known.median()
     sigma = 1.48 * (known - middle).abs().median()
-    limit = torch.maximum(middle + SUSPECT * sigma, TWICE * middle)
+    limit = torch.maximum(middle + SUSPECT * sigma, TWICE * middle).clamp_min(least)
     return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
 
 

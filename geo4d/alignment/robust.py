@@ -27,14 +27,15 @@ class Loss:
 
     def value(self, square: Tensor) -> Tensor:
         """Loss of squared residuals."""
-        c2, b = self.size**2, abs(self.shape - 2)
+        c2, b = self.size**2, max(abs(self.shape - 2), NEARLY)  # shape 2 is the square itself
         if abs(self.shape) < NEARLY:
             return 2 * c2 * torch.log1p(square / (2 * c2))
         return 2 * c2 * b / self.shape * (torch.pow(square / (c2 * b) + 1, self.shape / 2) - 1)
 
     def weight(self, square: Tensor) -> Tensor:
         """Weight of squared residuals in the reweighted problem: the loss's derivative, 1 at zero."""
-        return torch.pow(square / (self.size**2 * abs(self.shape - 2)) + 1, self.shape / 2 - 1)
+        shape = 0.0 if abs(self.shape) < NEARLY else self.shape
+        return torch.pow(square / (self.size**2 * max(abs(shape - 2), NEARLY)) + 1, shape / 2 - 1)
 
 
 def learn_loss(square: Float[Tensor, "n"], weight: Float[Tensor, "n"], dimensions: int) -> Loss:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from geo4d._typing import Float, Tensor
+from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.fuse import Candidates, Fusion, Source, fit_disparity, weigh_disparity
@@ -19,6 +23,11 @@ from geo4d.scene import Reconstruction, WindowPredictions
 MIN_PIXELS = 10
 MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
 APART = (4, 8)  # frames between which depth must agree under given cameras
+AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
+NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
+TRIED = 3  # of them to the end
+CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be believed
+LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
 
 class _Aligned:
@@ -39,29 +48,37 @@ class _Aligned:
 def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
     """Depth: windows' disparities are brought to the first one's scale and shift through common frames.
 
-    Scale and shift of the whole follow from given cameras that move; else they stay unknown, and a warning says so. Raises
-    AlignmentError if fewer than ten pixels carry any weight.
+    Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and a warning
+    says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
     aligned, weight, fits = _chain(predictions)
     known = priors.resolve(predictions, None)
     frames = predictions.num_frames
     focal = torch.full((frames,), config.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
-    warnings, is_metric = [], False
-    if known.known.poses is None:
+    warnings, terms, is_metric = [], ["disparity"], False
+    given = known.known.poses
+    cameras = None if given is not None else ray_cameras(predictions)
+    if cameras is not None:
+        given, loose = _chain_cameras(predictions.windows.long(), cameras, frames)
+        warnings += [f"Window {g} shares no frame with an earlier one." for g in loose]
+        terms.append("rays")
+        if known.log_focal is None:
+            focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
+    if given is None:
         warnings.append(
             "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
         )
     else:
-        poses = known.known.poses
+        poses = given
         found = _affine_by_cameras(predictions, (aligned, weight), poses, known.lens, focal)
         if found is None:
-            warnings.append("The given cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
+            warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
     source: Source = _Aligned(aligned, weight)
     dense = Dense.of(*Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size))
-    report = {"terms": ["disparity"], "disparity_fits": fits, "warnings": warnings}
+    report = {"terms": terms, "disparity_fits": fits, "warnings": warnings}
     result = assemble(predictions, dense, poses, known.lens, focal, report)
     return scaled(result, 1.0) if is_metric else result
 
@@ -102,39 +119,73 @@ def _affine_by_cameras(
     disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
     for g, window in enumerate(predictions.windows.tolist()):
         disparity[window], weight[window] = aligned[0][g].flatten(1), aligned[1][g].flatten(1)
-    index = sample_grid(height, width, 256)
-    pixels = lens.normalise(centred_pixels(height, width)[index])
-    rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1).numpy()
     pairs = [(i, i + gap) for gap in APART for i in range(0, len(poses) - gap, 2)]
     path = float((poses[:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).max())
     if not pairs or path <= 0:
         return None
-    d, w, matrices = disparity.double().numpy(), weight.numpy() > 0, poses.numpy()
-    k = lens.intrinsics(focal, height, width).numpy()
-
-    def misfit(parameters: np.ndarray) -> np.ndarray:
-        p, q = np.exp(parameters[0]), parameters[1]
-        found = []
-        for i, j in pairs:
-            inverse = np.maximum(p * d[i, index] + q, 1e-6)
-            world = (rays[i] / inverse[:, None]) @ matrices[i][:3, :3].T + matrices[i][:3, 3]
-            local = (world - matrices[j][:3, 3]) @ matrices[j][:3, :3]
-            z = np.maximum(local[:, 2], 1e-6)
-            x, y = k[j, 0, 0] * local[:, 0] / z + k[j, 0, 2], k[j, 1, 1] * local[:, 1] / z + k[j, 1, 2]
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (local[:, 2] > 0) & w[i, index]
-            at = np.clip(y.astype(int), 0, height - 1) * width + np.clip(x.astype(int), 0, width - 1)
-            inside &= w[j, at]
-            seen = np.maximum(p * d[j, at] + q, 1e-6)
-            # one robust loss bounds what occlusion and motion can do; who falls outside counts as much as a bad fit
-            found.append(np.where(inside, np.clip(np.log(seen * z), -1, 1), 1.0 * w[i, index]))
-        return np.concatenate(found)
-
-    typical = float(np.median(d[w])) if w.any() else 1.0
-    starts = [(np.log(1 / (share * path * typical)), 0.0) for share in (1.0, 3.0, 10.0, 30.0)]
-    solutions = [least_squares(misfit, start, loss="soft_l1", f_scale=0.02, x_scale=[0.1, 0.02], diff_step=1e-3) for start in starts]
+    index = sample_grid(height, width, 256)
+    pixels = lens.normalise(centred_pixels(height, width)[index])
+    rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1)
+    seen_from = _Pairs(disparity.double(), weight > 0, poses, lens.intrinsics(focal, height, width), rays, (index, height, width))
+    typical = float(disparity[weight > 0].median().clamp_min(1e-3))
+    wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in AGREES)
+    # how near a typical thing is, by the path, and its shift by the typical disparity; the cost has other minima
+    nearness = [(np.log(share / path), shift * typical) for share in NEARNESS for shift in SHIFTS]
+    starts = [(log_near - np.log(typical + shift), shift) for log_near, shift in nearness]
+    costs = [float(np.square(wide(start)).mean()) for start in starts]
+    solutions = []
+    for k in np.argsort(costs)[:TRIED]:
+        start = starts[k]
+        for misfit in (wide, narrow):
+            solution = least_squares(misfit, start, x_scale=(0.1, 0.1 * typical), diff_step=1e-4)
+            start = solution.x
+        solutions.append(solution)
     best = min(solutions, key=lambda solution: float(solution.cost))
-    p, q = float(np.exp(best.x[0])), float(best.x[1])
-    return (p, q) if path * (p * typical + q) > MIN_PATH else None
+    p, shift = float(np.exp(best.x[0])), float(best.x[1])
+    far = float(np.square(narrow((best.x[0] - 5, shift))).sum())  # as if the cameras did not move
+    told = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
+    return (p, p * shift) if told else None
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Frames seen from one another, were inverse depth p (D + s)."""
+
+    disparity: Float[Tensor, "t n"]
+    usable: Bool[Tensor, "t n"]
+    poses: Float[Tensor, "t 4 4"]
+    intrinsics: Float[Tensor, "t 3 3"]
+    rays: Float[Tensor, "t p 3"]
+    grid: tuple[Tensor, int, int]  # sampled pixels, height, width
+
+    def misfit(self, pairs: list[tuple[int, int]], agrees: float, parameters: Any) -> np.ndarray:
+        """Robust residuals in units of disparity: in those of depth, all would agree infinitely far away.
+
+        Only what falls inside counts, as if it were all: to punish what does not would favour things so far that nothing moves.
+        """
+        p, s = float(np.exp(parameters[0])), float(parameters[1])
+        index, height, width = self.grid
+        i, j = torch.tensor(pairs).unbind(1)
+        inverse = (p * (self.disparity[i][:, index] + s)).clamp_min(1e-9)
+        world = (self.rays[i] / inverse[..., None]) @ self.poses[i, :3, :3].mT + self.poses[i, None, :3, 3]
+        local = (world - self.poses[j, None, :3, 3]) @ self.poses[j, :3, :3]
+        k, z = self.intrinsics[j][:, None], local[..., 2].clamp_min(1e-9)
+        x, y = k[..., 0, 0] * local[..., 0] / z + k[..., 0, 2] - 0.5, k[..., 1, 1] * local[..., 1] / z + k[..., 1, 2] - 0.5
+        known = self.usable[i][:, index]
+        inside = known & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        left, top = x.clamp(0, width - 2).floor(), y.clamp(0, height - 2).floor()
+        right, low = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
+        at = (top * width + left).long()
+        there = torch.zeros_like(x)
+        for offset, part in ((0, (1 - right) * (1 - low)), (1, right * (1 - low)), (width, (1 - right) * low), (width + 1, right * low)):
+            there = there + part * self.disparity[j].gather(1, at + offset)
+            inside = inside & self.usable[j].gather(1, at + offset)
+        residual = (1 / z / p - s - there) / agrees
+        robust = (residual.square() / (1 + residual.square())).sqrt()
+        share = float(inside.sum() / known.sum().clamp_min(1))
+        if share < LEAST_INSIDE:
+            return torch.where(known, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
+        return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()
 
 
 def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
@@ -144,7 +195,21 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
         raise AlignmentError(
             "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
         )
-    windows, frames = predictions.windows.long(), predictions.num_frames
+    frames = predictions.num_frames
+    path, loose = _chain_cameras(predictions.windows.long(), cameras, frames)
+    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
+    nothing = torch.full((frames, height, width), torch.nan)
+    warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
+    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
+    lens = Lens.ideal(frames) if known is None else known.lens
+    focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
+    if known is not None and known.log_focal is not None:
+        focal = known.log_focal.exp()
+    return assemble(predictions, Dense(nothing, nothing), path, lens, focal, {"terms": ["rays"], "warnings": warnings})
+
+
+def _chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"], frames: int) -> tuple[Tensor, list[int]]:
+    """Cameras of the video in the first one's frame, and the windows that share no frame with an earlier one."""
     poses: list[Tensor | None] = [None] * frames
     loose = []
     for g, window in enumerate(windows.tolist()):
@@ -161,16 +226,7 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
             if poses[frame] is None:
                 poses[frame] = placed[k]
     path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
-    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
-    nothing = torch.full((frames, height, width), torch.nan)
-    warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
-    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
-    lens = Lens.ideal(frames) if known is None else known.lens
-    focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
-    if known is not None and known.log_focal is not None:
-        focal = known.log_focal.exp()
-    poses_found = invert_rigid(path[:1]) @ path
-    return assemble(predictions, Dense(nothing, nothing), poses_found, lens, focal, {"terms": ["rays"], "warnings": warnings})
+    return invert_rigid(path[:1]) @ path, loose
 
 
 def _ray_focal(predictions: WindowPredictions, config: AlignmentConfig) -> float:

@@ -25,6 +25,7 @@ SCALE_FLOOR = 1e-7
 RAY_SHARE = 0.3  # weight of one ray camera, in sampled pixels
 SHARED_ERROR = 14.0  # sampled pixels that err together: what is known beforehand counts for as many
 MIN_DEPTH = 1e-4
+APART_SHARE = 0.25  # of the windows' disagreement about cameras, below which residuals do not count as smaller
 SMOOTHEST = 0.05  # of the windows' own accelerations, below which a smooth path does not count as smoother
 ROWS_AT_ONCE = 2**17  # residuals whose derivatives are held at a time
 CAUCHY = Loss()
@@ -49,6 +50,15 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """What the windows' own cameras are like before they are fitted to one another; medians."""
+
+    bend: float = 0.0  # acceleration of the centres, in units of the depth around them
+    turn: float = 0.0  # angular acceleration, radians
+    apart: float = 0.0  # angle between a window's camera and the mean of all windows', radians
+
+
+@dataclass(frozen=True)
 class Problem:
     """Observations with everything else that stays fixed during a solve."""
 
@@ -60,8 +70,7 @@ class Problem:
     known: Known = field(default_factory=Known)
     zooms: bool = False
     ray_log_scale: Tensor | None = None  # (g,) first guess, around which the scale of ray cameras that show no path is kept
-    raw_bend: float = 0.0  # typical acceleration of the windows' own cameras, in units of the depth around them
-    raw_turn: float = 0.0  # the same of their rotations; radians
+    raw: Raw = field(default_factory=lambda: Raw())
 
     def columns(self) -> Columns:
         """Places of the unknowns."""
@@ -151,13 +160,16 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
     unit = problem.observations.local_unit(unknowns.windows.scale)
     bend = (acceleration(unknowns.centre) / unit[1:-1, None]).norm(dim=-1)
     turn = angular_acceleration(unknowns.rotation).norm(dim=-1)
-    across, along = _median(e.across.norm(dim=-1), weight), one
-    if (e.along != 0).any():
-        along = _median(e.along.abs()[e.along != 0])
+    # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above all others
+    across, along = _median(e.across.norm(dim=-1), weight).clamp_min(APART_SHARE * problem.raw.apart), one
+    # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals would be 0
+    apart = torch.where(e.along != 0, e.log_z - pixel_mean(problem.observations, e.log_z, weight)[problem.observations.windows], 0.0)
+    if (apart != 0).any():
+        along = _median(apart.abs()[apart != 0])
     losses = {}
     if problem.config.loss == "adaptive":
         losses["across_loss"] = learn_loss((e.across.square().sum(-1) / across**2).flatten(), weight.flatten(), 2)
-        losses["along_loss"] = learn_loss((e.along / along).square().flatten(), (weight * (e.along != 0)).flatten(), 1)
+        losses["along_loss"] = learn_loss((apart / along).square().flatten(), (weight * (e.along != 0)).flatten(), 1)
     ray_unit = None if unknowns.rays is None else unknowns.rays.scale / (unknowns.windows.scale * problem.observations.extent)
     centre_error = None if e.centre_error is None or ray_unit is None else e.centre_error * ray_unit[:, None, None]
     return Scales(
@@ -166,8 +178,8 @@ def measure_scales(problem: Problem, unknowns: Unknowns, e: Evaluation) -> Scale
         rotation=one if e.rotation_error is None else _median(e.rotation_error.norm(dim=-1)).clamp_min(1e-6),
         centre=one if centre_error is None else _median(centre_error.norm(dim=-1)).clamp_min(1e-6),
         # smoothing lowers what it is scaled by; without a floor it would end in a camera that does not move
-        acceleration=bend.median().clamp_min(SMOOTHEST * problem.raw_bend + 1e-6) if len(bend) else one,
-        turning=turn.median().clamp_min(SMOOTHEST * problem.raw_turn + 1e-6) if len(turn) else one,
+        acceleration=bend.median().clamp_min(SMOOTHEST * problem.raw.bend + 1e-6) if len(bend) else one,
+        turning=turn.median().clamp_min(SMOOTHEST * problem.raw.turn + 1e-6) if len(turn) else one,
         ray_unit=ray_unit,
         **losses,
     )
@@ -377,6 +389,7 @@ def _add_poses(problem: Problem, unknowns: Unknowns, e: Evaluation, columns: Col
     index = torch.cat([columns.camera(frames), columns.poses.expand(len(arm), 7)], dim=-1)
     turn, shift = _similarity_jacobians(unknowns.rotation.mT, arm)
     shift = shift / s.scale
+    shift[..., 6] -= e.centre_from_given  # the unit that the errors are counted in
     for jacobian, residual, sigma in ((turn, e.turn_from_given, known.turn_sigma), (shift, e.centre_from_given, known.centre_sigma)):
         w = SHARED_ERROR / sigma**2
         system.add(index, w * jacobian.mT @ jacobian, w * (jacobian.mT @ residual[..., None])[..., 0])

@@ -68,7 +68,7 @@ def read_priors(args: argparse.Namespace) -> Priors:
 
 def _intrinsics(text: str) -> np.ndarray:
     if Path(text).suffix == ".npy":
-        return np.asarray(_array(Path(text)), dtype=np.float64)
+        return np.array(_array(Path(text)), dtype=np.float64)  # a copy: tensors of a map that is for reading alone warn
     try:
         fx, fy, cx, cy = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -79,7 +79,7 @@ def _intrinsics(text: str) -> np.ndarray:
 def _poses(path: Path) -> np.ndarray:
     from geo4d.io.reconstruction import read_tum
 
-    return np.asarray(_array(path), dtype=np.float64) if path.suffix == ".npy" else read_tum(path)[1]
+    return np.array(_array(path), dtype=np.float64) if path.suffix == ".npy" else read_tum(path)[1]
 
 
 def _array(path: Path) -> np.ndarray:

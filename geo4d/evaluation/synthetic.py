@@ -17,8 +17,11 @@ import numpy as np
 
 from geo4d.errors import ConfigError, Geo4DError
 from geo4d.evaluation import baselines
+from geo4d.metrics.alignment import DepthAlignment
 from geo4d.metrics.depth import depth_metrics
-from geo4d.metrics.pose import focal_error, pose_metrics
+from geo4d.metrics.focal import focal_error
+from geo4d.metrics.pose import pose_metrics
+from geo4d.metrics.protocol import DepthProtocol
 from geo4d.scene import Reconstruction
 from geo4d.synthetic import FPS, render_clips, scene_seed
 
@@ -74,7 +77,7 @@ def score(clip: TrueClip, depth: np.ndarray, cam_to_world: np.ndarray, focal_px:
     intrinsics = np.tile(np.eye(3), (len(depth), 1, 1))
     intrinsics[:, 0, 0], intrinsics[:, 1, 1] = focal_px[..., 0], focal_px[..., 1]
     d, p = depth_metrics(depth, clip.depth, clip.valid), pose_metrics(poses, true)
-    scale_only = depth_metrics(depth, clip.depth, clip.valid, alignment="median_scale")
+    scale_only = depth_metrics(depth, clip.depth, clip.valid, protocol=DepthProtocol(DepthAlignment("median")))
     return {
         "abs_rel": d.abs_rel,
         "delta1": d.delta1,
@@ -123,8 +126,8 @@ def evaluate_synthetic(
 
     A clip on which `predict` fails with one of our errors counts as constant depth and a static camera, and is named.
     """
-    if dataset.num < 1 or dataset.frames < 1:
-        raise ConfigError(f"The synthetic set needs at least one clip of one frame; got {dataset.num} of {dataset.frames}.")
+    if dataset.num < 1 or dataset.frames < 2:
+        raise ConfigError(f"The synthetic set needs at least one clip of two frames; got {dataset.num} of {dataset.frames}.")
     clips = []
     for index in range(dataset.num):
         clip = render_true_clip(dataset, index)

@@ -10,7 +10,8 @@ from geo4d.geometry.plucker import plucker_rays
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.depth import depth_metrics
-from geo4d.metrics.pose import focal_error, pose_metrics
+from geo4d.metrics.focal import focal_error
+from geo4d.metrics.pose import pose_metrics
 from geo4d.scene import WindowPredictions
 from geo4d.windows.plan import plan_windows
 

@@ -12,7 +12,8 @@ from geo4d.alignment import AlignmentConfig, align
 from geo4d.errors import AlignmentError, ConfigError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.depth import depth_metrics
-from geo4d.metrics.pose import focal_error, pose_metrics
+from geo4d.metrics.focal import focal_error
+from geo4d.metrics.pose import pose_metrics
 from geo4d.scene import WindowPredictions
 
 

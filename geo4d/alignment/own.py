@@ -1,0 +1,80 @@
+"""Each window's own idea of its cameras, beside the common ones; and a solve that knows how far the windows disagree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from geo4d._typing import Bool, Float, Tensor
+from geo4d.alignment.initialise import solve_pnp
+from geo4d.alignment.observations import Observations
+from geo4d.alignment.solve import Solved, solve
+from geo4d.alignment.terms import Problem, Raw, acceleration, angular_acceleration
+from geo4d.alignment.unknowns import Unknowns
+from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import fit_rotation, rotation_angle
+
+WINDOWS_AT_ONCE = 32
+BETTER = 0.5  # of the disagreement that a solve assumed, below which it is worth another
+SMALLEST = 1e-6  # radians: rounding
+MOST_SOLVES = 4
+
+
+def measure_raw(observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: Tensor | None) -> Raw:
+    """How the windows' own cameras move, and how far they are from one another's (of a single window: from its rays')."""
+    bend = turn = 0.0
+    if cameras.shape[1] >= 3:
+        centres = cameras[..., :3, 3] / observations.extent[:, None, None]
+        bend = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
+        turn = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
+    return Raw(bend, turn, _apart(observations, start, cameras, rays))
+
+
+def solve_agreed(problem: Problem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
+    """`solve`, again while the windows turn out to agree far better than was assumed; and their own cameras at the solution.
+
+    How far the windows disagree says how small residuals may be taken for. At the start, wild points and badly linked windows make
+    it look larger than it is.
+    """
+    o = problem.observations
+    for _ in range(MOST_SOLVES):
+        solved = solve(problem, start, held)
+        own = own_cameras(o, solved.unknowns)
+        apart = _apart(o, solved.unknowns, own, problem.ray_cameras)
+        if apart >= BETTER * problem.raw.apart or problem.raw.apart < SMALLEST:
+            break
+        problem, start = replace(problem, raw=replace(problem.raw, apart=apart)), solved.unknowns
+    return solved, own
+
+
+def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
+    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
+    found = []
+    slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
+    poses = rigid(unknowns.rotation, unknowns.centre)
+    for some in torch.arange(len(observations.windows)).split(WINDOWS_AT_ONCE):
+        frames, w = observations.windows[some], unknowns.windows
+        pose = poses[frames]
+        scale, rotation, translation = w.scale[some], w.rotation[some], w.translation[some]
+        centre = ((pose[..., :3, 3] - translation[:, None]) @ rotation) / scale[:, None, None]
+        own = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
+        points, weight = observations.points[some].flatten(0, 1), observations.weight[some].flatten(0, 1)
+        own, _ = solve_pnp(own, points, weight, slopes[frames.flatten()], rounds=6)
+        found.append(own.unflatten(0, frames.shape))
+    return torch.cat(found)
+
+
+def _apart(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: Tensor | None) -> float:
+    """Median angle between opinions of a frame's rotation and their mean, over frames of which there are several; radians."""
+    seen = (observations.weight > 0).any(dim=-1).flatten()
+    frames = observations.windows.flatten()[seen]
+    opinions = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
+    if len(cameras) == 1 and rays is not None and unknowns.rays is not None:
+        frames = torch.cat([frames, observations.windows.flatten()])
+        opinions = torch.cat([opinions, (unknowns.rays.rotation[:, None] @ rays[..., :3, :3]).flatten(0, 1)])
+    total = opinions.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, opinions)
+    mean = fit_rotation(torch.eye(3, dtype=opinions.dtype).expand_as(total), total.mT)
+    several = torch.bincount(frames, minlength=observations.num_frames)[frames] > 1
+    apart = rotation_angle(opinions @ mean[frames].mT)[several]
+    return float(apart.median()) if len(apart) else 0.0

@@ -1,0 +1,461 @@
+"""Each term alone: nothing at the truth, something off it; and all together against numeric derivatives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scenes import FOCAL, W, exact_windows
+
+from geo4d.alignment import AlignmentConfig, Priors, linear
+from geo4d.alignment.align import prepare
+from geo4d.alignment.linear import NormalEquations
+from geo4d.alignment.robust import Loss
+from geo4d.alignment.solve import assess, solve
+from geo4d.alignment.terms import (
+    CAUCHY,
+    Scales,
+    acceleration,
+    angular_acceleration,
+    cost,
+    evaluate,
+    normal_equations,
+    pixel_mean,
+    point_jacobian,
+)
+from geo4d.alignment.unknowns import Columns
+from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import so3_exp, so3_log
+from geo4d.geometry.similarity import Similarity
+
+FRAMES = 12
+QUIET = AlignmentConfig(samples=30, smoothness=0.0, turn_smoothness=0.0, motion=False)
+RAYS_AND_DISPARITY = ("ray_direction", "ray_moment", "disparity")
+METRES = 2.5  # by unit of the scene, of given poses and depth
+ELSEWHERE = rigid(so3_exp(torch.tensor([0.2, -0.7, 0.3], dtype=torch.float64)), torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64))
+
+
+def given_poses(poses):
+    """The true cameras in metres and in a world of their own."""
+    metric = np.array(poses)
+    metric[:, :3, 3] *= METRES
+    return ELSEWHERE.numpy() @ metric
+
+
+def problem_with_truth(config=QUIET, *, kinds=("poses", "depth"), frames=FRAMES, noise=0.0, every=1):
+    """Every modality and kind of prior; and the unknowns at which all of them agree. With `every` 2 no windows share a frame."""
+    predictions, (depth, poses) = exact_windows(frames, length=6, stride=3, noise=noise)
+    chosen = {name: getattr(predictions, name)[::every] for name in ("windows", "points", "weight", *RAYS_AND_DISPARITY)}
+    predictions = replace(predictions, **chosen)
+    priors = Priors(
+        cam_to_world=given_poses(poses) if "poses" in kinds else None,
+        pose_turn_sigma_deg=0.3,
+        pose_centre_sigma=0.02,
+        depth=METRES * depth if "depth" in kinds else None,
+        poses_are_metric="one_scale" in kinds,
+    )
+    ready = prepare(predictions, config, priors)
+    problem = ready.problem(config)
+    true = torch.from_numpy(poses)
+    first = true[predictions.windows[:, 0]]
+    size = 1.5 + 0.4 * every * torch.arange(len(first), dtype=torch.float64)
+    windows = Similarity(size, first[:, :3, :3], first[:, :3, 3])
+    back = torch.linalg.inv(ELSEWHERE)
+    placed = Similarity(torch.tensor([1 / METRES], dtype=torch.float64), back[None, :3, :3], back[None, :3, 3] / METRES)
+    unknowns = replace(
+        ready.start,
+        rotation=true[:, :3, :3],
+        centre=true[:, :3, 3],
+        windows=windows,
+        rays=windows,
+        log_focal=torch.full((frames,), FOCAL / W, dtype=torch.float64).log(),
+        poses=placed if "poses" in kinds else None,
+        log_depth_scale=-float(np.log(METRES)) if "depth" in kinds else 0.0,
+    )
+    return replace(problem, log_focal=unknowns.log_focal, ray_log_scale=size.log()), unknowns
+
+
+def plain_scales(windows):
+    """Scales that do not depend on the residuals."""
+    one = torch.tensor(1.0, dtype=torch.float64)
+    return Scales(0.01 * one, 0.02 * one, 0.01 * one, 0.03 * one, 0.05 * one, 0.04 * one, torch.linspace(0.5, 1, windows).double())
+
+
+class Written(NormalEquations):
+    """Normal equations that are also written out as one matrix."""
+
+    def __init__(self, structure):
+        super().__init__(structure)
+        self.matrix = torch.zeros(structure.size, structure.size, dtype=torch.float64)
+        self.pull = torch.zeros(structure.size, dtype=torch.float64)
+
+    def add(self, columns, blocks, gradient):
+        super().add(columns, blocks, gradient)
+        rows, across = torch.broadcast_tensors(columns[..., :, None], columns[..., None, :])
+        self.matrix.index_put_((rows, across), blocks, accumulate=True)
+        self.pull.index_put_((columns,), gradient, accumulate=True)
+
+
+def written(problem, unknowns, e, s):
+    columns = problem.columns()
+    system = Written(columns.structure(problem.observations.windows, problem.observations.nearest_window))
+    normal_equations(problem, unknowns, e, s, columns, system)
+    return system
+
+
+def random_step(problem, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return size * torch.randn(problem.columns().size, generator=generator, dtype=torch.float64)
+
+
+def settled(problem, unknowns, s):
+    """Residuals with the weights of the eliminated depths that belong to them."""
+    along_weight = problem.observations.weight
+    for _ in range(60):
+        e = evaluate(problem, unknowns, along_weight)
+        along_weight = problem.observations.weight * s.along_loss.weight((e.along / s.along).square())
+    return evaluate(problem, unknowns, along_weight), along_weight
+
+
+def numeric_gradient(problem, unknowns, s, along_weight, h=1e-6):
+    """Half the cost's derivative by every unknown, the weights of the eliminated depths held."""
+    columns = problem.columns()
+    result = torch.zeros(columns.size, dtype=torch.float64)
+    for k in range(columns.size):
+        ends = []
+        for sign in (1, -1):
+            step = torch.zeros(columns.size, dtype=torch.float64)
+            step[k] = sign * h
+            moved = unknowns.moved(columns, step)
+            ends.append(cost(problem, moved, evaluate(problem, moved, along_weight), s))
+        result[k] = (ends[0] - ends[1]) / (4 * h)
+    return result
+
+
+RESIDUALS = ("across", "along", "rotation_error", "centre_error", "turn_from_given", "centre_from_given", "depth_from_given")
+
+
+def test_every_residual_is_nothing_at_the_truth():
+    problem, truth = problem_with_truth()
+    e = evaluate(problem, truth, problem.observations.weight)
+    for name in RESIDUALS:
+        assert float(getattr(e, name).abs().max()) < 1e-6, name
+    assert cost(problem, truth, e, plain_scales(len(problem.observations.windows))) < 1e-6
+
+
+def moved_by(problem, truth, columns_of, amount=0.02):
+    columns = problem.columns()
+    step = torch.zeros(columns.size, dtype=torch.float64)
+    step[columns_of(columns)] = amount
+    return truth.moved(columns, step)
+
+
+ONE = torch.tensor([4])
+OFF = {
+    "a camera turned": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "rotation_error", "turn_from_given", "depth_from_given"}),
+    "a camera shifted": (lambda c: c.camera(ONE)[0, 3:], {"across", "along", "centre_error", "centre_from_given", "depth_from_given"}),
+    "a window scaled": (lambda c: c.window(ONE - 3)[0, 0], {"across", "along", "depth_from_given"}),
+    "a window turned": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "depth_from_given"}),
+    "a window shifted": (lambda c: c.window(ONE - 3)[0, 4:], {"across", "along", "depth_from_given"}),
+    "rays scaled": (lambda c: c.ray(ONE - 3)[0, 0], {"centre_error"}),
+    "rays turned": (lambda c: c.ray(ONE - 3)[0, 1:4], {"rotation_error", "centre_error"}),
+    "rays shifted": (lambda c: c.ray(ONE - 3)[0, 4:], {"centre_error"}),
+    "the focal length": (lambda c: c.focal(ONE)[0], {"across"}),
+    "given poses scaled": (lambda c: c.poses[0], {"centre_from_given"}),
+    "given poses turned": (lambda c: c.poses[1:4], {"turn_from_given", "centre_from_given"}),
+    "given poses shifted": (lambda c: c.poses[4:], {"centre_from_given"}),
+    "given depth scaled": (lambda c: c.depth, {"depth_from_given"}),
+}
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_off_the_truth_the_residuals_that_are_concerned_rise_and_no_others(name):
+    problem, truth = problem_with_truth()
+    columns_of, concerned = OFF[name]
+    off = moved_by(problem, truth, columns_of)
+    e, s = evaluate(problem, off, problem.observations.weight), plain_scales(len(problem.observations.windows))
+    risen = {residual for residual in RESIDUALS if float(getattr(e, residual).abs().max()) > 1e-4}
+    # a camera's own turn or shift is the same for all windows that see it: their depths move together
+    assert concerned - {"along"} <= risen <= concerned
+    assert cost(problem, off, e, s) > 1e-3
+
+
+def test_a_depth_that_one_window_alone_sees_has_no_residual_along_the_ray():
+    problem, truth = problem_with_truth()
+    o = problem.observations
+    off = moved_by(problem, truth, lambda c: c.window(torch.tensor([0, 1, 2])).flatten())
+    e = evaluate(problem, off, o.weight)
+    alone = torch.bincount(o.windows.flatten())[o.windows] == 1
+    assert e.along[alone].abs().max() < 1e-12 < 1e-4 < e.along[~alone].abs().min(dim=-1).values.max()
+    # the mean that is taken out is the weighted one
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.rand(o.weight.shape, generator=generator, dtype=torch.float64)
+    mean = pixel_mean(o, e.log_z, weight)
+    for frame in (0, 4, 7):
+        rows = o.windows == frame
+        expected = (weight[rows] * e.log_z[rows]).sum(0) / weight[rows].sum(0)
+        torch.testing.assert_close(mean[frame], expected)
+
+
+def test_pixels_without_weight_cost_nothing():
+    problem, truth = problem_with_truth()
+    o, s = problem.observations, plain_scales(len(problem.observations.windows))
+    weight, points = o.weight.clone(), o.points.clone()
+    weight[:, :, ::3], points[:, :, ::3] = 0, 1e3
+    assert problem.known.log_depth is not None
+    problem = replace(problem, observations=replace(o, weight=weight, points=points))
+    e = evaluate(problem, truth, weight)
+    assert e.across[:, :, ::3].abs().max() > 1e-2  # they are off indeed
+    assert cost(problem, truth, e, s) < 1e-6
+    assert written(problem, truth, e, s).pull.abs().max() < 1e-2
+
+
+def test_unknown_given_depth_costs_nothing():
+    problem, truth = problem_with_truth()
+    s = plain_scales(len(problem.observations.windows))
+    log_depth = problem.known.log_depth.clone()
+    log_depth[:, ::2] = torch.nan
+    partly = replace(problem, known=replace(problem.known, log_depth=log_depth))
+    off = moved_by(problem, truth, lambda c: c.depth)
+    parts = []
+    for p in (problem, partly):
+        e = evaluate(p, off, p.observations.weight)
+        assert all(bool(getattr(e, name).isfinite().all()) for name in RESIDUALS)
+        parts.append(cost(p, off, e, s))
+    assert parts[1] == pytest.approx(parts[0] / 2, rel=1e-3)
+    assert bool(written(partly, off, e, s).matrix.isfinite().all())
+
+
+def smoothness_alone(problem, unknowns, **settings):
+    """What the smoothness adds to the cost."""
+    s = plain_scales(len(problem.observations.windows))
+    totals = []
+    for config in (problem.config, replace(problem.config, **settings)):
+        p = replace(problem, config=config)
+        totals.append(cost(p, unknowns, evaluate(p, unknowns, p.observations.weight), s))
+    return totals[1] - totals[0]
+
+
+def test_smoothness_is_nothing_for_a_steady_camera_and_something_for_a_jerk():
+    problem, truth = problem_with_truth()
+    t = torch.arange(FRAMES, dtype=torch.float64)[:, None]
+    turn, move = torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64), torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64)
+    steady = replace(truth, rotation=so3_exp(t * turn), centre=t * move)
+    assert smoothness_alone(problem, steady, smoothness=1.0, turn_smoothness=1.0) < 1e-9
+    jerk = moved_by(problem, steady, lambda c: c.camera(ONE)[0, 3:])
+    assert smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2 and smoothness_alone(problem, jerk, turn_smoothness=1.0) < 1e-9
+    twist = moved_by(problem, steady, lambda c: c.camera(ONE)[0, :3])
+    assert smoothness_alone(problem, twist, turn_smoothness=1.0) > 1e-2 and smoothness_alone(problem, twist, smoothness=1.0) < 1e-9
+    accelerated = replace(steady, centre=0.5 * t.square() * move)
+    torch.testing.assert_close(acceleration(accelerated.centre), move.expand(FRAMES - 2, 3))
+    assert angular_acceleration(accelerated.rotation).abs().max() < 1e-9
+
+
+def test_a_smaller_world_does_not_count_as_smoother():
+    problem, truth = problem_with_truth()
+    small = replace(truth, centre=0.1 * truth.centre, windows=replace(truth.windows, scale=0.1 * truth.windows.scale))
+    usual = smoothness_alone(problem, truth, smoothness=1.0)
+    assert usual > 1e-4
+    assert smoothness_alone(problem, small, smoothness=1.0) == pytest.approx(usual, rel=1e-6)
+
+
+GRADIENTS = {
+    "points and rays": (QUIET, ()),
+    "poses": (QUIET, ("poses",)),
+    "depth": (QUIET, ("depth",)),
+    "poses and depth": (QUIET, ("poses", "depth")),
+    "poses and depth of one scale": (QUIET, ("poses", "depth", "one_scale")),
+    "a smooth path": (replace(QUIET, smoothness=1.0), ()),
+    "a zoom": (replace(QUIET, focal="per_frame"), ("poses", "depth")),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_gradient_is_the_derivative_of_the_cost(name):
+    config, kinds = GRADIENTS[name]
+    problem, truth = problem_with_truth(config, kinds=kinds, frames=9, noise=0.01)
+    unknowns = truth.moved(problem.columns(), random_step(problem, 0.02))
+    s = replace(plain_scales(len(problem.observations.windows)), across_loss=Loss(-1.0, 1.5), along_loss=Loss(1.0, 0.8))
+    e, along_weight = settled(problem, unknowns, s)
+    expected = numeric_gradient(problem, unknowns, s, along_weight)
+    system = written(problem, unknowns, e, s)
+    torch.testing.assert_close(system.pull, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(system.gradient[system.structure.place], system.pull)
+
+
+def test_the_gradient_of_the_turns_smoothness_is_nearly_that_of_the_cost():
+    problem, truth = problem_with_truth(replace(QUIET, turn_smoothness=1.0), kinds=())
+    quiet = replace(problem, config=QUIET)
+    unknowns = truth.moved(problem.columns(), random_step(problem, 0.01))
+    s = plain_scales(len(problem.observations.windows))
+    e, along_weight = settled(problem, unknowns, s)
+    expected = numeric_gradient(problem, unknowns, s, along_weight) - numeric_gradient(quiet, unknowns, s, along_weight)
+    found = written(problem, unknowns, e, s).pull - written(quiet, unknowns, e, s).pull
+    assert float((found - expected).norm()) < 0.05 * float(expected.norm())
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_at_the_truth_the_matrix_is_the_cost_s_curvature(name):
+    config, kinds = GRADIENTS[name]
+    config = replace(config, smoothness=0.0)
+    problem, truth = problem_with_truth(config, kinds=kinds, frames=9)
+    s = plain_scales(len(problem.observations.windows))
+    weight = problem.observations.weight
+    matrix = written(problem, truth, evaluate(problem, truth, weight), s).matrix
+    torch.testing.assert_close(matrix, matrix.T)
+    for seed in range(4):
+        step = random_step(problem, 1e-5, seed)
+        if seed < 2:  # mostly still, so that what is weak is not drowned
+            step = step * (torch.rand(len(step), generator=torch.Generator().manual_seed(seed)) < 0.1)
+        moved = truth.moved(problem.columns(), step)
+        found = cost(problem, moved, evaluate(problem, moved, weight), s)
+        assert found == pytest.approx(float(step @ matrix @ step), rel=0.01)
+
+
+@pytest.mark.parametrize("kinds", [(), ("poses", "depth"), ("poses", "depth", "one_scale")])
+@pytest.mark.parametrize(("focal", "every"), [("shared", 1), ("shared", 2), ("per_frame", 1), ("per_frame", 2)])
+def test_the_band_holds_all_that_the_terms_couple(focal, every, kinds, monkeypatch):
+    monkeypatch.setattr(linear, "DENSE_UP_TO", 0)
+    config = replace(QUIET, samples=16, smoothness=0.1, turn_smoothness=0.7, focal=focal)
+    problem, truth = problem_with_truth(config, kinds=kinds, frames=60, noise=0.01, every=every)
+    unknowns = truth.moved(problem.columns(), random_step(problem, 0.003))
+    e = evaluate(problem, unknowns, problem.observations.weight)
+    system = written(problem, unknowns, e, plain_scales(len(problem.observations.windows)))
+    structure = system.structure
+    assert not structure.is_dense
+    main = structure.size - structure.border
+    met = torch.nonzero(system.matrix)
+    met = structure.place[met[(structure.place[met] < main).all(dim=1)]]
+    assert int((met[:, 0] - met[:, 1]).abs().max()) <= structure.bandwidth
+    free = torch.ones(structure.size, dtype=torch.bool)
+    free[:6], free[6 * 60] = False, False
+    damping = 1e-3
+    diagonal = system.matrix.diagonal()
+    ridge = damping * diagonal.clamp_min(1e-9 * float(diagonal.max()))  # what no evidence holds is damped all the same
+    damped = (system.matrix + ridge.diag())[free][:, free]
+    step = system.step(damping, free)
+    # by what is left over, not by the step itself: windows that share no frame are held together weakly
+    left = damped @ step[free] + system.pull[free]
+    assert bool((left.abs() <= 1e-8 * (damped.abs() @ step[free].abs() + system.pull[free].abs())).all())
+    assert not step[~free].any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+@pytest.mark.parametrize("zooms", [False, True])
+def test_the_band_holds_what_smoothness_couples_where_windows_do_not(length, zooms):
+    frames = 60
+    windows = torch.arange(frames).reshape(-1, length)  # no two share a frame
+    nearest = torch.arange(frames) // length
+    c = Columns(frames, len(windows), has_rays=True, zooms=zooms)
+    structure = c.structure(windows, nearest)
+    for k in range(frames - 2):
+        some = torch.arange(k, k + 3)
+        groups = [torch.cat([c.camera(some).flatten(), c.window(nearest[some[1:2]])[0]])]
+        groups += [c.focal(some)] if zooms else []
+        groups.append(torch.cat([c.camera(some[:1])[0], c.window(nearest[some[:1]])[0]]))
+        groups.append(torch.cat([c.camera(some[:1])[0], c.ray(nearest[some[:1]])[0]]))
+        for group in groups:
+            place = structure.place[group]
+            assert int(place.max() - place.min()) <= structure.bandwidth
+
+
+def test_every_unknown_has_one_column():
+    for kinds in ((), ("poses",), ("depth",), ("poses", "depth"), ("poses", "depth", "one_scale")):
+        for focal in ("shared", "per_frame"):
+            problem, _ = problem_with_truth(replace(QUIET, focal=focal), kinds=kinds, frames=9)
+            c, o = problem.columns(), problem.observations
+            frames, windows = torch.arange(9), torch.arange(len(o.windows))
+            used = [c.camera(frames).flatten(), c.window(windows).flatten(), c.ray(windows).flatten(), c.focal(frames).unique()]
+            if "poses" in kinds:
+                used.append(c.poses)
+            if "depth" in kinds and "one_scale" not in kinds:
+                used.append(torch.tensor([c.depth]))
+            assert torch.cat(used).tolist() == list(range(c.size))
+    assert c.depth == int(c.poses[0])  # one scale for both
+
+
+def difference(a, b):
+    """Largest change of anything that is solved for."""
+    pairs = [(a.rotation, b.rotation), (a.centre, b.centre), (a.log_focal, b.log_focal)]
+    for x, y in ((a.windows, b.windows), (a.rays, b.rays), (a.poses, b.poses)):
+        pairs += [(x.scale, y.scale), (x.rotation, y.rotation), (x.translation, y.translation)]
+    return max(abs(a.log_depth_scale - b.log_depth_scale), *(float((x - y).abs().max()) for x, y in pairs))
+
+
+def test_a_step_back_undoes_a_step():
+    problem, truth = problem_with_truth(replace(QUIET, focal="per_frame"))
+    columns, step = problem.columns(), random_step(problem, 0.3)
+    there = truth.moved(columns, step)
+    assert difference(truth.moved(columns, torch.zeros_like(step)), truth) == 0
+    assert difference(there, truth) > 0.3
+    assert difference(there.moved(columns, -step), truth) < 1e-12
+    identity = torch.eye(3, dtype=torch.float64)
+    for rotation in (there.rotation, there.windows.rotation, there.rays.rotation, there.poses.rotation):
+        torch.testing.assert_close(rotation @ rotation.mT, identity.expand_as(rotation))
+    turned = so3_log(there.rotation @ truth.rotation.mT)
+    torch.testing.assert_close(turned, step[columns.camera(torch.arange(FRAMES))][:, :3])
+    torch.testing.assert_close((there.windows.scale / truth.windows.scale).log(), step[columns.window(torch.arange(3))][:, 0])
+    torch.testing.assert_close(there.log_focal - truth.log_focal, step[columns.focal(torch.arange(FRAMES))])
+
+
+def test_derivatives_of_points_are_those_of_the_retraction():
+    problem, truth = problem_with_truth(kinds=())
+    columns, o = problem.columns(), problem.observations
+    unknowns = truth.moved(columns, random_step(problem, 0.05))
+    frame, window, place = torch.tensor([4]), torch.tensor([[1]]), int(torch.nonzero(o.windows[1] == 4))
+    own = torch.cat([columns.camera(frame), columns.focal(frame)[:, None], columns.window(window[0])], dim=1)[0]
+
+    def look(u):
+        e = evaluate(problem, u, o.weight)
+        return torch.cat([e.across[1, place], e.log_z[1, place, :, None]], dim=-1), e
+
+    e = look(unknowns)[1]
+    jacobian = point_jacobian(unknowns, e.local[1, place][None, None], e.world[1, place][None, None], frame, window)[0, 0]
+    for k, column in enumerate(own.tolist()):
+        step = torch.zeros(columns.size, dtype=torch.float64)
+        step[column] = 1e-6
+        slope = (look(unknowns.moved(columns, step))[0] - look(unknowns.moved(columns, -step))[0]) / 2e-6
+        torch.testing.assert_close(jacobian[..., k], slope, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kinds", [(), ("poses",), ("depth",), ("poses", "depth", "one_scale")])
+def test_the_solve_finds_its_way_back_to_the_truth(kinds):
+    config = replace(QUIET, smoothness=1e-3, turn_smoothness=1e-3)
+    problem, truth = problem_with_truth(config, kinds=kinds)
+    columns = problem.columns()
+    step = random_step(problem, 0.01)
+    step[columns.camera(torch.zeros(1, dtype=torch.int64))] = 0  # the world
+    step[columns.window(torch.zeros(1, dtype=torch.int64))[0, 0]] = 0  # and its unit
+    solved = solve(problem, truth.moved(columns, step))
+    u = solved.unknowns
+    assert solved.steps > 1
+    assert (u.centre - truth.centre).norm(dim=-1).max() < 1e-3
+    assert so3_log(u.rotation.mT @ truth.rotation).norm(dim=-1).max() < 1e-3
+    torch.testing.assert_close(u.windows.scale, truth.windows.scale, rtol=1e-3, atol=0)
+    torch.testing.assert_close(u.rays.scale, truth.rays.scale, rtol=1e-2, atol=0)
+    assert torch.equal(u.rotation[0], truth.rotation[0]) and torch.equal(u.centre[0], truth.centre[0])
+    if "poses" in kinds:
+        torch.testing.assert_close(u.poses.scale, truth.poses.scale, rtol=1e-3, atol=0)
+    if "depth" in kinds and "one_scale" not in kinds:
+        assert u.log_depth_scale == pytest.approx(truth.log_depth_scale, abs=1e-3)
+
+
+def test_held_unknowns_stay():
+    problem, truth = problem_with_truth(kinds=(), noise=0.01)
+    columns = problem.columns()
+    held = torch.zeros(columns.size, dtype=torch.bool)
+    held[columns.camera(torch.tensor([5, 6])).flatten()] = True
+    u = solve(problem, truth, held).unknowns
+    assert torch.equal(u.centre[5:7], truth.centre[5:7]) and torch.equal(u.rotation[5:7], truth.rotation[5:7])
+    assert (u.centre - truth.centre).norm(dim=-1)[1:5].min() > 0
+
+
+def test_scales_do_not_vanish_where_everything_fits():
+    problem, truth = problem_with_truth()
+    still = replace(truth, centre=torch.zeros_like(truth.centre), rotation=truth.rotation[:1].expand_as(truth.rotation))
+    for unknowns in (truth, still):
+        solved = assess(problem, unknowns)
+        s = solved.scales
+        assert min(float(getattr(s, name)) for name in ("across", "along", "rotation", "centre", "acceleration", "turning")) > 1e-8
+        assert np.isfinite(cost(problem, unknowns, solved.evaluation, s))
+    assert CAUCHY.value(torch.tensor(0.0)) == 0
