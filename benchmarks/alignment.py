@@ -7,6 +7,7 @@
     python benchmarks/alignment.py ablation                       # modalities x solver x noise
     python benchmarks/alignment.py honesty                        # confidence, covariances, quality without truth, motion masks
     python benchmarks/alignment.py long 100 500 2000              # time and memory against length
+    python benchmarks/alignment.py network                        # on the output of a network instead of simulated windows
 
 A case holds what `geo4d align` reads, and the truth: gt_depth (t, h, w), gt_intrinsics (3, 3), gt_cam_to_world (t, 4, 4).
 """
@@ -26,6 +27,7 @@ import torch
 from alignment_cases import LAWS, Case, from_arrays, from_file, geometric_mean, maker, oracle_abs_rel, procedural, score, varied
 from alignment_honesty import honesty
 from alignment_long import long_videos
+from alignment_network import network
 
 from geo4d import Reconstruction
 from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
@@ -185,6 +187,13 @@ def main() -> None:
     sub.add_argument("--maker", type=Path, default=None, help="Python file with make_case, for its cases too; it is run")
     sub = part("long", long_videos, "time and memory against length")
     sub.add_argument("frames", nargs="*", type=int, default=[100, 500, 2000])
+    sub = part("network", network, "on what a network gives for held-out clips, recordings and videos")
+    sub.add_argument("--model", default="small")
+    sub.add_argument("--count", type=int, default=16, help="held-out clips")
+    sub.add_argument("--recordings", nargs="*", type=Path, default=[], help="folders in TUM layout")
+    sub.add_argument("--depth-scale", type=float, default=1000.0, help="depth PNG value of one metre")
+    sub.add_argument("--videos", nargs="*", type=Path, default=[], help="without truth")
+    sub.add_argument("--frames", type=int, default=None, help="at most so many of recordings and videos")
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = args.function(args)

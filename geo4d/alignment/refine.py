@@ -44,9 +44,11 @@ class RefineConfig:
     pixel_floor: float = 0.05  # pixels of the source
     min_observations: int = 12  # of believed tracks in the typical frame
     most_residual: float = 0.55  # pixels: where most points are worse, they are not a static world's
-    turn_sigma_deg: float = 0.2  # of the network's cameras from frame to frame
-    step_sigma: float = 0.5  # the same of their steps, relative, and
-    least_step: float = 0.003  # median depths
+    turn_sigma_deg: float = 0.4  # of the network's cameras from frame to frame
+    step_sigma: float = 1.0  # the same of their steps, relative, and
+    least_step: float = 0.01  # median depths
+    least_gain: float = 0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
+    chances: float = 6.0  # and how many times what so many unknowns save by chance
     travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     correction_gain: float = 0.9  # from which parallax is trusted with the depth too
@@ -93,7 +95,11 @@ def refine_with_tracks(
         "steps": solution.steps,
         "travels": travels,
         "gain": round(problem.gain, 3),
+        "gain_over_network": round(problem.gain_over_network, 3),
     }
+    if problem.gain_over_network < max(config.least_gain, config.chances * problem.chance):
+        reason = "the network's cameras explain the points about as well as any"
+        return reconstruction.with_diagnostics(tracks={**report, "used": False, "reason": reason})
     if solution.sigma * problem.tracked_side > config.most_residual:
         return _unchanged(reconstruction, report, "the points that were followed do not fit a static world")
     if int(each.median()) < config.min_observations:
@@ -129,7 +135,7 @@ class _Problem:
         self.intrinsics = self._source_intrinsics(square=not intrinsics_given)
         pixel = self._normalised(frame, torch.from_numpy(tracks.position).double())
         self.depth, self.known = self._network_depth()
-        self.gain = 0.0
+        self.gain = self.gain_over_network = 0.0
         first, last = _ends(point, tracks.num_tracks)
         rows = torch.cat([first, last])
         log_depth = self.depth[rows].log()
@@ -159,7 +165,7 @@ class _Problem:
         `travel_gain` of the misfit.
         """
         lifted = self._start(chained=False)
-        fitted = solve_bundle(self.evidence, lifted, iterations=10, focal_is_free=False, cameras_are_free=False).state
+        fitted = solve_bundle(self.evidence, lifted, iterations=15, focal_is_free=False, cameras_are_free=False).state
         starts = [lifted, fitted, self._start(chained=True)]
         fixed = [solve_bundle(self.evidence, start, iterations=15, focal_is_free=False) for start in starts]
         promising = {id(solution): solution for solution in (self._better(fixed), min(fixed, key=lambda solution: solution.sigma))}
@@ -167,7 +173,16 @@ class _Problem:
         turning = self._turning(best)
         fits = [misfit(self.evidence, solution.state, best.sigma) for solution in (turning, best)]
         self.gain = fits[0] / max(fits[1], 1e-12) - 1
-        return (best, True) if self.gain > self.config.travel_gain else (turning, False)
+        solution, travels = (best, True) if self.gain > self.config.travel_gain else (turning, False)
+        fits = [misfit(self.evidence, state, solution.sigma) for state in (fitted, solution.state)]
+        self.gain_over_network = fits[0] / max(fits[1], 1e-12) - 1
+        return solution, travels
+
+    @property
+    def chance(self) -> float:
+        """Share of the misfit that free cameras save even of pure noise: unknowns by what is left of the observations."""
+        left = 2 * len(self.evidence.point) - 3 * self.tracks.num_tracks
+        return (6 * self.tracks.num_frames + 1) / max(left, 1)
 
     def _freed(self, fixed: Solution) -> Solution:
         """With the focal length too, unless it runs away: then it explains wrong tracks, not the camera."""

@@ -21,7 +21,7 @@ NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3,
 NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 LIST = 8  # suspects that are named
 CHI_SQUARE_6 = 5.35  # median of six squared normal errors
-ALONG_TIME = 3.5  # by which errors shared by neighbouring frames of a window count less; from simulated windows
+ALONG_TIME = 5.0  # by which errors shared by neighbouring frames of a window count less; from simulated windows
 
 
 @dataclass(frozen=True)
