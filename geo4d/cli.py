@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "score the pipeline on held-out procedural clips or a TUM-layout recording",
     "synth": "write procedural clips with exact ground truth",
     "convert": "turn a released checkpoint into a geo4d model folder, or back",
+    "data": "check training data on disk, choose the frames of evaluation data",
     "train": "train a model on procedural scenes, stage by stage",
 }
 ERROR, INTERRUPTED = 2, 130

@@ -1,0 +1,119 @@
+"""Data sets on disk: `geo4d data check ROOT` for training, `geo4d data prepare DATASET ROOT` for evaluation. One entry of ACTIONS each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Action:
+    """A verb below the verb."""
+
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d data ACTION ...`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, action in ACTIONS.items():
+        text = action.help
+        sub = actions.add_parser(
+            name, help=text, description=text.capitalize() + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        action.add_arguments(sub)
+        for flag, meaning in (("verbose", "log details"), ("quiet", "log errors alone, draw no progress bars")):
+            sub.add_argument(f"-{flag[0]}", f"--{flag}", action="store_true", default=argparse.SUPPRESS, help=meaning)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what was asked for."""
+    ACTIONS[args.action].run(args)
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d data check ROOT`."""
+    parser.add_argument("root", help="folder into which a data set was unpacked")
+    parser.add_argument("--kind", default=None, help="pointodyssey, tartanair, spring, vkitti2, bedlam or folder; default: by the layout")
+    parser.add_argument("--out", default="data_check", help="folder for report.txt, report.json and contact_sheet.png")
+    parser.add_argument("--include", default="*", help="pattern of recording names, such as 'train/*'")
+    parser.add_argument("--samples", type=int, default=3, help="pairs of neighbouring frames to read of each recording")
+    parser.add_argument("--all", action="store_true", help="read every frame")
+
+
+def run_check(args: argparse.Namespace) -> None:
+    """Verifies, writes, prints; ends with an error if anything is wrong."""
+    import sys
+
+    from geo4d.data import open_data
+    from geo4d.data.check import check_data, write_report
+    from geo4d.errors import ConfigError, InputError
+    from geo4d.progress import Bars
+
+    if args.samples < 1:
+        raise ConfigError(f"--samples must be at least 1; got {args.samples}.")
+    data = open_data(args.root, args.kind, include=args.include)
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        report = check_data(
+            data,
+            samples=None if args.all else args.samples,
+            progress=Bars(hidden=args.quiet).counter("recordings"),
+            sheet=out / "contact_sheet.png",
+        )
+        write_report(report, out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
+    sys.stdout.write(report.text())
+    if report.problems:
+        raise InputError(f"{len(report.problems)} problems in {data.root}, listed above and in {out / 'report.txt'}.")
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d data prepare DATASET ROOT`."""
+    parser.add_argument("dataset", help="sintel, bonn, kitti, tum-dynamics, scannet, davis, 7scenes, tum, rgbd or procedural")
+    parser.add_argument("root", nargs="?", default=None, help="folder into which the data set was unpacked (procedural: none)")
+    parser.add_argument("--task", default=None, help="depth, pose or pictures; default: the first that the rule is for")
+    parser.add_argument("--rule", default=None, help="which frames; a wrong name lists the rules; default: as in the released evaluation")
+    parser.add_argument("--out", default=None, metavar="FILE", help="the list of frames; default: <dataset>_<task>.json")
+    parser.add_argument("--include", default="*", help="pattern of sequence names")
+    for name, kind, meaning in (
+        ("start", int, "first frame"),
+        ("stride", int, "frames from one to the next"),
+        ("count", int, "at most so many frames of a sequence"),
+        ("max-gap-s", float, "seconds between a frame and its depth or pose"),
+        ("depth-scale", float, "stored value of one metre"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=None, help=f"{meaning}; default: the rule's")
+    parser.add_argument("--no-hashes", dest="hashes", action="store_false", help="leave out the SHA-256 of every file")
+
+
+def run_prepare(args: argparse.Namespace) -> None:
+    """Selects, pairs, verifies, writes the list; ends with an error if a sequence cannot be used."""
+    import sys
+
+    from geo4d.errors import InputError
+    from geo4d.evaluation.prepare import prepare
+    from geo4d.evaluation.sets import open_set
+    from geo4d.evaluation.sets.base import CHANGEABLE
+    from geo4d.progress import Bars
+
+    changes = {name: getattr(args, name) for name in CHANGEABLE}
+    opened = open_set(args.dataset, args.root, task=args.task, rule=args.rule, include=args.include, **changes)
+    prepared = prepare(opened, hashes=args.hashes, progress=Bars(hidden=args.quiet).counter("sequences"))
+    out = Path(args.out or f"{args.dataset}_{opened.task}.json")
+    prepared.save(out)
+    sys.stdout.write(prepared.text())
+    if prepared.problems:
+        raise InputError(f"{len(prepared.problems)} sequences of {args.dataset} cannot be used, listed above and in {out}.")
+
+
+ACTIONS = {
+    "check": Action("verify an installed data set and draw a contact sheet with reprojected points", add_check_arguments, run_check),
+    "prepare": Action("choose and pair the frames of an evaluation data set, and write them as a list", add_prepare_arguments, run_prepare),
+}

@@ -1,0 +1,77 @@
+"""Training data: readers of published data sets, views and films that change how a window looks, and the mixture of them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from geo4d.data.base import DataSet, DiskSet, FrameFiles
+from geo4d.data.bedlam import Bedlam
+from geo4d.data.film import Film, FilmConfig
+from geo4d.data.folder import Folder
+from geo4d.data.frames import BadData, Frame, Problem, Recording
+from geo4d.data.loading import Tally, WindowBatch, batches, load_batch
+from geo4d.data.mixture import PAPER_RATIOS, Draw, Mixture, MixtureConfig, Size
+from geo4d.data.pointodyssey import PointOdyssey
+from geo4d.data.procedural import ProceduralSet
+from geo4d.data.spring import Spring
+from geo4d.data.tartanair import TartanAir
+from geo4d.data.view import View, ViewConfig
+from geo4d.data.vkitti2 import VirtualKitti2
+from geo4d.errors import InputError
+
+DATASETS: dict[str, type[DiskSet]] = {data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)}
+
+
+def find_kind(root: str | Path) -> str:
+    """The kind of data set that lies in `root`, by its layout. Raises InputError if it is none, or not one alone."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(f"There is no folder {root}; give the folder into which a data set was unpacked.")
+    found = [kind for kind, data in DATASETS.items() if next(data.find(root), None) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{root} looks like {' and '.join(found)}; say which it is.")
+    layouts = "; ".join(f"{kind}: {data.hint}" for kind, data in DATASETS.items())
+    raise InputError(f"{root} holds no data set that geo4d knows; expected one of these layouts: {layouts}.")
+
+
+def open_data(root: str | Path, kind: str | None = None, *, include: str | None = None, far: float | None = None) -> DiskSet:
+    """Opens the data set in `root`, of the given kind or of the one that its layout shows.
+
+    `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies more
+    than `far` metres away counts as sky.
+    """
+    kind = kind or find_kind(root)
+    if kind not in DATASETS:
+        raise InputError(f"There is no kind of data set {kind!r}; expected one of {', '.join(DATASETS)}.")
+    return DATASETS[kind](root, include=include, far=far)
+
+
+__all__ = [
+    "DATASETS",
+    "PAPER_RATIOS",
+    "BadData",
+    "DataSet",
+    "DiskSet",
+    "Draw",
+    "Film",
+    "FilmConfig",
+    "Frame",
+    "FrameFiles",
+    "Mixture",
+    "MixtureConfig",
+    "PointOdyssey",
+    "Problem",
+    "ProceduralSet",
+    "Recording",
+    "Size",
+    "Tally",
+    "View",
+    "ViewConfig",
+    "WindowBatch",
+    "batches",
+    "find_kind",
+    "load_batch",
+    "open_data",
+]

@@ -1,0 +1,82 @@
+"""What is on disk, looked up once: recordings and problems in a JSON file of the user's cache, renewed when folders change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geo4d.data.frames import Problem, Recording
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Index:
+    """Everything that a scan of a data set found."""
+
+    recordings: tuple[Recording, ...]
+    problems: tuple[Problem, ...]
+    watched: tuple[str, ...]  # folders and camera files whose change makes the index stale
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/geo4d/data`, by default below ~/.cache: a data set itself is never written to."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geo4d" / "data"
+
+
+def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
+    """The index from the cache if nothing that it watches has changed since, else a new scan, which is kept."""
+    file = cache_folder() / f"{kind}_{hashlib.sha256(str(root).encode()).hexdigest()[:20]}.json"
+    try:
+        stored = json.loads(file.read_text())
+        if stored["version"] == VERSION and stored["state"] == _state(stored["watched"]):
+            recordings = tuple(Recording(**entry) for entry in stored["recordings"])
+            return Index(recordings, tuple(Problem(**entry) for entry in stored["problems"]), tuple(stored["watched"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        logger.info("looking through %s", root)
+    index = scan()
+    entry = {"version": VERSION, "root": str(root), "state": _state(index.watched), **asdict(index)}
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(entry))
+        os.replace(temporary, file)
+    except OSError as error:
+        logger.warning("Warning: the index of %s cannot be kept in %s (%s); it is made again next time.", root, file.parent, error.strerror)
+    return index
+
+
+def _state(watched: Iterable[str]) -> str:
+    """One hash of the times and sizes of what is watched: a folder's time changes with every file that comes or goes."""
+    digest = hashlib.sha256()
+    for name in watched:
+        try:
+            status = Path(name).stat()
+            entry = f"{name} {status.st_mtime_ns} {status.st_size}"
+        except OSError:
+            entry = f"{name} gone"
+        digest.update(entry.encode())
+    return digest.hexdigest()
+
+
+def even_runs(numbers: np.ndarray) -> list[tuple[int, int, int]]:
+    """Splits rising frame numbers into evenly spaced runs (first, step, count), all of the commonest step.
+
+    A window never reaches over a gap, for the frames beside it are not equally far apart in time.
+    """
+    if len(numbers) < 2:
+        return [(int(number), 1, 1) for number in numbers]
+    gaps = np.diff(numbers)
+    values, counts = np.unique(gaps, return_counts=True)
+    step = int(values[counts.argmax()])
+    parts = np.split(numbers, np.flatnonzero(gaps != step) + 1)
+    return [(int(part[0]), step, len(part)) for part in parts]

@@ -1,0 +1,201 @@
+"""Results of any method, read from a folder: our own reconstructions, or arrays under the names that other projects use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from geo4d.data.files import naming
+from geo4d.data.frames import BadData
+from geo4d.errors import ConfigError, InputError
+from geo4d.evaluation.archives import gather_arrays
+from geo4d.io.reconstruction import SUMMARY, load_reconstruction
+
+KEYS = {  # what an array means, by the names that projects give it
+    "depth": ("depth", "depths", "depth_z", "depth_pred"),
+    "disparity": ("disparity", "disps"),
+    "points_cam": ("points_cam", "local_points", "pts3d_cam", "point_map"),  # their z is the depth
+    "valid": ("valid", "mask"),
+    "cam_to_world": ("cam_to_world", "cam_c2w", "camera_c2w", "camera_poses", "pose_pred"),
+    "world_to_cam": ("world_to_cam", "extrinsic", "extrinsics"),
+    "intrinsics": ("intrinsics", "intrinsic"),
+}
+TAILS = {"points_cam": (3,), "cam_to_world": (4, 4), "world_to_cam": (4, 4), "intrinsics": (3, 3)}
+MIN_FOCAL_PX = 8.0  # below it a focal length is not in pixels
+
+
+@dataclass(frozen=True)
+class PredictionForm:
+    """What the files do not say of themselves."""
+
+    keys: Mapping[str, str] = field(default_factory=dict)  # meaning -> name of the array, where it is none of KEYS
+    depth_is_disparity: bool = False  # what is called depth is 1 / depth, perhaps with a shift
+    normalised_intrinsics: bool = False  # in units of the image's width and height
+    quaternions: Literal["xyzw", "wxyz"] | None = None  # order in trajectory files; None: wxyz in pred_traj.txt, xyzw elsewhere
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a meaning that does not exist."""
+        unknown = [key for key in self.keys if key not in KEYS]
+        if unknown:
+            raise ConfigError(f"There is no array {unknown[0]!r} in a prediction; expected names for {', '.join(KEYS)}.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says of one video; parts that it does not have are None."""
+
+    source: Path
+    depth: np.ndarray | None  # (t, h, w) z-depth at its own resolution; not finite where there is none
+    cam_to_world: np.ndarray | None  # (t, 4, 4)
+    intrinsics: np.ndarray | None  # (t, 3, 3), pixels of the depth maps
+
+    def depth_at(self, size: tuple[int, int], *, interpolation: Literal["nearest", "bicubic"] = "nearest") -> np.ndarray:
+        """Depth (t, H, W) at another size over the same view. Raises InputError if there is none, or it lies on its side."""
+        if self.depth is None:
+            raise InputError(f"{self.source} holds no depth; evaluate its cameras alone.")
+        height, width = self.depth.shape[1:]
+        if (height - width) * (size[0] - size[1]) < 0:
+            raise BadData(self.source, f"holds depth of {width} x {height} for pictures of {size[1]} x {size[0]}; is it on its side?")
+        if (height, width) == size:
+            return self.depth
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) * m / n).astype(np.int64), m - 1) for n, m in zip(size, (height, width), strict=True)
+        )
+        close = self.depth[:, rows][:, :, columns]
+        if interpolation == "nearest":
+            return close
+        good = np.isfinite(self.depth)
+        filled = torch.from_numpy(np.where(good, self.depth, 0.0).astype(np.float32))
+        smooth = torch.nn.functional.interpolate(filled[:, None], size=size, mode="bicubic", align_corners=False)[:, 0].numpy()
+        around = torch.nn.functional.max_pool2d(torch.from_numpy(~good).float()[:, None], 5, 1, 2)[:, 0].numpy() > 0
+        return np.where(around[:, rows][:, :, columns], close, smooth)  # the filter reaches two pixels far: not near a hole
+
+    def intrinsics_at(self, size: tuple[int, int]) -> np.ndarray | None:
+        """Intrinsics (t, 3, 3) of pictures of that size; None if there are none, or no depth that tells what they belong to."""
+        if self.intrinsics is None or self.depth is None:
+            return None
+        scale = np.array([size[1] / self.depth.shape[2], size[0] / self.depth.shape[1], 1.0])
+        return scale[:, None] * self.intrinsics
+
+
+def read_prediction(folder: str | Path, sequence: str, frames: int, *, form: PredictionForm | None = None) -> Prediction:
+    """The prediction for one sequence of so many frames.
+
+    It is looked for as `<folder>/<sequence>/` (a result of `geo4d infer`, .npy and .npz files, a file for each frame,
+    trajectory files) or `<folder>/<sequence>.npz`; a "/" in the sequence's name may be "_" there. 3x4 poses get their last
+    row, a batch of one and a channel of one are taken off.
+
+    Raises:
+        InputError: nothing is there, a name or shape is not understood, or the number of frames is not that of the sequence.
+    """
+    source = _find(Path(folder).expanduser(), sequence)
+    if source.is_dir() and (source / SUMMARY).is_file():
+        result = load_reconstruction(source)
+        depth = np.where(result.valid, result.depth, np.nan)
+        prediction = Prediction(source, depth, np.asarray(result.cam_to_world), np.asarray(result.intrinsics))
+    else:
+        prediction = _from_arrays(source, form or PredictionForm())
+    for what in ("depth", "cam_to_world", "intrinsics"):
+        array = getattr(prediction, what)
+        if array is not None and len(array) != frames:
+            raise BadData(source, f"holds {what} of {len(array)} frames; {sequence} has {frames}: predict every frame of its list")
+    return prediction
+
+
+def _find(folder: Path, sequence: str) -> Path:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder of predictions {folder}; expected one with a folder or .npz file for each sequence.")
+    for name in dict.fromkeys((sequence, sequence.replace("/", "_"))):
+        for path in (folder / name, folder / f"{name}.npz"):
+            if path.is_dir() or path.is_file():
+                return path
+    raise InputError(f"{folder} holds no prediction for {sequence}; expected the folder {sequence} or the file {sequence}.npz in it.")
+
+
+def _from_arrays(source: Path, form: PredictionForm) -> Prediction:
+    arrays = gather_arrays(source, form.quaternions)
+    found = {meaning: _pick(source, arrays, meaning, form) for meaning in KEYS}
+    if not any(found[key] is not None for key in ("depth", "disparity", "points_cam", "cam_to_world", "world_to_cam")):
+        raise BadData(source, f"holds no depth and no cameras: got {', '.join(sorted(arrays)) or 'no array'}; expected names such as "
+                      f"{', '.join(names[0] for names in KEYS.values())}")  # fmt: skip
+    depth = _depth(source, found, form)
+    poses, world_to_cam, intrinsics = found["cam_to_world"], found["world_to_cam"], found["intrinsics"]
+    if poses is not None and world_to_cam is not None:
+        raise BadData(source, "holds cameras both ways, cam_to_world and world_to_cam; keep one")
+    if world_to_cam is not None:
+        with naming(source, "world_to_cam matrices that have an inverse"):
+            poses = np.linalg.inv(world_to_cam)
+    count = len(depth) if depth is not None else len(poses) if poses is not None else 0
+    if intrinsics is not None and len(intrinsics) == 1 and count > 1:
+        intrinsics = np.repeat(intrinsics, count, axis=0)  # one camera for the whole video
+    return Prediction(source, depth, poses, None if intrinsics is None else _in_pixels(source, intrinsics, depth, form))
+
+
+def _pick(source: Path, arrays: Mapping[str, np.ndarray], meaning: str, form: PredictionForm) -> np.ndarray | None:
+    """The array of this meaning, brought to its shape."""
+    if meaning in form.keys and form.keys[meaning] not in arrays:
+        raise BadData(source, f"holds no array {form.keys[meaning]!r} for {meaning}; got {', '.join(sorted(arrays)) or 'none'}")
+    named = set(form.keys.values())
+    names = [form.keys[meaning]] if meaning in form.keys else [name for name in KEYS[meaning] if name in arrays and name not in named]
+    if len(names) > 1:
+        raise BadData(source, f"holds {' and '.join(names)}, which both mean {meaning}; say which by its name")
+    if not names:
+        return None
+    array, tail = arrays[names[0]], TAILS.get(meaning, ())
+    rank = 1 + len(tail) + (0 if meaning in ("cam_to_world", "world_to_cam", "intrinsics") else 2)
+    if array.ndim > rank and not tail and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim > rank and array.shape[0] == 1:
+        array = array[0]
+    if meaning == "intrinsics" and array.shape == (3, 3):
+        array = array[None]
+    if tail == (4, 4) and array.shape[1:] == (3, 4):
+        array = np.concatenate([array, np.broadcast_to(np.array([0, 0, 0, 1], array.dtype), (len(array), 1, 4))], axis=1)
+    if array.ndim != rank or not len(array) or (tail and array.shape[-len(tail) :] != tail) or array.dtype.kind not in "fiub":
+        expected = ", ".join(["t", *(["h", "w"] if rank - len(tail) == 3 else []), *map(str, tail)])
+        raise BadData(
+            source, f"holds {names[0]} of {arrays[names[0]].dtype} and shape {list(arrays[names[0]].shape)}; expected ({expected})"
+        )
+    return array
+
+
+def _depth(source: Path, found: Mapping[str, np.ndarray | None], form: PredictionForm) -> np.ndarray | None:
+    """(t, h, w) with nan in holes, from depth, disparity or points, whichever is there."""
+    depth, disparity, points, valid = (found[name] for name in ("depth", "disparity", "points_cam", "valid"))
+    if form.depth_is_disparity and depth is not None:
+        depth, disparity = None, depth
+    if depth is None and disparity is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = np.where(disparity > 0, 1 / disparity.astype(np.float64), np.nan)
+    if depth is None and points is not None:
+        depth = points[..., 2]
+    if depth is None:
+        return None
+    depth = depth.astype(np.float32 if depth.dtype.itemsize <= 4 else np.float64)
+    if valid is not None:
+        if valid.shape != depth.shape:
+            raise BadData(source, f"holds a mask of shape {list(valid.shape)} for depth of shape {list(depth.shape)}")
+        depth = np.where(valid > 0, depth, np.nan)
+    if not (np.isfinite(depth) & (depth != 0)).any():
+        raise BadData(source, "holds depth that is zero or not finite in every pixel")
+    return depth
+
+
+def _in_pixels(source: Path, intrinsics: np.ndarray, depth: np.ndarray | None, form: PredictionForm) -> np.ndarray:
+    """(t, 3, 3) float64 in pixels of the depth maps."""
+    intrinsics = intrinsics.astype(np.float64)
+    if form.normalised_intrinsics:
+        if depth is None:
+            raise BadData(source, "holds normalised intrinsics but no depth maps that tell the size of the image")
+        return np.array([depth.shape[2], depth.shape[1], 1.0])[:, None] * intrinsics
+    if not (intrinsics[:, [0, 1], [0, 1]] > MIN_FOCAL_PX).all():
+        least = intrinsics[:, [0, 1], [0, 1]].min()
+        raise BadData(
+            source, f"holds a focal length of {least:g}; expected pixels: say so if intrinsics are normalised by the image's size"
+        )
+    return intrinsics
