@@ -296,9 +296,10 @@ class Fusion:
 
 def _median(values: Float[Tensor, "n *p"], known: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
     """Lower median of the known values; 0 where there are none."""
-    ordered = values.masked_fill(~known, torch.inf).sort(dim=0).values
-    middle = ordered.gather(0, ((known.sum(0, keepdim=True) - 1) // 2).clamp_min(0))[0]
-    return torch.where(middle.isfinite(), middle, 0.0)
+    ordered = np.sort(np.where(known.numpy(), values.numpy(), np.inf), axis=0)
+    middle = np.maximum((known.sum(0, keepdim=True).numpy() - 1) // 2, 0)
+    found = np.take_along_axis(ordered, middle, axis=0)[0]
+    return torch.from_numpy(np.where(np.isfinite(found), found, 0).astype(found.dtype))
 
 
 def _times(maps: Float[Tensor, "r *p"], factors: Float[Tensor, "r"]) -> Float[Tensor, "r *p"]:
@@ -323,7 +324,9 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -
 
 
 def _weighted_median(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
-    ordered, order = values.masked_fill(weight <= 0, torch.inf).sort(dim=0)
-    shares = weight.gather(0, order).cumsum(0)
-    middle = (shares < 0.5 * shares[-1:]).sum(0, keepdim=True).clamp_max(len(values) - 1)
-    return ordered.gather(0, middle)[0]
+    shares = weight.numpy()
+    known = np.where(shares > 0, values.numpy(), np.inf)
+    order = known.argsort(axis=0)  # numpy sorts short columns twice as fast as torch
+    total = np.take_along_axis(shares, order, axis=0).cumsum(axis=0)
+    middle = np.minimum((total < 0.5 * total[-1:]).sum(axis=0, keepdims=True), len(known) - 1)
+    return torch.from_numpy(np.take_along_axis(known, np.take_along_axis(order, middle, axis=0), axis=0)[0])

@@ -21,7 +21,7 @@ from geo4d.alignment.terms import (
 from geo4d.alignment.unknowns import Columns, Unknowns
 
 TRIALS = 8
-ENOUGH = 1e-5  # relative gain of a step, below which the solve ends
+ENOUGH = 1e-4  # relative gain of a step, below which the solve ends
 
 
 @dataclass(frozen=True)
