@@ -106,13 +106,15 @@ def score(result: Reconstruction, case: Case) -> dict[str, float]:
     if np.isfinite(result.depth).any():
         fitted = depth_metrics(result.depth, case.depth, case.valid).abs_rel
         scaled = depth_metrics(result.depth, case.depth, case.valid, protocol=DepthProtocol(DepthAlignment("median"))).abs_rel
+    (height, width), (h, w) = case.depth.shape[1:], result.depth.shape[1:]
+    intrinsics = np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics  # rays alone have a grid of their own
     return {
         "ATE": pose.ate_sim3,
         "RPE-t": pose.rpe_translation,
         "RPE-r deg": pose.rpe_rotation_deg,
         "Abs Rel %": 100 * fitted,
         "scale only %": 100 * scaled,
-        "focal %": 100 * math.expm1(focal_error(result.intrinsics, case.intrinsics)),
+        "focal %": 100 * math.expm1(focal_error(intrinsics, case.intrinsics)),
     }
 
 
