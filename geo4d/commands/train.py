@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from geo4d.config import load_config, save_config
+    from geo4d.training.ranks import is_main, leave
     from geo4d.training.stages import TrainConfig, Trainer
 
     files = [entry for entry in args.settings if "=" not in entry]
@@ -24,5 +26,9 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     trainer = Trainer(config)
     trainer.directory.mkdir(parents=True, exist_ok=True)
-    save_config(config, trainer.directory / "config.yaml")
+    if not is_main():
+        logging.getLogger("geo4d").setLevel(logging.WARNING)
+    else:
+        save_config(config, trainer.directory / "config.yaml")
     trainer.run()
+    leave()

@@ -16,6 +16,7 @@ from geo4d.diffusion.parameterization import add_noise, v_from, x0_from_v
 from geo4d.diffusion.schedule import Schedule
 from geo4d.modalities import Layout
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.training.loop_config import Draw
 
 CHANNEL_WEIGHT_FLOOR = 0.15
 
@@ -43,18 +44,18 @@ def diffusion_loss(
     layout: Layout,
     schedule: Schedule,
     config: ObjectiveConfig,
-    draw: Callable[[int], dict[str, Tensor]],
-) -> Callable[[int], tuple[Tensor, dict[str, float]]]:
-    """Loss of one batch; `draw(step)` gives raw latents of a batch of clips, with `frame_index` and `fps`."""
+    draw: Callable[[Draw], dict[str, Tensor]],
+) -> Callable[[Draw], tuple[Tensor, dict[str, float]]]:
+    """Loss of one batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps`."""
     device = next(model.unet.parameters()).device
     weights = channel_weights(model, layout, config).to(device)[None, :, None, None, None]
     squared = torch.cat([torch.full((4,), float(name in config.squared_images)) for name in layout.image_names])
     squared = squared.to(device)[None, :, None, None, None]
     last = len(schedule.alphas_cumprod) - 1
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        generator = torch.Generator().manual_seed(step)
-        batch = {key: value.to(device) for key, value in draw(step).items()}
+    def loss(number: Draw) -> tuple[Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(number)
+        batch = {key: value.to(device) for key, value in draw(number).items()}
         condition = model.normalizer.normalize("rgb", batch["rgb"].float())
         x0 = layout.join({name: model.normalizer.normalize(name, batch[name].float()) for name in layout.image_names})
         zero = (torch.rand(len(x0), generator=generator) < config.zero_share).to(device)
@@ -78,7 +79,7 @@ def _hybrid(
     error = x0_from_v(x_t, v, alpha) - x0
     regression = torch.where(squared > 0, error.square(), error.abs()).mul(weights).mean(dim=(1, 2, 3, 4))
     denoising = (v - v_from(x0, noise, alpha)).square().mul(weights).mean(dim=(1, 2, 3, 4))
-    numbers = {}
+    numbers = {"samples": float(len(zero))}
     if zero.any():
         numbers["regression"] = float(regression[zero].detach().mean())
     if (~zero).any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,15 +25,18 @@ from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
 from geo4d.models.storage import save_model
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
+from geo4d.training.checkpoints import Checkpoints, load_ema
 from geo4d.training.clips import Bucket, ClipBatch, pick_bucket, render_shard, rgb_images
 from geo4d.training.diffusion import ObjectiveConfig, diffusion_loss
 from geo4d.training.latents import EncodeJob, LatentPool, fill_pool
-from geo4d.training.loop import LoopConfig, TrainingLoop
+from geo4d.training.loop import Draw, LoopConfig, TrainingLoop
+from geo4d.training.ranks import choose_device, is_main, main_first
 from geo4d.training.validation import make_validator
 
 logger = logging.getLogger(__name__)
 
 Stage = Literal["autoencoder", "encode", "unet", "points", "export"]
+TRAINED_STAGES = ("autoencoder", "unet", "points")  # by all processes together; the others by the main one alone
 AUTOENCODER_SPLIT, POOL_SPLIT, POINTS_SPLIT = 1, 2, 3  # scene seeds of the stages; evaluation uses none of them
 
 
@@ -83,9 +87,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.directory = Path(config.out)
-        self.device = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else torch.device(config.device)
-        )
+        self.device = choose_device(config.device)
         self.model: GeometryModel = build_model(PRESETS[config.preset], seed=config.seed).to(self.device)
         self.layout: Layout = make_layout(self.model.spec.modalities, normalization=self.model.spec.points_normalization)
         self.schedule: Schedule = make_schedule(dynamic_rescale=self.model.spec.dynamic_rescale)
@@ -94,13 +96,19 @@ class Trainer:
         """Runs the configured stages in order."""
         for stage in self.config.stages:
             logger.info("stage %s", stage)
-            getattr(self, f"run_{stage}")()
+            if stage in TRAINED_STAGES:
+                getattr(self, f"run_{stage}")()
+                continue
+            with main_first():
+                if is_main():
+                    getattr(self, f"run_{stage}")()
 
     def run_autoencoder(self) -> None:
         """PCA start, then reconstruction of frames and of every geometry image alike."""
-        images = self._autoencoder_images()
+        with main_first():
+            images = self._autoencoder_images()
         torch.manual_seed(self.config.seed)
-        if not (self.directory / "autoencoder.pt").exists():
+        if not Checkpoints(self.directory / "autoencoder").steps():
             sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:4000]
             self.model.autoencoder.set_pca(*fit_pca(images[sample].float()))
         loop = TrainingLoop("autoencoder", self.model.autoencoder, self.config.autoencoder, self.directory, self.device)
@@ -140,16 +148,17 @@ class Trainer:
         frames = pool.refresh()
         if frames < config.minimum_frames:
             raise InputError(f"The latent pool holds {frames} frames, {config.minimum_frames} are needed; run the encode stage first.")
-        self._fit_normalizer(pool)
+        with main_first():
+            self._fit_normalizer(pool)
         self.model.unet.to(memory_format=torch.channels_last) if self.device.type == "cuda" else None
         loop = TrainingLoop("unet", self.model.unet, config.loop, self.directory, self.device)
 
-        def draw(step: int) -> dict[str, Tensor]:
-            if step % config.refresh_every == 0:
+        def draw(number: Draw) -> dict[str, Tensor]:
+            if number.step % config.refresh_every == 0 and number.micro == 0:
                 logger.info("pool: %d frames", pool.refresh())
-            short = loop.progress < config.short_share or step % 2 == 1
+            short = loop.progress < config.short_share or number.step % 2 == 1
             length = config.short_frames if short else config.long_frames
-            generator = np.random.default_rng([self.config.seed, step, 2])
+            generator = np.random.default_rng([self.config.seed, number, 2])
             return pool.draw(generator, frames=config.batch_frames, clip_frames=length)
 
         validate = make_validator(self.model, self.layout, self.schedule)
@@ -162,6 +171,7 @@ class Trainer:
         self._load_normalizer()
         self._load("unet", self.model.unet)
         blocks = self.model.spec.uncertainty_blocks
+        torch.manual_seed(self.config.seed)  # the decoder's new part starts alike, whichever stages ran before
         self.model.point_decoder = self.model.autoencoder.make_decoder(uncertainty_blocks=blocks).to(self.device)
         loop = TrainingLoop("points", self.model.point_decoder, self.config.points, self.directory, self.device)
         loop.run(point_decoder_loss(self.model.point_decoder, self._draw_points))
@@ -234,16 +244,17 @@ class Trainer:
 
     def _load(self, stage: str, module: torch.nn.Module) -> None:
         """The finished (EMA) weights of an earlier stage."""
-        path = self.directory / f"{stage}.pt"
-        if not path.exists():
-            raise InputError(f"Stage {stage} has not been run in {self.directory}: {path.name} is missing; run it first.")
-        module.load_state_dict(torch.load(path, map_location=self.device, weights_only=True)["ema"])
+        if not Checkpoints(self.directory / stage).steps():
+            raise InputError(f"Stage {stage} has not been run in {self.directory}: it has no checkpoint there; run it first.")
+        module.load_state_dict(load_ema(self.directory / stage))
         module.eval()
 
 
 def _encode_worker(config: TrainConfig, job: EncodeJob) -> None:
     """One process of the encode stage."""
     logging.basicConfig(level=logging.WARNING)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # a helper of one process, not one of the run's processes
+        os.environ.pop(name, None)
     torch.set_num_threads(1)
     trainer = Trainer(config)
     trainer._load("autoencoder", trainer.model.autoencoder)

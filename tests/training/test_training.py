@@ -47,9 +47,9 @@ def test_a_stage_that_needs_an_earlier_one_says_so(tmp_path):
         Trainer(config(tmp_path, stages=("encode",))).run()
 
 
-def loop_in(folder, steps, seed=0):
+def loop_in(folder, steps, seed=0, **changes):
     torch.manual_seed(seed)
-    return TrainingLoop("s", nn.Linear(3, 2), dataclasses.replace(QUICK, steps=steps), folder, torch.device("cpu"))
+    return TrainingLoop("s", nn.Linear(3, 2), dataclasses.replace(QUICK, steps=steps, **changes), folder, torch.device("cpu"))
 
 
 def regression(module, fail_from=10**9):
@@ -89,10 +89,10 @@ def test_resumed_training_equals_uninterrupted(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    loop = loop_in(tmp_path, 600)
-    before = float(regression(loop.module)(1000)[0])
+    loop = loop_in(tmp_path, 600, checkpoint_minutes=3.0)
+    before = regression(loop.module)(1000)[0].item()
     loop.run(regression(loop.module))
-    assert float(regression(loop.module)(1000)[0]) < 0.5 * before
+    assert regression(loop.module)(1000)[0].item() < 0.5 * before
 
 
 def test_losses_that_are_not_finite_stop_the_run(tmp_path):
