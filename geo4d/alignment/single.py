@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from geo4d.scene import Reconstruction, WindowPredictions
 
 MIN_PIXELS = 10
 MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
+LEAST_ACROSS = 0.05  # of a unit ray, from which it says something of the focal length
 APART = (4, 8)  # frames between which depth must agree under given cameras
 AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
 NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
@@ -64,7 +65,9 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         warnings += [f"Window {g} shares no frame with an earlier one." for g in loose]
         terms.append("rays")
         if known.log_focal is None:
-            focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
+            side = max(predictions.grid_size)
+            both = _ray_focal(predictions, *predictions.grid_size)
+            focal = focal if both is None else torch.full_like(focal, (both[0] * both[1]) ** 0.5 / side)
     if given is None:
         warnings.append(
             "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
@@ -202,9 +205,12 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
     known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
     lens = Lens.ideal(frames) if known is None else known.lens
-    focal = torch.full((frames,), _ray_focal(predictions, config), dtype=torch.float64)
+    both = _ray_focal(predictions, height, width)
+    focal = torch.full((frames,), config.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
     if known is not None and known.log_focal is not None:
         focal = known.log_focal.exp()
+    elif both is not None:
+        lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
     return assemble(predictions, Dense(nothing, nothing), path, lens, focal, {"terms": ["rays"], "warnings": warnings})
 
 
@@ -229,13 +235,19 @@ def _chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"
     return invert_rigid(path[:1]) @ path, loose
 
 
-def _ray_focal(predictions: WindowPredictions, config: AlignmentConfig) -> float:
-    """Focal length by the longer side from the first frames' directions: u d_z = f d_x, by a median."""
+def _ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
+    """Focal lengths fx, fy in pixels of a grid of that size, by the first frames: u d_z = f d_x, medians; None without ray maps.
+
+    Ray maps may be of another size, and of another aspect: then their own pixels are not square.
+    """
     if predictions.ray_direction is None:
-        return config.focal_prior
+        return None
     first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
-    height, width = first.shape[1:3]
-    u = centred_pixels(height, width).flatten()
-    x, z = first[..., :2].reshape(len(first), -1), first[..., 2].reshape(len(first), -1).repeat_interleave(2, dim=1)
-    ratio = (u * z / x).flatten()
-    return float(ratio[ratio.isfinite() & (x.abs().flatten() > 0.05)].median())
+    rows, columns = first.shape[1:3]
+    pixels = centred_pixels(rows, columns) * max(rows, columns)
+    found = []
+    for axis, factor in ((0, width / columns), (1, height / rows)):
+        across, ahead = first[..., axis].flatten(1), first[..., 2].flatten(1)
+        ratio = pixels[:, axis] * ahead / across
+        found.append(factor * float(ratio[ratio.isfinite() & (across.abs() > LEAST_ACROSS)].median()))
+    return found[0], found[1]

@@ -122,6 +122,21 @@ def test_rays_alone_give_cameras_and_no_depth(exact):
     assert not result.is_metric and result.dynamic is None
 
 
+def test_coarse_rays_of_another_aspect_give_the_same_camera(exact):
+    predictions, (_, poses) = exact
+    coarse = torch.nn.functional.adaptive_avg_pool2d
+
+    def pooled(rays):
+        return coarse(rays.flatten(0, 1).movedim(-1, 1), (8, 18)).movedim(1, -1).unflatten(0, rays.shape[:2])
+
+    rays = alone(predictions, "rays")
+    rays = replace(rays, ray_direction=pooled(rays.ray_direction), ray_moment=pooled(rays.ray_moment))
+    result = align(rays)
+    assert pose_metrics(result.cam_to_world, relative(poses)).ate_sim3 < 0.01
+    k = result.intrinsics[0]  # of the rays' own grid, whose pixels are not square
+    assert k[0, 0] == pytest.approx(FOCAL * 18 / W, rel=0.01) and k[1, 1] == pytest.approx(FOCAL * 8 / H, rel=0.01)
+
+
 def test_given_cameras_of_windows_stand_in_for_ray_maps(exact):
     predictions, (_, poses) = exact
     truth = torch.from_numpy(poses)
