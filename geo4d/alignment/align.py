@@ -93,7 +93,10 @@ def _refuse_unused(predictions: WindowPredictions, priors: Priors) -> None:
 
 
 def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
-    """Drops the modalities that are switched off, sorts the windows by their first frame (which copies them if they are not)."""
+    """Drops the modalities that are switched off, brings the others to the CPU, sorts the windows by their first frame.
+
+    The solve is made of many small systems, which a CPU solves fastest. Windows that are in order on the CPU are not copied.
+    """
     drop: dict[str, Any] = {}
     if not config.use_points:
         drop |= {"points": None, "weight": None}
@@ -101,12 +104,12 @@ def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPre
         drop |= {"disparity": None, "disparity_weight": None}
     if not config.use_rays:
         drop |= {"ray_direction": None, "ray_moment": None, "ray_cam_to_win": None}
-    predictions = replace(predictions, **drop)
-    order = torch.argsort(predictions.windows[:, 0], stable=True)
-    if bool((order == torch.arange(len(order))).all()):
-        return predictions
-    chosen = {name: getattr(predictions, name) for name in FIELDS}
-    return replace(predictions, **{name: None if value is None else value[order] for name, value in chosen.items()})
+    chosen = {name: drop[name] if name in drop else getattr(predictions, name) for name in FIELDS}
+    chosen = {name: None if value is None else value.cpu() for name, value in chosen.items()}
+    order = torch.argsort(chosen["windows"][:, 0], stable=True)
+    if not bool((order == torch.arange(len(order))).all()):
+        chosen = {name: None if value is None else value[order] for name, value in chosen.items()}
+    return replace(predictions, **chosen)
 
 
 @dataclass(frozen=True)
