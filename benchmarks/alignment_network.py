@@ -88,7 +88,7 @@ def compare(model: Any, path: Path, frames: int | None) -> dict[str, float]:
     apart = np.log(fast.depth[both] / paper.depth[both])
     row = {
         "frames": float(len(fast.depth)),
-        "median |log depth| apart": float(np.median(np.abs(apart - np.median(apart)))),
+        "median abs log depth apart": float(np.median(np.abs(apart - np.median(apart)))),
         "log focal apart": float(np.log(fast.intrinsics[0, 0, 0] / paper.intrinsics[0, 0, 0])),
         "expected error (fast)": float(fast.diagnostics["expected_error"]),
         "fast CPU s": fast_seconds,

@@ -19,7 +19,7 @@ from geo4d.scene import WindowPredictions
 
 Progress = Callable[[str, int, int], None]
 
-IRLS_ROUNDS = 30
+IRLS_ROUNDS = 12
 MEDIAN_BY_QUARTER = 2.117  # median by quarter quantile of absolute normal errors
 TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
 OUTLYING = 2.5  # times the size of ordinary errors: where a candidate's weight is halved

@@ -17,7 +17,7 @@ from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 
 ROUNDS = 12
 MIN_SHARED = 10  # pixels that link two windows
-PNP_ENOUGH = 1e-7  # radians, and units of the window, of a step below which it ends
+PNP_ENOUGH = 1e-6  # radians, and units of the window, of a step below which it ends
 PNP_CAUCHY = 1.0  # median residuals at which a point counts half
 BAD_LINK = 3.0  # times the usual misfit
 MOST_LINKS = 6  # earlier windows that are tried
