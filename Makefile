@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 train-small: setup
-	$(BIN)/geo4d train configs/train/small.yaml
+	$(BIN)/geo4d train configs/train/small
 
 clean:
 	rm -rf $(VENV) build dist demo

@@ -60,10 +60,11 @@ def test_entry_files_are_thin_and_run(file):
 @pytest.mark.parametrize("file", CONFIGS, ids=relative(CONFIGS))
 def test_every_config_loads(file):
     from geo4d.config import load_config
-    from geo4d.training.stages import TrainConfig
+    from geo4d.training.config import StageConfig
 
-    assert file.parent.name == "train", "say here which dataclass files of a new folder fill"
-    assert load_config(TrainConfig, [file]) != TrainConfig()
+    assert file.parents[1].name == "train", "say here which dataclass files of a new folder fill"
+    common = file.with_name("common.yaml")  # what `${out}` in the other files stands for
+    assert load_config(StageConfig, [common, file]) != StageConfig()
 
 
 def test_public_names_resolve():

@@ -1,4 +1,4 @@
-"""Entry file for `accelerate launch train/train.py FILE.yaml key=value ...`; the same as `geo4d train`."""
+"""Entry file for `accelerate launch train/train.py configs/train/RECIPE key=value ...`; the same as `geo4d train`."""
 
 import sys
 

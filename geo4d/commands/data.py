@@ -1,4 +1,4 @@
-"""Data sets on disk: `geo4d data check ROOT` for training, `geo4d data prepare DATASET ROOT` for evaluation. One entry of ACTIONS each."""
+"""Data sets on disk: `geo4d data check` and `encode` for training, `geo4d data prepare` for evaluation. One entry of ACTIONS each."""
 
 from __future__ import annotations
 
@@ -74,6 +74,53 @@ def run_check(args: argparse.Namespace) -> None:
         raise InputError(f"{len(report.problems)} problems in {data.root}, listed above and in {out / 'report.txt'}.")
 
 
+def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
+    """`geo4d data encode ROOT ... --out DIR`."""
+    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders of data sets; the mixture takes as much of each")
+    parser.add_argument("--out", required=True, help="folder for the latents; what is there already is kept")
+    parser.add_argument("--model", default="small", help="whose autoencoder: small, a model's folder or file")
+    parser.add_argument("--vae", default=None, help="the point decoder that goes with a released model.ckpt")
+    parser.add_argument("--windows", type=int, default=1000, help="how many to draw, each of another place, cut and film")
+    parser.add_argument("--frames", type=int, default=16, help="of a window")
+    parser.add_argument(
+        "--size", type=int, nargs=2, action="append", metavar=("H", "W"), help="pixels; may be repeated (default: the model's)"
+    )
+    parser.add_argument(
+        "--modalities", nargs="+", default=["points", "rays", "disparity"], help="whose images to encode, beside the frames"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+
+
+def run_encode(args: argparse.Namespace) -> None:
+    """Encodes windows of data sets into a pool that `geo4d train ... denoiser.latents=DIR` reads."""
+    import logging
+
+    from geo4d.data import find_kind
+    from geo4d.data.mixture import MixtureConfig, Size
+    from geo4d.errors import ConfigError
+    from geo4d.models.storage import load_model
+    from geo4d.training.config import DataConfig, LatentsConfig, Length, SetConfig, StageConfig
+    from geo4d.training.recipe import run_stage
+
+    if min(args.windows, args.frames, args.workers) < 1:
+        raise ConfigError(f"--windows, --frames and --workers are 1 or more; got {args.windows}, {args.frames} and {args.workers}.")
+    out, clips = Path(args.out), min(args.windows, WINDOWS_A_SHARD)
+    sizes = args.size or load_model(args.model, vae=args.vae).spec.sizes
+    sets = {f"{number}_{Path(root).name}": SetConfig(root, find_kind(root)) for number, root in enumerate(args.roots)}
+    data = DataConfig(
+        sizes=[Size(height, width) for height, width in sizes],
+        lengths=[Length(args.frames, clips)],
+        sets=dict(sets),
+        mixture=MixtureConfig(ratios=dict.fromkeys(sets, 1.0)),
+    )
+    latents = LatentsConfig(tuple(args.modalities), -(-args.windows // clips), args.workers)
+    place = {"out": str(out.parent), "name": out.name, "device": args.device, "seed": args.seed}
+    run_stage(StageConfig(kind="latents", start=args.model, vae=args.vae, data=data, latents=latents, **place))
+    logging.getLogger("geo4d").info("Wrote %d windows to %s: train on them with denoiser.latents=%s", latents.shards * clips, out, out)
+
+
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d data prepare DATASET ROOT`."""
     parser.add_argument("dataset", help="sintel, bonn, kitti, tum-dynamics, scannet, davis, 7scenes, tum, rgbd or procedural")
@@ -113,7 +160,12 @@ def run_prepare(args: argparse.Namespace) -> None:
         raise InputError(f"{len(prepared.problems)} sequences of {args.dataset} cannot be used, listed above and in {out}.")
 
 
+WINDOWS_A_SHARD = 16
+
 ACTIONS = {
     "check": Action("verify an installed data set and draw a contact sheet with reprojected points", add_check_arguments, run_check),
+    "encode": Action(
+        "encode windows of data sets once, so that training need not wait for the autoencoder", add_encode_arguments, run_encode
+    ),
     "prepare": Action("choose and pair the frames of an evaluation data set, and write them as a list", add_prepare_arguments, run_prepare),
 }

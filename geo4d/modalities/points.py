@@ -1,8 +1,9 @@
-"""Point maps in the frame of the window's first camera, as images (METHOD 2.1), in two normalisations.
+"""Point maps in the frame of the window's first camera, as images (METHOD 2.1), in three normalisations.
 
 `minmax` is the released model's: z of the valid points to [0, 1], x and y by the same scale, sky a constant. `asinh` is
 ours: units of the median depth, compressed so that near and far keep their relative precision, sky far along its ray;
-its origin is the first camera, so no shift is left to find.
+its origin is the first camera, so no shift is left to find. `mean` is linear in units of the mean distance, for an autoencoder
+that is tuned to it as a whole; its origin is the first camera too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from geo4d.geometry.rigid import relative_to_first, transform_points
 from geo4d.modalities.base import Images, channels_first, channels_last
 from geo4d.scene import Clip
 
-Normalization = Literal["minmax", "asinh"]
+Normalization = Literal["minmax", "asinh", "mean"]
 
 SKY_VALUE = 1.05  # released: every channel of a sky pixel
 SKY_TOLERANCE = 0.1  # of the released benchmark script; its script for single videos has 0.35
@@ -31,6 +32,10 @@ ASINH_NORM = math.asinh(ASINH_GAIN * 12.0)
 SKY_DISTANCE = 20.0  # where the sky is put, in median depths
 FAR_DISTANCE = 14.0  # beyond this a decoded point is sky
 CHANNEL_LIMIT = 1.5  # of the encoded image
+
+MEAN_RANGE = 4.0  # c = x / (RANGE s)
+MEAN_FARTHEST = 4.0  # in mean distances: farther points are drawn in along their rays
+MEAN_SKY = 5.0  # where the sky is put
 
 
 def points_in_first_camera(clip: Clip) -> Float[Tensor, "b v h w 3"]:
@@ -51,6 +56,10 @@ def window_scale(clip: Clip, normalization: Normalization) -> tuple[Float[Tensor
     if normalization == "asinh":
         depth = torch.where(valid, clip.depth.flatten(1), torch.nan)
         scale = torch.where(empty, 1.0, depth.nanmedian(dim=1).values)
+        return scale, torch.zeros_like(scale)
+    if normalization == "mean":
+        distance = torch.where(valid, points_in_first_camera(clip).norm(dim=-1).flatten(1), 0.0)
+        scale = torch.where(empty, 1.0, distance.sum(dim=1) / valid.sum(dim=1).clamp_min(1))
         return scale, torch.zeros_like(scale)
     low = torch.where(valid, z, torch.inf).amin(dim=1)
     high = torch.where(valid, z, -torch.inf).amax(dim=1)
@@ -75,8 +84,13 @@ class PointsModality:
             x, y, z = points.unbind(-1)
             image = torch.stack([2 * x / scale, 2 * y / scale, 2 * (z - shift) / scale - 1], dim=-1)
             image = torch.where(clip.valid[..., None], image, SKY_VALUE)
+        elif self.normalization == "mean":
+            own = points / scale[..., None]
+            own = own * (MEAN_FARTHEST / own.norm(dim=-1, keepdim=True).clamp_min(MEAN_FARTHEST))
+            c = torch.where(clip.sky[..., None], MEAN_SKY * self._sky_rays(clip), own) / MEAN_RANGE
+            image = torch.cat([c[..., :2], 2 * c[..., 2:] - 1], dim=-1)
         else:
-            normalized = torch.where(clip.sky[..., None], self._sky_points(clip), points / scale[..., None])
+            normalized = torch.where(clip.sky[..., None], SKY_DISTANCE * self._sky_rays(clip), points / scale[..., None])
             c = torch.asinh(ASINH_GAIN * normalized) / ASINH_NORM
             image = torch.cat([c[..., :2], 2 * c[..., 2:] - 1], dim=-1)
             image = image.clamp(-CHANNEL_LIMIT, CHANNEL_LIMIT)
@@ -91,6 +105,10 @@ class PointsModality:
             sky = ((image - SKY_VALUE).abs() < self.sky_tolerance).all(dim=-1)
             invalid = sky | (image.abs() > FAR_VALUE).any(dim=-1)
             unit = torch.full_like(sigma, 0.5)
+        elif self.normalization == "mean":
+            points = MEAN_RANGE * torch.cat([image[..., :2], (image[..., 2:] + 1) / 2], dim=-1)
+            invalid = points.norm(dim=-1) > (MEAN_FARTHEST + MEAN_SKY) / 2
+            unit = torch.full_like(sigma, MEAN_RANGE / 2)
         else:
             c = torch.cat([image[..., :2], (image[..., 2:] + 1) / 2], dim=-1).clamp(-2, 2)
             points = torch.sinh(c * ASINH_NORM) / ASINH_GAIN
@@ -102,8 +120,8 @@ class PointsModality:
         origin = "unknown" if self.normalization == "minmax" else "camera"
         return {"points": points, "weight": weight, "points_origin": origin}
 
-    def _sky_points(self, clip: Clip) -> Float[Tensor, "b v h w 3"]:
-        """Where each pixel's ray, in the frame of the first camera, has gone SKY_DISTANCE median depths."""
+    def _sky_rays(self, clip: Clip) -> Float[Tensor, "b v h w 3"]:
+        """Each pixel's unit ray, in the frame of the first camera."""
         rays = pixel_rays_cam(clip.intrinsics, *clip.depth.shape[-2:])
         rotation = relative_to_first(clip.cam_to_world)[..., :3, :3]
-        return SKY_DISTANCE * torch.nn.functional.normalize(torch.einsum("bvij,bvhwj->bvhwi", rotation, rays), dim=-1)
+        return torch.nn.functional.normalize(torch.einsum("bvij,bvhwj->bvhwi", rotation, rays), dim=-1)

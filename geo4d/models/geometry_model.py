@@ -92,6 +92,10 @@ class GeometryModel(nn.Module):
         text = self.get_buffer("context")[:, :TEXT_TOKENS].expand(len(image), -1, -1)
         return torch.cat([text.to(image), image], dim=1)
 
+    def constant_context(self, windows: int, frames: int) -> Float[Tensor, "b m c"]:
+        """The context that is stored with the weights; a short window's frames get the tokens of their places."""
+        return self.get_buffer("context")[:, : TEXT_TOKENS + IMAGE_TOKENS * frames].expand(windows, -1, -1)
+
     def unet_forward(
         self,
         x_t: Float[Tensor, "b c v y x"],
@@ -103,8 +107,7 @@ class GeometryModel(nn.Module):
     ) -> Float[Tensor, "b c v y x"]:
         """v, given noisy latents and the frames' own; `context` defaults to the constant one."""
         if context is None and self.spec.context_tokens:
-            each = TEXT_TOKENS + IMAGE_TOKENS * x_t.shape[2]  # a short window's frames get the tokens of their places
-            context = self.get_buffer("context")[:, :each].expand(len(x_t), -1, -1)
+            context = self.constant_context(len(x_t), x_t.shape[2])
         inputs = torch.cat([x_t, condition.to(x_t.dtype)], dim=1).to(self.dtype)
         context = None if context is None else context.to(self.dtype)
         return self.unet(inputs, timesteps, context, fps, frame_index)

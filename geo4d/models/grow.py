@@ -72,6 +72,21 @@ def grow_model(
     return grown.train(model.training)
 
 
+def with_point_decoder(model: GeometryModel, blocks: int) -> GeometryModel:
+    """The model with a new point decoder, which starts at the image decoder; its uncertainty branch starts at random.
+
+    The other parts are shared with the old model.
+    """
+    with torch.device("meta"):
+        result = GeometryModel(replace(model.spec, uncertainty_blocks=blocks))
+    for name, part in model.named_children():
+        setattr(result, name, part)
+    result.point_decoder = model.autoencoder.make_decoder(uncertainty_blocks=blocks).to(model.device)
+    for name, buffer in model.named_buffers(recurse=False):
+        result.register_buffer(name, buffer)
+    return result.train(model.training)
+
+
 def _take(rows: Tensor, places: Sequence[int | None]) -> Tensor:
     """Rows of a tensor in a new order, zeros where there is none."""
     return torch.stack([torch.zeros_like(rows[0]) if place is None else rows[place] for place in places])

@@ -36,6 +36,10 @@ class LatentNormalizer(nn.Module):
         """Spread of each channel."""
         return self.get_buffer(f"{name}_std")
 
+    def is_fitted(self, name: str) -> bool:
+        """Whether the statistics are others than the released model's."""
+        return bool(self.get_buffer(f"{name}_mean").any() or (self.std(name) != 1 / SD_SCALE_FACTOR).any())
+
     def normalize(self, name: str, latents: Tensor) -> Tensor:
         """(n, 4, y, x) or (b, 4, v, y, x) from the autoencoder to the denoiser."""
         mean, std = self._statistics(name, latents)

@@ -15,7 +15,7 @@ class ModelSpec:
     autoencoder: dict[str, Any]
     modalities: tuple[str, ...] = ("points", "rays", "disparity")
     image_names: tuple[str, ...] = ("points", "ray_direction", "ray_moment", "disparity")  # one latent each
-    points_normalization: Literal["minmax", "asinh"] = "minmax"
+    points_normalization: Literal["minmax", "asinh", "mean"] = "minmax"
     uncertainty_blocks: int = 2  # of the point decoder; 0: there is none, and points are decoded like every image
     window_length: int = 16
     sampler: Literal["one_step", "ddim"] = "ddim"

@@ -1,7 +1,7 @@
-"""The denoiser's objective: part regression from zero input at the last step, part ordinary v-diffusion.
+"""The denoiser's objective: v-diffusion, and in a share of the clips regression from zero input at the last step.
 
 With zero input at t = 999 (zero terminal SNR) the network's -v is the posterior mean of x0: one step at inference. The
-rest of the batch, with t drawn towards high noise, keeps it a diffusion model that DDIM can sample.
+other clips keep it a diffusion model that DDIM can sample.
 """
 
 from __future__ import annotations
@@ -14,29 +14,15 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.diffusion.parameterization import add_noise, v_from, x0_from_v
 from geo4d.diffusion.schedule import Schedule
-from geo4d.modalities import Layout
+from geo4d.errors import ConfigError
+from geo4d.modalities import LATENT_CHANNELS, Layout, make_layout
+from geo4d.models.attention import TEXT_TOKENS
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.training.config import ObjectiveConfig
 from geo4d.training.loop_config import Draw
 
-CHANNEL_WEIGHT_FLOOR = 0.15
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Shares and weights of the hybrid objective."""
-
-    zero_share: float = 0.6  # of the clips: zero input at the last step
-    image_weights: tuple[float, ...] = (1.0, 0.4, 0.2, 1.0)  # in the order of the layout's images
-    squared_images: tuple[str, ...] = ("ray_direction",)  # L2; L1 elsewhere (moments of fast cameras would drown the rest)
-
-
-def channel_weights(model: GeometryModel, layout: Layout, config: ObjectiveConfig) -> Float[Tensor, "c"]:
-    """Weight of each latent channel: its share of the image's spread, with a floor, times the image's weight."""
-    weights = []
-    for name, image_weight in zip(layout.image_names, config.image_weights, strict=True):
-        std = model.normalizer.std(name).float()
-        weights.append(image_weight * (std / std.max()).clamp_min(CHANNEL_WEIGHT_FLOOR))
-    return torch.cat(weights)
+Numbers = dict[str, float]
+ALL_IMAGES = make_layout().image_names
 
 
 def diffusion_loss(
@@ -45,43 +31,137 @@ def diffusion_loss(
     schedule: Schedule,
     config: ObjectiveConfig,
     draw: Callable[[Draw], dict[str, Tensor]],
-) -> Callable[[Draw], tuple[Tensor, dict[str, float]]]:
-    """Loss of one batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps`."""
-    device = next(model.unet.parameters()).device
-    weights = channel_weights(model, layout, config).to(device)[None, :, None, None, None]
-    squared = torch.cat([torch.full((4,), float(name in config.squared_images)) for name in layout.image_names])
-    squared = squared.to(device)[None, :, None, None, None]
-    last = len(schedule.alphas_cumprod) - 1
+) -> Callable[[Draw], tuple[Tensor, Numbers]]:
+    """Loss of one micro-batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps`.
 
-    def loss(number: Draw) -> tuple[Tensor, dict[str, float]]:
-        generator = torch.Generator().manual_seed(number)
-        batch = {key: value.to(device) for key, value in draw(number).items()}
-        condition = model.normalizer.normalize("rgb", batch["rgb"].float())
-        x0 = layout.join({name: model.normalizer.normalize(name, batch[name].float()) for name in layout.image_names})
-        zero = (torch.rand(len(x0), generator=generator) < config.zero_share).to(device)
-        skewed = 1 - torch.rand(len(x0), generator=generator).square()
-        t = torch.where(zero, last, (skewed * last).round().long().to(device))
-        noise = torch.randn(x0.shape, generator=generator).to(device)
-        noise = torch.where(zero[:, None, None, None, None], 0.0, noise)
-        alpha = schedule.alphas_cumprod.to(device)[t]
-        x_t = add_noise(x0, noise, alpha)
-        v = model.unet_forward(x_t, condition, t, batch["fps"].float(), batch["frame_index"]).float()
-        return _hybrid(v, x0, noise, (x_t, alpha), (zero, weights, squared))
+    Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents' spread.
+    Raises ConfigError for images or conditions that the model does not have.
+    """
+    objective = _Objective(model, layout, schedule, config)
+
+    def loss(number: Draw) -> tuple[Tensor, Numbers]:
+        generator = torch.Generator().manual_seed(int(number))
+        batch = {key: value.to(objective.weights.device) for key, value in draw(number).items()}
+        return objective(batch, generator)
 
     return loss
 
 
-def _hybrid(
-    v: Tensor, x0: Tensor, noise: Tensor, state: tuple[Tensor, Tensor], parts: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, dict[str, float]]:
-    """L1 (L2 for cameras) on x0 where the input was zero, weighted L2 on v elsewhere."""
-    (x_t, alpha), (zero, weights, squared) = state, parts
-    error = x0_from_v(x_t, v, alpha) - x0
-    regression = torch.where(squared > 0, error.square(), error.abs()).mul(weights).mean(dim=(1, 2, 3, 4))
-    denoising = (v - v_from(x0, noise, alpha)).square().mul(weights).mean(dim=(1, 2, 3, 4))
-    numbers = {"samples": float(len(zero))}
-    if zero.any():
-        numbers["regression"] = float(regression[zero].detach().mean())
-    if (~zero).any():
-        numbers["denoising"] = float(denoising[~zero].detach().mean())
-    return torch.where(zero, regression, denoising).mean(), numbers
+@dataclass(frozen=True)
+class _Noisy:
+    """A batch on its way: clean latents, what was made of them, and which clips regress from zero."""
+
+    x0: Tensor
+    x_t: Tensor
+    noise: Tensor
+    alpha: Tensor  # (b,) cumulated
+    t: Tensor
+    zero: Tensor  # (b,) bool
+
+
+class _Objective:
+    """What stays the same from batch to batch."""
+
+    def __init__(self, model: GeometryModel, layout: Layout, schedule: Schedule, config: ObjectiveConfig) -> None:
+        unknown = sorted({*config.image_weights, *config.squared_images} - set(ALL_IMAGES))
+        if unknown:
+            raise ConfigError(f"There is no image {unknown[0]!r} to weigh; expected names out of {', '.join(ALL_IMAGES)}.")
+        if (config.drop_text or config.drop_both) and not model.spec.context_tokens:
+            raise ConfigError("This model has no text tokens that could be dropped; set drop_text and drop_both to 0.")
+        self.model, self.layout, self.schedule, self.config = model, layout, schedule, config
+        device = model.device
+        self.alphas = schedule.alphas_cumprod.to(device)
+        self.weights = channel_weights(model, layout, config).to(device)[None, :, None, None, None]
+        squared = [float(name in config.squared_images) for name in layout.image_names for _ in range(LATENT_CHANNELS)]
+        self.squared = torch.tensor(squared, device=device)[None, :, None, None, None] > 0
+        if config.pixel_weight:
+            for part in (model.autoencoder, getattr(model, "point_decoder", None)):
+                if part is not None:
+                    part.requires_grad_(requires_grad=False)
+
+    def __call__(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Numbers]:
+        model, layout = self.model, self.layout
+        condition = model.normalizer.normalize("rgb", batch["rgb"].float())
+        x0 = layout.join({name: model.normalizer.normalize(name, batch[name].float()) for name in layout.image_names})
+        state = self._noisy(x0, generator)
+        condition, context = self._dropped(condition, generator)
+        v = model.unet_forward(state.x_t, condition, state.t, batch["fps"].float(), batch["frame_index"], context).float()
+        predicted = x0_from_v(state.x_t, v, state.alpha)
+        value, numbers = self._latent_loss(state, v, predicted)
+        with torch.no_grad():
+            for name, error in layout.split((predicted - x0).abs()).items():
+                numbers[f"x0_{name}"] = float(error.mean())
+        if self.config.pixel_weight:
+            pixels = self._pixel_loss(state, predicted, generator)
+            numbers["pixels"] = float(pixels.detach())
+            value = value + self.config.pixel_weight * pixels
+        return value, numbers
+
+    def _noisy(self, x0: Tensor, generator: torch.Generator) -> _Noisy:
+        """Draws which clips regress, and time and noise of the others."""
+        last = len(self.alphas) - 1
+        zero = (torch.rand(len(x0), generator=generator) < self.config.zero_share).to(x0.device)
+        u = torch.rand(len(x0), generator=generator)
+        t = ((1 - u.square() if self.config.timesteps == "noisy" else u) * last).round().long().to(x0.device)
+        t = torch.where(zero, last, t)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        noise = torch.where(zero[:, None, None, None, None], 0.0, noise)
+        alpha = self.alphas[t]
+        return _Noisy(x0, add_noise(x0, noise, alpha), noise, alpha, t, zero)
+
+    def _latent_loss(self, state: _Noisy, v: Tensor, predicted: Tensor) -> tuple[Tensor, Numbers]:
+        """L1 (or L2) on x0 where the input was zero, L2 on v elsewhere; channels weighted."""
+        error = predicted - state.x0
+        regression = torch.where(self.squared, error.square(), error.abs()).mul(self.weights).mean(dim=(1, 2, 3, 4))
+        denoising = (v - v_from(state.x0, state.noise, state.alpha)).square().mul(self.weights).mean(dim=(1, 2, 3, 4))
+        numbers = {"samples": float(len(v))}
+        if state.zero.any():
+            numbers["regression"] = float(regression[state.zero].detach().mean())
+        if (~state.zero).any():
+            numbers["denoising"] = float(denoising[~state.zero].detach().mean())
+        return torch.where(state.zero, regression, denoising).mean(), numbers
+
+    def _pixel_loss(self, state: _Noisy, predicted: Tensor, generator: torch.Generator) -> Tensor:
+        """L1 between what the decoders make of predicted and of true latents, on a few frames.
+
+        Clips count by how much of x0 their input still tells; those that regress from zero count whole.
+        """
+        b, v = len(predicted), predicted.shape[2]
+        frames = torch.randperm(b * v, generator=generator)[: self.config.pixel_frames].to(predicted.device)
+        weight = torch.where(state.zero, 1.0, state.alpha)[frames // v]
+        total = predicted.new_zeros(())
+        pairs = zip(self.layout.split(predicted).items(), self.layout.split(state.x0).values(), strict=True)
+        for (name, own), true in pairs:
+            decoded = self._decode(name, own.movedim(2, 1).flatten(0, 1)[frames])
+            with torch.no_grad():
+                target = self._decode(name, true.movedim(2, 1).flatten(0, 1)[frames])
+            error = (decoded - target).abs().mean(dim=(1, 2, 3))
+            total = total + self.config.image_weights.get(name, 1.0) * (weight * error).mean()
+        return total
+
+    def _decode(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+        return self.model.decode_points(latents)[0] if name == "points" else self.model.decode_images(name, latents)
+
+    def _dropped(self, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Condition and context, of which some clips lose one or both; the image tower's tokens are constant already."""
+        c = self.config
+        if not (c.drop_text or c.drop_image or c.drop_both):
+            return condition, None
+        u = torch.rand(len(condition), generator=generator).to(condition.device)
+        text = (u < c.drop_text) | (u >= 1 - c.drop_both)
+        image = ((u >= c.drop_text) & (u < c.drop_text + c.drop_image)) | (u >= 1 - c.drop_both)
+        condition = torch.where(image[:, None, None, None, None], 0.0, condition)
+        if not self.model.spec.context_tokens:
+            return condition, None
+        context = self.model.constant_context(len(condition), condition.shape[2]).clone()
+        context[:, :TEXT_TOKENS] *= (~text)[:, None, None]
+        return condition, context
+
+
+def channel_weights(model: GeometryModel, layout: Layout, config: ObjectiveConfig) -> Float[Tensor, "c"]:
+    """Weight of each latent channel: its share of the image's spread, with a floor, times the image's weight."""
+    weights = []
+    for name in layout.image_names:
+        std = model.normalizer.std(name).float()
+        weights.append(config.image_weights.get(name, 1.0) * (std / std.max()).clamp_min(config.channel_floor))
+    return torch.cat(weights)

@@ -1,35 +1,50 @@
-"""The latent pool: clips encoded once into shards on disk, which any number of processes fill and one trains from."""
+"""The latent pool: clips encoded once into shards on disk, which any number of processes fill and read.
+
+    <pool>/320x512x16_000012.safetensors    rgb and each geometry image (b, 4, v, y, x) in half precision, frame_index, fps
+
+Shards are read where they lie: a batch costs its own bytes, however large the pool is.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
 from geo4d.modalities import Layout
 from geo4d.models.autoencoder import Autoencoder
-from geo4d.training.clips import Bucket, ClipBatch, pick_bucket, render_shard, rgb_images
+from geo4d.training.config import Length
+from geo4d.training.sources import ClipBatch, ClipSource, Place, pick, rgb_images
 
 logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+ENCODED_AT_ONCE = 64  # images
+MOST_OPEN = 256  # shards
 
 
 @torch.no_grad()
 def encode_batch(autoencoder: Autoencoder, layout: Layout, batch: ClipBatch) -> dict[str, Tensor]:
     """Posterior means: `rgb` and each image of the layout, (b, 4, v, y, x), as the autoencoder gives them."""
+    device = next(autoencoder.parameters()).device
     images = {"rgb": rgb_images(batch.clip), **layout.encode(batch.clip)}
     b, v = batch.frame_index.shape
     latents = {}
     for name, image in images.items():
-        flat = image.flatten(0, 1)
-        with torch.autocast(flat.device.type, torch.bfloat16):
-            mean = torch.cat([autoencoder.encode(part)[0] for part in flat.split(64)])
+        flat = image.flatten(0, 1).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            mean = torch.cat([autoencoder.encode(part)[0] for part in flat.split(ENCODED_AT_ONCE)])
         latents[name] = mean.float().unflatten(0, (b, v)).movedim(1, 2)
     return latents
 
@@ -39,62 +54,99 @@ class EncodeJob:
     """What one process does: shards `worker`, `worker + workers`, ... below `shards`."""
 
     directory: Path
-    buckets: Sequence[Bucket]
+    lengths: Sequence[Length]
     shards: int
-    split: int = 1
     worker: int = 0
     workers: int = 1
-    device: str = "cpu"
 
 
-def fill_pool(job: EncodeJob, autoencoder: Autoencoder, layout: Layout) -> None:
-    """Renders and encodes every shard of the job that is not there yet."""
+def fill_pool(
+    job: EncodeJob, source: ClipSource, autoencoder: Autoencoder, layout: Layout, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Renders or reads, and encodes, every shard of the job that is not there yet."""
     job.directory.mkdir(parents=True, exist_ok=True)
     for shard in range(job.worker, job.shards, job.workers):
-        bucket = pick_bucket(job.buckets, job.split, shard)
-        path = job.directory / f"{bucket.name}_{shard:06d}.npz"
-        if path.exists():
-            continue
-        batch = render_shard(bucket, job.split, shard, device=job.device)
-        arrays = {name: value.half().cpu().numpy() for name, value in encode_batch(autoencoder, layout, batch).items()}
-        temporary = path.with_suffix(f".tmp{job.worker}")
-        with temporary.open("wb") as file:
-            np.savez(file, frame_index=batch.frame_index.numpy(), fps=batch.fps.numpy(), **arrays)
-        os.replace(temporary, path)
-        logger.info("shard %d of %d", shard + 1, job.shards)
+        if not list(job.directory.glob(f"*_{shard:06d}{SUFFIX}")):
+            length = pick(job.lengths, [shard, 3])
+            batch = source.batch(Place(shard), length)
+            write_shard(job.directory, shard, batch, encode_batch(autoencoder, layout, batch))
+        if progress is not None:
+            progress(shard + 1, job.shards)
+
+
+def write_shard(directory: Path, shard: int, batch: ClipBatch, latents: dict[str, Tensor]) -> None:
+    """Writes one shard, in one move."""
+    height, width = batch.clip.depth.shape[-2:]
+    path = directory / f"{height}x{width}x{batch.frame_index.shape[1]}_{shard:06d}{SUFFIX}"
+    tensors = {name: value.half().cpu().contiguous() for name, value in latents.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({**tensors, "frame_index": batch.frame_index, "fps": batch.fps}, temporary)
+    os.replace(temporary, path)
 
 
 @dataclass
 class LatentPool:
-    """Reads the shards of a pool into memory, grouped by bucket; `refresh` picks up what was added since."""
+    """The shards of a folder, grouped by size and length. Raises InputError if there are none."""
 
     directory: Path
-    groups: dict[str, list[dict[str, np.ndarray]]] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
+    groups: dict[str, list[Path]] = field(init=False)
+    _open: OrderedDict[Path, Any] = field(init=False, default_factory=OrderedDict)
 
-    def refresh(self) -> int:
-        """Loads new shards and returns the number of frames in the pool."""
-        for path in sorted(self.directory.glob("*.npz")):
-            if path.name in self.seen:
-                continue
-            with np.load(path) as archive:
-                self.groups.setdefault(path.name.split("_")[0], []).append(dict(archive))
-            self.seen.add(path.name)
-        return sum(shard["frame_index"].size for shards in self.groups.values() for shard in shards)
+    def __post_init__(self) -> None:
+        self.groups = {}
+        for path in sorted(self.directory.glob(f"*{SUFFIX}")):
+            self.groups.setdefault(path.name.split("_")[0], []).append(path)
+        if not self.groups:
+            raise InputError(
+                f"There are no latents in {self.directory}; encode some first, by the stage of kind latents or geo4d data encode."
+            )
 
-    def draw(self, generator: np.random.Generator, *, frames: int, clip_frames: int) -> dict[str, Tensor]:
-        """A batch of about `frames` frames in clips of `clip_frames`, all from one bucket (chosen by its size).
+    def draw(self, at: Place, *, seed: int, frames: int, clip_frames: int, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Tensor]:
+        """A batch of about `frames` frames in clips of `clip_frames`, all of one size (any, or one of `sizes`), the same at every part.
 
-        Raises InputError if the pool has no such clips.
+        Raises InputError if the pool has no such clips, or a shard is broken.
         """
-        groups = {name: shards for name, shards in self.groups.items() if name.endswith(f"x{clip_frames}")}
-        if not groups:
-            raise InputError(f"The latent pool {self.directory} has no clips of {clip_frames} frames; encode some first.")
-        names = sorted(groups)
-        sizes = np.array([len(groups[name]) for name in names], dtype=float)
-        shards = groups[names[generator.choice(len(names), p=sizes / sizes.sum())]]
+        wanted = {f"{height}x{width}x{clip_frames}" for height, width in sizes}
+        names = sorted(name for name in self.groups if (name in wanted if wanted else name.endswith(f"x{clip_frames}")))
+        if not names:
+            raise InputError(
+                f"The latents in {self.directory} are of {', '.join(sorted(self.groups))}; none has {clip_frames} frames"
+                f"{' and one of the wanted sizes' if wanted else ''}. Encode some, or set other sizes."
+            )
+        counts = np.array([len(self.groups[name]) for name in names], dtype=float)
+        group = self.groups[names[np.random.default_rng([seed, at.step, 1]).choice(len(names), p=counts / counts.sum())]]
+        generator = np.random.default_rng([seed, at.number, 2])
         picks = []
         for _ in range(max(1, frames // clip_frames)):
-            shard = shards[generator.integers(len(shards))]
-            picks.append((shard, generator.integers(len(shard["fps"]))))
-        return {key: torch.from_numpy(np.stack([shard[key][i] for shard, i in picks])) for key in picks[0][0]}
+            path = group[generator.integers(len(group))]
+            picks.append(self._clip(path, float(generator.random())))
+        return {key: torch.stack([each[key] for each in picks]) for key in picks[0]}
+
+    def sample(self, size: tuple[int, int], shards: int) -> dict[str, Tensor]:
+        """All latents (n, 4, y, x) of the first shards of a size, of each length, by name."""
+        names = sorted(name for name in self.groups if name.startswith(f"{size[0]}x{size[1]}x"))
+        if not names:
+            raise InputError(
+                f"The latents in {self.directory} have none of {size[0]} x {size[1]} pixels, the model's own size; encode some."
+            )
+        archives = [self._archive(path) for name in names for path in self.groups[name][:shards]]
+        keys = [key for key in archives[0].keys() if key not in ("frame_index", "fps")]
+        return {key: torch.cat([a.get_tensor(key).movedim(2, 1).flatten(0, 1) for a in archives]).float() for key in keys}
+
+    def _clip(self, path: Path, where: float) -> dict[str, Tensor]:
+        archive = self._archive(path)
+        rows = {key: archive.get_slice(key) for key in archive.keys()}
+        index = int(where * rows["fps"].get_shape()[0])
+        clip = {key: row[index : index + 1][0] for key, row in rows.items()}
+        return {key: value.float() if value.is_floating_point() else value for key, value in clip.items()}
+
+    def _archive(self, path: Path) -> Any:
+        if path not in self._open:
+            try:
+                self._open[path] = safe_open(path, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"The latents {path} cannot be read ({error}); remove the file and encode again.") from error
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        return self._open[path]

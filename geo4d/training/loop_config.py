@@ -71,12 +71,18 @@ class Draw(int):
     step: int
     micro: int
     rank: int
+    parts: int  # micro-batches of all processes that make one step
+
+    @property
+    def part(self) -> int:
+        """Which of them this one is."""
+        return int(self) - self.step * self.parts
 
     @classmethod
     def at(cls, step: int, *, micro: int = 0, rank: int = 0, accumulate: int = 1, world: int = 1) -> Draw:
         """The micro-batch `micro` (of `accumulate`) of process `rank` (of `world`) in a step."""
         draw = cls((step * accumulate + micro) * world + rank)
-        draw.step, draw.micro, draw.rank = step, micro, rank
+        draw.step, draw.micro, draw.rank, draw.parts = step, micro, rank, accumulate * world
         return draw
 
     def seed(self, base: int) -> int:

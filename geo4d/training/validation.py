@@ -1,77 +1,98 @@
-"""A quick look at a model in training: depth error on fixed clips of a split of its own, one window each."""
+"""A quick look at a denoiser in training: a figure for every modality, on fixed clips of a split of its own, one window each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
-from geo4d._typing import Tensor
+from geo4d._typing import Bool, Float, Tensor
 from geo4d.diffusion.sampler import ddim, one_step
 from geo4d.diffusion.schedule import Schedule
 from geo4d.geometry.fitting import fit_scale_shift_l1
 from geo4d.modalities import Layout
 from geo4d.models.geometry_model import GeometryModel
-from geo4d.training.clips import Bucket, ClipBatch, render_shard, rgb_images
+from geo4d.training.config import Length
+from geo4d.training.sources import ClipBatch, Place, ProceduralSource, Size, rgb_images
 
 VALIDATION_SPLIT = 800001
+FRAMES = 8
+FARTHEST = 80.0  # of a depth from disparity, in units of the fit
+EVERY = 7  # pixels that a fit is made on
 
 
 def make_validator(
-    model: GeometryModel, layout: Layout, schedule: Schedule, *, clips: int = 24, frames: int = 8, ddim_steps: int = 0
+    model: GeometryModel, layout: Layout, schedule: Schedule, *, clips: int = 24, ddim_steps: int = 0
 ) -> Callable[[], dict[str, float]]:
-    """Renders the validation clips once; each call scores the model as it is then."""
+    """Renders the validation clips once; each call scores the model as it is then, as it is meant to be sampled.
+
+    That is medians over the clips of `abs_rel_points` and `abs_rel_disparity` (depth after one L1 scale and shift a clip),
+    `ray_direction_deg`, and `ray_moment` (error by the true moments' mean). Without clips there is nothing to score.
+    """
+    if clips < 1:
+        return dict
     height, width = model.spec.base_size
-    batch = render_shard(Bucket(height, width, frames, clips, 1.0), VALIDATION_SPLIT, 0)
+    batch = ProceduralSource([Size(height, width)], VALIDATION_SPLIT).batch(Place(0), Length(FRAMES, clips))
+    truth = layout.decode(layout.encode(batch.clip))
+    steps = ddim_steps or (model.spec.steps if model.spec.sampler == "ddim" else 0)
+
+    def sample(denoise: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> Tensor:
+        if not steps:
+            return one_step(denoise, like, schedule)
+        noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+        return ddim(denoise, noise, schedule, steps=steps)
 
     @torch.no_grad()
     def validate() -> dict[str, float]:
-        scores = _score(model, layout, batch, lambda denoise, like: one_step(denoise, like, schedule))
-        if ddim_steps:
-            noise = torch.Generator().manual_seed(0)
-
-            def sample(denoise: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> Tensor:
-                start = torch.randn(like.shape, generator=noise).to(like)
-                return ddim(denoise, start, schedule, steps=ddim_steps)
-
-            scores |= {f"ddim{ddim_steps}_{k}": v for k, v in _score(model, layout, batch, sample).items()}
-        return scores
+        return _score(_predict(model, layout, batch, sample), truth, batch)
 
     return validate
 
 
-def _score(model: GeometryModel, layout: Layout, batch: ClipBatch, sample: Callable[..., Tensor]) -> dict[str, float]:
-    """Median Abs Rel after one L1 scale and shift per clip, of depth from points (first camera's z) and disparity."""
-    device = next(model.unet.parameters()).device
+def _predict(model: GeometryModel, layout: Layout, batch: ClipBatch, sample: Callable[..., Tensor]) -> dict[str, Any]:
+    """Decoded fields of all clips."""
+    device = model.device
     with torch.autocast(device.type, torch.bfloat16):
         rgb = rgb_images(batch.clip).to(device)
         condition = model.encode_rgb(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]).movedim(1, 2)
         denoise = model.denoiser(condition, batch.fps.to(device), batch.frame_index.to(device))
         like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=device)
-        latents = layout.split(sample(denoise, like).float())
         images = {}
-        for name, latent in latents.items():
+        for name, latent in layout.split(sample(denoise, like).float()).items():
             flat = latent.movedim(2, 1).flatten(0, 1)
-            images[name] = model.decode_images(name, flat).float().unflatten(0, rgb.shape[:2]).cpu()
-    fields = layout.decode(images)
-    depth = {}
+            decoded = model.decode_points(flat)[0] if name == "points" else model.decode_images(name, flat)
+            images[name] = decoded.float().unflatten(0, rgb.shape[:2]).cpu()
+    return layout.decode(images)
+
+
+def _score(fields: dict[str, Any], truth: dict[str, Any], batch: ClipBatch) -> dict[str, float]:
+    valid, scores = batch.clip.valid, {}
     if "points" in fields:
-        depth["points"] = fields["points"][..., 2]
+        scores["abs_rel_points"] = _median_abs_rel(fields["points"][..., 2], truth["points"][..., 2], valid)
     if "disparity" in fields:
-        depth["disparity"] = fields["disparity"]
-    truth = {"points": batch.clip.depth, "disparity": 1 / batch.clip.depth.clamp_min(1e-3)}
-    return {f"abs_rel_{name}": _median_abs_rel(d, truth[name], batch.clip, name) for name, d in depth.items()}
+        scores["abs_rel_disparity"] = _median_abs_rel(fields["disparity"], 1 / batch.clip.depth.clamp_min(1e-3), valid, inverse=True)
+    if "ray_direction" in fields:
+        cosine = torch.nn.functional.cosine_similarity(fields["ray_direction"], truth["ray_direction"], dim=-1)
+        degrees = cosine.clamp(-1, 1).arccos().rad2deg().flatten(1).mean(dim=1)
+        error = (fields["ray_moment"] - truth["ray_moment"]).norm(dim=-1).flatten(1).mean(dim=1)
+        moment = truth["ray_moment"].norm(dim=-1).flatten(1).mean(dim=1)
+        scores |= {"ray_direction_deg": float(degrees.median()), "ray_moment": float((error / moment.clamp_min(1e-6)).median())}
+    return scores
 
 
-def _median_abs_rel(predicted: Tensor, target: Tensor, clip: object, name: str) -> float:
-    """Fits in the map's own space, scores in depth."""
+def _median_abs_rel(
+    predicted: Float[Tensor, "b v h w"], target: Float[Tensor, "b v h w"], valid: Bool[Tensor, "b v h w"], *, inverse: bool = False
+) -> float:
+    """Fits one L1 scale and shift a clip in the map's own space, scores in depth; `inverse` where the maps are of 1 / depth."""
     errors = []
     for i in range(len(predicted)):
-        mask = clip.valid[i].numpy()  # type: ignore[attr-defined]
+        mask = valid[i].numpy()
         x, y = predicted[i].numpy()[mask].astype(np.float64), target[i].numpy()[mask].astype(np.float64)
-        scale, shift = fit_scale_shift_l1(x[::7], y[::7])
+        scale, shift = fit_scale_shift_l1(x[::EVERY], y[::EVERY])
         fitted = scale * x + shift
-        depth, true = (fitted, y) if name == "points" else (1 / np.maximum(fitted, 1 / 80), 1 / y)
-        errors.append(np.mean(np.abs(np.maximum(depth, 1e-3) - true) / true))
+        depth, true = (1 / np.maximum(fitted, 1 / FARTHEST), 1 / y) if inverse else (fitted, y)
+        positive = true > 1e-3  # of points: what lies before the first camera
+        errors.append(np.mean(np.abs(np.maximum(depth, 1e-3) - true)[positive] / true[positive]))
     return float(np.median(errors))

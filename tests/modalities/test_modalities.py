@@ -31,7 +31,7 @@ def make_clip(*, frames: int = 3, height: int = 9, width: int = 14) -> Clip:
     return Clip(rgb, torch.where(valid, depth, 0.0), valid, sky, intrinsics_from_focal(focal, height, width), cam_to_world)
 
 
-@pytest.mark.parametrize("normalization", ["minmax", "asinh"])
+@pytest.mark.parametrize("normalization", ["minmax", "asinh", "mean"])
 def test_points_come_back(normalization):
     clip = make_clip()
     layout = make_layout(("points",), normalization=normalization)
@@ -43,7 +43,7 @@ def test_points_come_back(normalization):
     torch.testing.assert_close(fields["points"][clip.valid], expected[clip.valid].float(), atol=2e-5, rtol=2e-5)
     assert (fields["weight"][clip.valid] > 0).float().mean() > 0.95  # minmax: far to the side is out of range
     assert (fields["weight"][clip.sky] == 0).all()
-    assert fields["points_origin"] == {"minmax": "unknown", "asinh": "camera"}[normalization]
+    assert fields["points_origin"] == {"minmax": "unknown", "asinh": "camera", "mean": "camera"}[normalization]
 
 
 def test_minmax_is_the_released_normalization():
@@ -125,6 +125,6 @@ def test_a_window_without_valid_pixels_encodes_to_finite_images():
     empty = Clip(
         clip.rgb, torch.zeros_like(clip.depth), torch.zeros_like(clip.valid), torch.ones_like(clip.sky), clip.intrinsics, clip.cam_to_world
     )
-    for normalization in ("minmax", "asinh"):
+    for normalization in ("minmax", "asinh", "mean"):
         images = make_layout(normalization=normalization).encode(empty)
         assert all(image.isfinite().all() for image in images.values())

@@ -1,0 +1,211 @@
+"""What training choices are worth, on procedural clips: every variant sees the same frames in the same order.
+
+    python benchmarks/training.py overfit                    four clips learnt by heart, against what their exact latents decode to
+    python benchmarks/training.py objective  --pool POOL --model MODEL     options of the loss, two seeds
+    python benchmarks/training.py modalities --pool POOL --model MODEL     points; points and rays; all; two seeds
+    python benchmarks/training.py table training_objective.json ...        Markdown of what was measured
+
+POOL and MODEL are what the stages 2_latents and 3_point_decoder of configs/train/small leave. Variants are trained for --steps of 32
+frames and scored on clips of a split of their own; results are kept in --out, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
+from geo4d.models.storage import load_model
+from geo4d.pipeline import Geo4D, InferConfig
+from geo4d.training.config import Length
+from geo4d.training.latents import encode_batch, write_shard
+from geo4d.training.recipe import load_recipe, run_stage
+from geo4d.training.sources import ClipBatch, Place, ProceduralSource, Size
+from geo4d.training.start import layout_of
+
+SPLIT = 810001  # clips of the ablations
+OVERFIT_STREAM = 98
+CLIPS, FRAMES = 24, 24
+SEEDS = (0, 1)
+SHOWN = ("abs_rel", "delta1", "abs_rel_median_scale", "ate_scale", "rotation_deg", "focal_error")
+OBJECTIVE = {  # settings beside those of configs/train/small
+    "hybrid, short clips first": [],
+    "plain diffusion (the paper's)": ["denoiser.objective.zero_share=0", "denoiser.objective.timesteps=uniform"],
+    "diffusion, noisy steps": ["denoiser.objective.zero_share=0"],
+    "one-step regression": ["denoiser.objective.zero_share=1"],
+    "hybrid, whole windows alone": ["denoiser.short_share=0"],
+    "hybrid, pixel loss": ["denoiser.objective.pixel_weight=0.5"],
+}
+MODALITIES = {
+    "points": ["modalities=[points]"],
+    "points, rays": ["modalities=[points,rays]"],
+    "points, rays, disparity": ["modalities=[points,rays,disparity]"],
+}
+
+
+def predictor(model: Any, *, steps: int | None = None) -> Callable[[TrueClip], Any]:
+    """The pipeline without tracks: the network alone is what is compared."""
+    pipeline, config = Geo4D(model), InferConfig(tracks=False, steps=steps)
+
+    def predict(clip: TrueClip) -> Any:
+        video = pipeline.read(clip.frames, config)
+        return pipeline.reconstruct(replace(video, timestamps=clip.timestamps, fps=1 / float(np.diff(clip.timestamps).mean())), config)
+
+    return predict
+
+
+def score_model(model: Any, *, steps: int | None = None, clips: int = CLIPS) -> dict[str, float]:
+    """Medians over the clips of the ablations."""
+    dataset, predict = SyntheticSet(SPLIT, clips, FRAMES), predictor(model, steps=steps)
+    scores = []
+    for index in range(clips):
+        clip = render_true_clip(dataset, index)
+        scores.append(score_reconstruction(clip, predict(clip)))
+    return {name: float(np.median([score[name] for score in scores])) for name in SHOWN}
+
+
+def run_variants(variants: dict[str, list[str]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Trains and scores every variant with every seed; one JSON line each as soon as it is there."""
+    out = Path(args.out) / args.part
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for seed in args.seeds:
+        for number, (name, words) in enumerate(variants.items()):
+            file = out / f"{number}_{seed}.json"
+            if not file.exists():
+                file.write_text(json.dumps(run_variant(name, words, seed, args), indent=1))
+            results.append(json.loads(file.read_text()))
+            logging.info("%s", json.dumps(results[-1]))
+    return results
+
+
+def run_variant(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One run of the denoiser from random weights, on the autoencoder and the pool that are given."""
+    folder = f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+    loop = [f"loop.steps={args.steps}", "loop.learning_rate=1e-3", "loop.checkpoint_minutes=2", "loop.final_share=0.02"]
+    base = [f"out={args.out}/{args.part}/runs", f"name={folder}", "kind=denoiser", f"start={args.model}", f"denoiser.latents={args.pool}"]
+    size = ["data.sizes=[{height: 64, width: 96}]", f"seed={seed}", "modalities=[points,rays,disparity]", "validation.clips=0"]
+    common = Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml"
+    (config,) = load_recipe([common], [*loop, *base, *size, "validation.quick_clips=0", *words])
+    started = time.process_time()
+    directory = run_stage(config)
+    seconds = time.process_time() - started
+    model = load_model(directory / "model")
+    scores = {"one step": score_model(model, steps=0)}
+    if config.denoiser.objective.zero_share < 1:
+        scores["5 DDIM steps"] = score_model(model, steps=5)
+    return {"variant": name, "seed": seed, "steps": args.steps, "frames": 32 * args.steps, "cpu_seconds": round(seconds), **scores}
+
+
+def overfit(args: argparse.Namespace) -> dict[str, Any]:
+    """Four clips, all modalities: Abs Rel of the model that learnt them, and of their exact latents, through the whole pipeline."""
+    out = Path(args.out) / "overfit"
+    model = load_model("small")
+    height, width = model.spec.base_size
+    batch = ProceduralSource([Size(height, width)], OVERFIT_STREAM).batch(Place(0), Length(16, 4))
+    latents = encode_batch(model.autoencoder, layout_of(model), batch)
+    if not list((out / "pool").glob("*")):
+        (out / "pool").mkdir(parents=True)
+        write_shard(out / "pool", 0, batch, latents)
+    words = [f"out={out}", "name=model", "kind=denoiser", "start=small", f"denoiser.latents={out}/pool", "denoiser.objective.zero_share=1"]
+    words += [
+        "denoiser.batch_frames=64",
+        f"loop.steps={args.steps}",
+        "loop.learning_rate=1e-3",
+        "validation.clips=0",
+        "loop.flat_share=0.3",
+        f"data.sizes=[{{height: {height}, width: {width}}}]",
+    ]
+    directory = run_stage(load_recipe([], [*words, "validation.quick_clips=0"])[0])
+    clips = [true_clip(batch, index) for index in range(4)]
+    own, exact = predictor(load_model(directory / "model"), steps=0), exact_predictor(model, latents)
+    rows = []
+    for index, clip in enumerate(clips):
+        numbers = [score_reconstruction(clip, predict)["abs_rel"] for predict in (own(clip), exact(clip, index))]
+        rows.append({"clip": index, "learnt": numbers[0], "exact latents": numbers[1]})
+    mean = {key: float(np.mean([row[key] for row in rows])) for key in ("learnt", "exact latents")}
+    return {"steps": args.steps, "clips": rows, "mean": mean, "difference": mean["learnt"] - mean["exact latents"]}
+
+
+def exact_predictor(model: Any, latents: dict[str, torch.Tensor]) -> Callable[[TrueClip, int], Any]:
+    """The pipeline around a denoiser that knows the answer: v = -x0 at the last step."""
+    layout = layout_of(model)
+    x0 = layout.join({name: model.normalizer.normalize(name, latents[name].half().float()) for name in layout.image_names})
+    predict = predictor(model, steps=0)
+
+    def exact(clip: TrueClip, index: int) -> Any:
+        model.unet_forward = lambda x_t, *rest: -x0[index : index + 1]
+        try:
+            return predict(clip)
+        finally:
+            del model.unet_forward
+
+    return exact
+
+
+def true_clip(batch: ClipBatch, index: int) -> TrueClip:
+    """One clip of a training batch as a user would have it."""
+    clip = batch.clip.map(lambda value: value[index])
+    return TrueClip(
+        frames=clip.rgb.mul(255).round().byte().numpy(),
+        timestamps=np.arange(len(clip.rgb)) / float(batch.fps[index]),
+        depth=clip.depth.numpy(),
+        valid=clip.valid.numpy(),
+        dynamic=np.zeros(clip.valid.shape, bool),
+        intrinsics=clip.intrinsics.double().numpy(),
+        cam_to_world=clip.cam_to_world.double().numpy(),
+    )
+
+
+def table(files: list[str]) -> str:
+    """Mean over the seeds and their half range, one row a variant and sampler."""
+    lines = ["| variant | sampler | " + " | ".join(SHOWN) + " | CPU s |", "| --- " * (len(SHOWN) + 3) + "|"]
+    for file in files:
+        results = json.loads(Path(file).read_text())["results"]
+        for name in dict.fromkeys(result["variant"] for result in results):
+            own = [result for result in results if result["variant"] == name]
+            for sampler in ("one step", "5 DDIM steps"):
+                if sampler in own[0]:
+                    values = np.array([[result[sampler][key] for key in SHOWN] for result in own])
+                    cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)]
+                    lines.append(f"| {name} | {sampler} | {' | '.join(cells)} | {np.mean([r['cpu_seconds'] for r in own]):.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs one part and writes training_PART.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["overfit", "objective", "modalities", "table"])
+    parser.add_argument("files", nargs="*", help="results to print (table)")
+    parser.add_argument("--pool", default="runs/small/2_latents")
+    parser.add_argument("--model", default="runs/small/3_point_decoder/model")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--out", default="runs/ablations")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(1)
+    if args.part == "table":
+        sys.stdout.write(table(args.files) + "\n")
+        return
+    if args.part == "overfit":
+        result: dict[str, Any] = overfit(args)
+    else:
+        result = {"results": run_variants({"objective": OBJECTIVE, "modalities": MODALITIES}[args.part], args)}
+    file = Path(args.out) / f"training_{args.part}.json"
+    file.write_text(json.dumps(result, indent=1))
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

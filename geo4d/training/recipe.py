@@ -1,0 +1,137 @@
+"""Recipes: a folder of stage files, run in the order of their names, each from where it was left.
+
+    configs/train/small/common.yaml     what all its stages share; read first
+    configs/train/small/1_*.yaml        the stages
+
+A stage names the model it begins with, so every file can also be run alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from geo4d.config import load_config, save_config
+from geo4d.errors import ConfigError
+from geo4d.models.geometry_model import GeometryModel
+from geo4d.models.storage import save_folder, save_model
+from geo4d.training import ranks
+from geo4d.training.config import StageConfig
+from geo4d.training.stages import (
+    Stage,
+    Validate,
+    run_autoencoder,
+    run_denoiser,
+    run_latents,
+    run_point_decoder,
+)
+from geo4d.training.start import starting_model
+
+logger = logging.getLogger(__name__)
+
+COMMON, SETTINGS, MODEL, DONE = "common.yaml", "config.yaml", "model", "finished"
+MAY_DIFFER = {"device", "latents", "validation", "export"}  # settings that do not make another model of a finished stage
+FIXED_LATENTS = {"modalities"}
+TRAINED: dict[str, Callable[[Stage], GeometryModel]] = {
+    "autoencoder": run_autoencoder,
+    "point_decoder": run_point_decoder,
+    "denoiser": run_denoiser,
+}
+
+
+def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> list[StageConfig]:
+    """The stages of files and folders, in order; `key=value` words hold for all of them.
+
+    Raises ConfigError for paths that are not there, settings that do not exist, and two stages of one name.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.glob("*.yaml") if file.name != COMMON)
+            if not found:
+                raise ConfigError(f"{path} holds no stage; expected files such as 1_points.yaml.")
+            files += found
+        else:
+            files.append(path)
+    if not files and not overrides:
+        raise ConfigError("Nothing to train; give a folder of stages (configs/train/small) or a stage's file.")
+    stages = [_load_stage(file, overrides) for file in files] or [_named(load_config(StageConfig, [], overrides), "stage")]
+    places = [Path(stage.out) / stage.name for stage in stages]
+    if len(set(places)) < len(places):
+        raise ConfigError(f"Two stages would write to {max(places, key=places.count)}; name them differently.")
+    return stages
+
+
+def _load_stage(file: Path, overrides: Sequence[str]) -> StageConfig:
+    common = file.parent / COMMON
+    return _named(load_config(StageConfig, [*([common] if common.exists() else []), file], overrides), file.stem)
+
+
+def _named(config: StageConfig, name: str) -> StageConfig:
+    return config if config.name else replace(config, name=name)
+
+
+def run_recipe(stages: Sequence[StageConfig], validate: Validate | None = None) -> None:
+    """Runs the stages in order; those that are finished are passed over, one that was stopped goes on."""
+    for number, config in enumerate(stages):
+        logger.info("stage %d of %d: %s", number + 1, len(stages), config.name)
+        run_stage(config, validate)
+
+
+def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
+    """Runs one stage and returns its folder. Raises ConfigError if it is finished there, with other settings."""
+    directory = Path(config.out) / config.name
+    device = ranks.choose_device(config.device)
+    if ranks.from_main(_is_finished(config, directory) if ranks.is_main() else None):
+        logger.info("%s is finished", directory)
+        return directory
+    with ranks.main_first():
+        if ranks.is_main():
+            directory.mkdir(parents=True, exist_ok=True)
+            save_config(config, directory / SETTINGS)
+    model = starting_model(config, device)
+    stage = Stage(config, directory, model, device, validate)
+    if config.kind == "latents":
+        run_latents(stage)
+    else:
+        model = TRAINED[config.kind](stage)
+    with ranks.main_first():
+        if ranks.is_main():
+            _finish(config, directory, None if config.kind == "latents" else model)
+    return directory
+
+
+def _finish(config: StageConfig, directory: Path, model: GeometryModel | None) -> None:
+    if model is not None:
+        shutil.rmtree(directory / MODEL, ignore_errors=True)  # of a process that was killed here
+        save_folder(model.eval(), directory / MODEL, notes={"stage": config.name})
+        if config.export is not None:
+            path = Path(config.export)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_model(model, path, dtype=torch.float16, notes={"stage": config.name})
+            logger.info("wrote %s", path)
+    temporary = directory / f"{DONE}.tmp"
+    save_config(config, temporary)
+    os.replace(temporary, directory / DONE)
+
+
+def _is_finished(config: StageConfig, directory: Path) -> bool:
+    """Whether the stage's result is there, made with these settings."""
+    if not (directory / DONE).exists():
+        return False
+    before, now = OmegaConf.load(directory / DONE), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    changed = sorted(key for key in map(str, now) if key not in MAY_DIFFER and before.get(key) != now[key])
+    changed += [f"latents.{key}" for key in map(str, now.latents) if key in FIXED_LATENTS and before.latents.get(key) != now.latents[key]]
+    if changed:
+        raise ConfigError(
+            f"The stage in {directory} is finished, with other settings of {', '.join(changed)}; remove the folder to run it "
+            "anew, or choose another out."
+        )
+    return config.kind != "latents" or before.latents.shards >= now.latents.shards  # more shards are added to those there

@@ -1,0 +1,169 @@
+"""Stages from nothing to a model that reconstructs; killed ones go on to the same weights; what cannot be is said in a sentence."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geo4d.cli import main
+from geo4d.config import load_config
+from geo4d.errors import ConfigError, InputError
+from geo4d.models.storage import load_model
+from geo4d.pipeline import Geo4D
+from geo4d.training import stages as room
+from geo4d.training.config import StageConfig
+from geo4d.training.recipe import load_recipe, run_recipe, run_stage
+from geo4d.training.start import starting_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
+QUICK = ["loop.steps=6", "loop.warmup_steps=2", "loop.log_every=2", "loop.checkpoint_steps=2", "loop.tensorboard=false"]
+QUICK += ["validation.clips=0", "validation.quick_clips=2", "autoencoder.shards=1", "autoencoder.clips=8", "device=cpu"]
+QUICK += ["latents.shards=8", "data.lengths=[{frames: 2, clips: 4, share: 0.6}, {frames: 8, clips: 2, share: 0.4}]"]
+
+
+def recipe(out, *words):
+    return load_recipe([CONFIGS / "tiny"], [f"out={out}", *QUICK, *words])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a whole run, of six steps a stage."""
+    out = tmp_path_factory.mktemp("run")
+    run_recipe(recipe(out))
+    return out
+
+
+def test_all_stages_give_a_model_that_reconstructs(finished):
+    model = load_model(finished / "tiny.safetensors")
+    assert model.spec.name == "tiny" and model.spec.modalities == ("points", "rays", "disparity") and model.spec.uncertainty_blocks == 1
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    assert (model.decode_images("rgb", model.encode_rgb(images)) - images).abs().mean() < 0.7
+    assert model.normalizer.is_fitted("points") and model.normalizer.is_fitted("disparity")
+    result = Geo4D(model).reconstruct(np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8), tracks=False)
+    assert result.depth.shape == (4, 32, 48)
+
+
+def test_each_stage_logs_every_modality(finished):
+    lines = [json.loads(line) for line in (finished / "7_disparity" / "log.jsonl").read_text().splitlines()]
+    names = set().union(*lines)
+    assert {"x0_points", "x0_ray_direction", "x0_ray_moment", "x0_disparity", "abs_rel_points", "abs_rel_disparity"} <= names
+    assert {"ray_direction_deg", "ray_moment", "samples_per_second"} <= names
+
+
+def test_a_stage_grows_the_model_of_the_last(finished):
+    before, after = load_model(finished / "5_sizes" / "model"), load_model(finished / "6_rays" / "model")
+    assert before.spec.modalities == ("points",) and after.spec.modalities == ("points", "rays")
+    (config,) = load_recipe([CONFIGS / "tiny" / "6_rays.yaml"], [f"out={finished}"])
+    grown = starting_model(config, torch.device("cpu")).eval()
+    x, condition, t = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 4, 2, 4, 6), torch.tensor([500])
+    rest = torch.tensor([24.0]), torch.tensor([[0, 1]])
+    with torch.no_grad():
+        old = before.unet_forward(x, condition, t, *rest)
+        new = grown.unet_forward(torch.cat([x, torch.randn(1, 8, 2, 4, 6)], dim=1), condition, t, *rest)
+    torch.testing.assert_close(new[:, :4], old, atol=1e-5, rtol=1e-4)
+    assert not new[:, 4:].any()
+
+
+def test_finished_stages_are_passed_over_and_others_refused(finished, monkeypatch):
+    monkeypatch.setattr(room, "TrainingLoop", None)  # nothing may be trained
+    run_recipe(recipe(finished))
+    with pytest.raises(ConfigError, match="finished, with other settings of loop"):
+        run_recipe(recipe(finished, "loop.learning_rate=0.5"))
+
+
+@pytest.mark.parametrize("stage", [3, 6, 7], ids=["points", "disparity", "point_decoder"])
+def test_a_killed_stage_goes_on_to_the_same_weights(finished, tmp_path, monkeypatch, stage):
+    config = replace(recipe(finished)[stage], out=str(tmp_path), export=None)
+    write = room.TrainingLoop.save
+
+    def save_and_die(loop):
+        write(loop)
+        if loop.step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(room.TrainingLoop, "save", save_and_die)
+        run_stage(config)
+    run_stage(config)
+    own, whole = (load_model(folder / config.name / "model").state_dict() for folder in (tmp_path, finished))
+    assert own.keys() == whole.keys() and all(torch.equal(own[key], whole[key]) for key in own)
+    lines = [(folder / config.name / "log.jsonl").read_text().splitlines() for folder in (tmp_path, finished)]
+    mine, theirs = ([entry["loss"] for entry in map(json.loads, each) if "loss" in entry] for each in lines)
+    assert mine == theirs and len(mine) == 3
+
+
+def test_full_tuning_changes_how_points_are_normalised(finished, tmp_path):
+    words = [f"out={tmp_path}", "name=tuned", "kind=autoencoder", f"start={finished}/5_sizes/model", "autoencoder.normalization=mean"]
+    (config,) = load_recipe([], [*QUICK, *words, "data.sizes=[{height: 32, width: 48}]"])
+    tuned, before = load_model(run_stage(config) / "model"), load_model(finished / "5_sizes" / "model")
+    assert tuned.spec.points_normalization == "mean"
+    weight = "encoder.conv_in.weight"
+    assert not torch.equal(tuned.autoencoder.state_dict()[weight], before.autoencoder.state_dict()[weight])
+
+
+def test_more_latents_are_added_to_those_there(finished, tmp_path):
+    config = replace(recipe(tmp_path)[1], start=str(finished / "1_autoencoder" / "model"))
+    run_stage(replace(config, latents=replace(config.latents, shards=1)))
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / config.name).glob("*.safetensors")}
+    run_stage(replace(config, latents=replace(config.latents, shards=3)))
+    paths = list((tmp_path / config.name).glob("*.safetensors"))
+    assert len(paths) == 3 and all(path.stat().st_mtime_ns == time for path, time in first.items())
+
+
+def test_every_recipe_ends_with_all_modalities():
+    for folder in CONFIGS.iterdir():
+        stages = load_recipe([folder])
+        denoisers = [stage for stage in stages if stage.kind == "denoiser"]
+        assert [stage.modalities for stage in denoisers] == [("points",), ("points",), ("points", "rays"), ("points", "rays", "disparity")]
+        places = {f"{stage.out}/{stage.name}/model" for stage in stages}
+        assert all(stage.start is None or stage.start in places or stage is stages[0] for stage in stages)
+        assert len(denoisers[0].data.sizes) == 1 < len(denoisers[1].data.sizes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["preset=tiny", "start=small"], "either start=MODEL or preset=NAME"),
+        (["preset=huge"], "no preset 'huge'"),
+        (["start=small", "modalities=[points]"], "predicts rays, disparity already"),
+        (["preset=tiny", "denoiser.latents=nowhere"], "no latents in nowhere"),
+        (["preset=tiny", "denoiser.fit_statistics=true"], "needs a pool"),
+        (["preset=tiny", "denoiser.objective.image_weights={normals: 1}"], "no image 'normals'"),
+        (["preset=tiny", "denoiser.objective.drop_text=0.1"], "no text tokens"),
+        (["preset=tiny", "data.sets={spring: {kind: spring}}"], "data.sets.spring.root=FOLDER"),
+    ],
+)
+def test_what_cannot_be_is_said(tmp_path, words, message):
+    (config,) = load_recipe([], [f"out={tmp_path}", *QUICK, *words])
+    with pytest.raises((ConfigError, InputError), match=message):
+        run_stage(config)
+
+
+def test_paths_that_hold_no_stage(tmp_path):
+    with pytest.raises(ConfigError, match="holds no stage"):
+        load_recipe([tmp_path])
+    with pytest.raises(ConfigError, match="Nothing to train"):
+        load_recipe([])
+    with pytest.raises(ConfigError, match="Two stages would write"):
+        load_recipe([CONFIGS / "tiny"], ["name=same"])
+    with pytest.raises(ConfigError, match="did you mean"):
+        load_config(StageConfig, overrides=["denoiser.short_shares=1"])
+
+
+def test_the_command_lists_a_recipe(capsys):
+    assert main(["train", str(CONFIGS / "small"), "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "runs/small/6_rays  denoiser  from runs/small/5_sizes/model  modalities points rays" in out
+
+
+@pytest.mark.slow
+def test_the_tiny_recipe_learns_within_minutes(tmp_path):
+    assert main(["train", str(CONFIGS / "tiny"), f"out={tmp_path}", "device=cpu"]) == 0
+    for stage in ("4_points", "7_disparity"):
+        losses = [json.loads(line).get("loss") for line in (tmp_path / stage / "log.jsonl").read_text().splitlines()]
+        losses = [loss for loss in losses if loss is not None]
+        assert losses[-1] < losses[0]
+    assert (tmp_path / "7_disparity" / "validation").is_dir()
