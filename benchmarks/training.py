@@ -3,10 +3,13 @@
     python benchmarks/training.py overfit                    four clips learnt by heart, against what their exact latents decode to
     python benchmarks/training.py objective  --pool POOL --model MODEL     options of the loss, two seeds
     python benchmarks/training.py modalities --pool POOL --model MODEL     points; points and rays; all; two seeds
+    python benchmarks/training.py decoder    --run RUN       decoders of point maps on one trained denoiser, two seeds (the paper's Table 7)
+    python benchmarks/training.py tuning     --run RUN       the whole autoencoder tuned, by the normalisation of point maps, two seeds
     python benchmarks/training.py table training_objective.json ...        Markdown of what was measured
 
-POOL and MODEL are what the stages 2_latents and 3_point_decoder of configs/train/small leave. Variants are trained for --steps of 32
-frames and scored on clips of a split of their own; results are kept in --out, so that a run that was stopped goes on.
+RUN is the folder of a finished configs/train/small; POOL and MODEL are what its stages 2_latents and 3_point_decoder left. Variants are
+trained for --steps (the denoiser: of 32 frames) and scored on clips of a split of their own; results are kept in --out, so that a run
+that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import numpy as np
 import torch
 
 from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
+from geo4d.modalities import make_layout
+from geo4d.models.grow import with_point_decoder
 from geo4d.models.storage import load_model
 from geo4d.pipeline import Geo4D, InferConfig
 from geo4d.training.config import Length
@@ -46,11 +51,24 @@ OBJECTIVE = {  # settings beside those of configs/train/small
     "hybrid, whole windows alone": ["denoiser.short_share=0"],
     "hybrid, pixel loss": ["denoiser.objective.pixel_weight=0.5"],
 }
+DECODER = {
+    "image decoder": [],
+    "point decoder, exact latents": ["point_decoder.predicted_share=0"],
+    "point decoder, 70 % predicted latents": ["point_decoder.predicted_share=0.7"],
+}
+TUNING = {
+    "autoencoder, asinh": ["autoencoder.normalization=asinh"],
+    "autoencoder, mean distance": ["autoencoder.normalization=mean"],
+    "autoencoder, min-max": ["autoencoder.normalization=minmax"],
+}
 MODALITIES = {
     "points": ["modalities=[points]"],
     "points, rays": ["modalities=[points,rays]"],
     "points, rays, disparity": ["modalities=[points,rays,disparity]"],
 }
+
+
+Run = Callable[[str, list[str], int, argparse.Namespace], dict[str, Any]]
 
 
 def predictor(model: Any, *, steps: int | None = None) -> Callable[[TrueClip], Any]:
@@ -74,8 +92,8 @@ def score_model(model: Any, *, steps: int | None = None, clips: int = CLIPS) -> 
     return {name: float(np.median([score[name] for score in scores])) for name in SHOWN}
 
 
-def run_variants(variants: dict[str, list[str]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Trains and scores every variant with every seed; one JSON line each as soon as it is there."""
+def run_variants(variants: dict[str, list[str]], run: Run, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Trains and scores every variant with every seed; one JSON file each as soon as it is there."""
     out = Path(args.out) / args.part
     out.mkdir(parents=True, exist_ok=True)
     results = []
@@ -83,28 +101,87 @@ def run_variants(variants: dict[str, list[str]], args: argparse.Namespace) -> li
         for number, (name, words) in enumerate(variants.items()):
             file = out / f"{number}_{seed}.json"
             if not file.exists():
-                file.write_text(json.dumps(run_variant(name, words, seed, args), indent=1))
+                started = time.process_time()
+                scores = run(name, words, seed, args)
+                seconds = round(time.process_time() - started)
+                entry = {"variant": name, "seed": seed, "steps": args.steps, "cpu_seconds": seconds, **scores}
+                file.write_text(json.dumps(entry, indent=1))
             results.append(json.loads(file.read_text()))
             logging.info("%s", json.dumps(results[-1]))
     return results
 
 
-def run_variant(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
+def folder_of(name: str, seed: int) -> str:
+    """A stage's name for a variant."""
+    return f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+
+
+def run_denoiser(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One run of the denoiser from random weights, on the autoencoder and the pool that are given."""
-    folder = f"{name.replace(' ', '_').replace(',', '')}_{seed}"
+    folder = folder_of(name, seed)
     loop = [f"loop.steps={args.steps}", "loop.learning_rate=1e-3", "loop.checkpoint_minutes=2", "loop.final_share=0.02"]
     base = [f"out={args.out}/{args.part}/runs", f"name={folder}", "kind=denoiser", f"start={args.model}", f"denoiser.latents={args.pool}"]
     size = ["data.sizes=[{height: 64, width: 96}]", f"seed={seed}", "modalities=[points,rays,disparity]", "validation.clips=0"]
     common = Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml"
     (config,) = load_recipe([common], [*loop, *base, *size, "validation.quick_clips=0", *words])
-    started = time.process_time()
-    directory = run_stage(config)
-    seconds = time.process_time() - started
-    model = load_model(directory / "model")
+    model = load_model(run_stage(config) / "model")
     scores = {"one step": score_model(model, steps=0)}
     if config.denoiser.objective.zero_share < 1:
         scores["5 DDIM steps"] = score_model(model, steps=5)
-    return {"variant": name, "seed": seed, "steps": args.steps, "frames": 32 * args.steps, "cpu_seconds": round(seconds), **scores}
+    return scores
+
+
+def run_decoder(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A decoder of point maps for the denoiser of a finished run; without settings the image decoder serves as it is."""
+    start = f"{args.run}/7_disparity/model"
+    if not words:
+        model = with_point_decoder(load_model(start), 0)
+    else:
+        base = [f"out={args.out}/{args.part}/runs", f"name={folder_of(name, seed)}", "kind=point_decoder", f"start={start}", f"seed={seed}"]
+        base += [f"loop.steps={args.steps}", "loop.learning_rate=3e-4", "point_decoder.blocks=1"]
+        common = Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml"
+        model = load_model(run_stage(load_recipe([common], [*base, *words])[0]) / "model")
+    return {"one step": {**score_model(model.eval(), steps=0), **reconstruction(model)}}
+
+
+def run_tuning(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Tunes a finished run's autoencoder, encodes pairs with it, and trains a denoiser on them from random weights."""
+    out, common = (
+        f"{args.out}/{args.part}/{folder_of(name, seed)}",
+        Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml",
+    )
+    shared = [f"out={out}", f"seed={seed}", "data.sizes=[{height: 64, width: 96}]", "validation.clips=0", "validation.quick_clips=0"]
+    shared += ["data.lengths=[{frames: 2, clips: 128, share: 0.8}, {frames: 16, clips: 16, share: 0.2}]"]
+    tune = [
+        "name=tuned",
+        "kind=autoencoder",
+        f"start={args.run}/1_autoencoder/model",
+        f"loop.steps={args.steps}",
+        "loop.learning_rate=5e-4",
+    ]
+    pool = ["name=latents", "kind=latents", f"start={out}/tuned/model", "latents.shards=80"]
+    train = ["name=denoiser", "kind=denoiser", f"start={out}/tuned/model", f"denoiser.latents={out}/latents", f"loop.steps={args.steps}"]
+    train += ["modalities=[points,rays,disparity]", "loop.learning_rate=1e-3"]
+    for stage in ([*tune, *words], pool, train):
+        directory = run_stage(load_recipe([common], [*shared, *stage])[0])
+    model = load_model(directory / "model")
+    return {"one step": {**score_model(model, steps=0), **reconstruction(model)}}
+
+
+def reconstruction(model: Any, clips: int = 64) -> dict[str, float]:
+    """Relative error of depth from point maps that are encoded and decoded: mean and median over the pixels of pairs of frames."""
+    layout = layout_of(model)
+    height, width = model.spec.base_size
+    batch = ProceduralSource([Size(height, width)], SPLIT).batch(Place(0), Length(2, clips))
+    images = layout.encode(batch.clip)["points"].flatten(0, 1)
+    with torch.no_grad():
+        latents = model.normalizer.normalize("points", model.autoencoder.encode(images)[0])
+        decoded = model.decode_points(latents)[0].unflatten(0, batch.frame_index.shape)
+    points = make_layout(("points",), normalization=model.spec.points_normalization)
+    own, true = (points.decode({"points": image})["points"][..., 2] for image in (decoded, layout.encode(batch.clip)["points"]))
+    mask = batch.clip.valid & (true > 0.01)
+    errors = ((own - true).abs() / true.clamp_min(0.01))[mask]
+    return {"decoded_mean": float(errors.mean()), "decoded_median": float(errors.median())}
 
 
 def overfit(args: argparse.Namespace) -> dict[str, Any]:
@@ -169,26 +246,37 @@ def true_clip(batch: ClipBatch, index: int) -> TrueClip:
 
 def table(files: list[str]) -> str:
     """Mean over the seeds and their half range, one row a variant and sampler."""
-    lines = ["| variant | sampler | " + " | ".join(SHOWN) + " | CPU s |", "| --- " * (len(SHOWN) + 3) + "|"]
+    lines = []
     for file in files:
         results = json.loads(Path(file).read_text())["results"]
+        shown = list(results[0]["one step"])
+        lines += ["", "| variant | sampler | " + " | ".join(shown) + " | CPU s |", "| --- " * (len(shown) + 3) + "|"]
         for name in dict.fromkeys(result["variant"] for result in results):
             own = [result for result in results if result["variant"] == name]
             for sampler in ("one step", "5 DDIM steps"):
                 if sampler in own[0]:
-                    values = np.array([[result[sampler][key] for key in SHOWN] for result in own])
+                    values = np.array([[result[sampler][key] for key in shown] for result in own])
                     cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)]
                     lines.append(f"| {name} | {sampler} | {' | '.join(cells)} | {np.mean([r['cpu_seconds'] for r in own]):.0f} |")
     return "\n".join(lines)
 
 
+PARTS: dict[str, tuple[dict[str, list[str]], Run]] = {
+    "objective": (OBJECTIVE, run_denoiser),
+    "modalities": (MODALITIES, run_denoiser),
+    "decoder": (DECODER, run_decoder),
+    "tuning": (TUNING, run_tuning),
+}
+
+
 def main() -> None:
     """Runs one part and writes training_PART.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["overfit", "objective", "modalities", "table"])
+    parser.add_argument("part", choices=["overfit", *PARTS, "table"])
     parser.add_argument("files", nargs="*", help="results to print (table)")
     parser.add_argument("--pool", default="runs/small/2_latents")
     parser.add_argument("--model", default="runs/small/3_point_decoder/model")
+    parser.add_argument("--run", default="runs/small")
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--out", default="runs/ablations")
@@ -201,7 +289,7 @@ def main() -> None:
     if args.part == "overfit":
         result: dict[str, Any] = overfit(args)
     else:
-        result = {"results": run_variants({"objective": OBJECTIVE, "modalities": MODALITIES}[args.part], args)}
+        result = {"results": run_variants(*PARTS[args.part], args)}
     file = Path(args.out) / f"training_{args.part}.json"
     file.write_text(json.dumps(result, indent=1))
     sys.stdout.write(json.dumps(result, indent=1) + "\n")

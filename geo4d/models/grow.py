@@ -75,13 +75,15 @@ def grow_model(
 def with_point_decoder(model: GeometryModel, blocks: int) -> GeometryModel:
     """The model with a new point decoder, which starts at the image decoder; its uncertainty branch starts at random.
 
-    The other parts are shared with the old model.
+    Without `blocks` it has none afterwards. The other parts are shared with the old model.
     """
     with torch.device("meta"):
         result = GeometryModel(replace(model.spec, uncertainty_blocks=blocks))
     for name, part in model.named_children():
-        setattr(result, name, part)
-    result.point_decoder = model.autoencoder.make_decoder(uncertainty_blocks=blocks).to(model.device)
+        if name != "point_decoder":
+            setattr(result, name, part)
+    if blocks:
+        result.point_decoder = model.autoencoder.make_decoder(uncertainty_blocks=blocks).to(model.device)
     for name, buffer in model.named_buffers(recurse=False):
         result.register_buffer(name, buffer)
     return result.train(model.training)

@@ -23,11 +23,15 @@ class LatentNormalizer(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(4, *grid))
             self.register_buffer(f"{name}_std", torch.full((4,), 1 / SD_SCALE_FACTOR))
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(y, x) of the mean maps."""
+        some = next(self.buffers())
+        return some.shape[1], some.shape[2]
+
     def with_names(self, names: tuple[str, ...]) -> LatentNormalizer:
         """The same statistics for the names that are known, the released model's for others."""
-        some = next(self.buffers())
-        grid = (some.shape[1], some.shape[2])
-        result = LatentNormalizer(names, grid).to(some.device)
+        result = LatentNormalizer(names, self.grid).to(next(self.buffers()).device)
         own = self.state_dict()
         result.load_state_dict({name: own.get(name, value) for name, value in result.state_dict().items()})
         return result

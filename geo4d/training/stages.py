@@ -28,6 +28,7 @@ from geo4d.errors import InputError
 from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
+from geo4d.models.latents import LatentNormalizer
 from geo4d.training import ranks
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
 from geo4d.training.checkpoints import Checkpoints
@@ -59,13 +60,18 @@ class Stage:
 
 
 def run_autoencoder(stage: Stage) -> GeometryModel:
-    """Reconstruction of frames and of every geometry image alike; a new autoencoder starts at the PCA of its images."""
-    config, model = stage.config, stage.model
-    own = config.autoencoder
+    """Reconstruction of frames and of every geometry image alike; a new autoencoder starts at the PCA of its images.
+
+    One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and its
+    denoiser has to learn anew.
+    """
+    config, own = stage.config, stage.config.autoencoder
+    model = with_point_decoder(stage.model, 0)
+    model.normalizer = LatentNormalizer(("rgb", *model.spec.image_names), model.normalizer.grid).to(stage.device)
     if own.normalization is not None:
         model.spec = replace(model.spec, points_normalization=own.normalization)
     with ranks.main_first():
-        images = _pictures(stage)
+        images = _pictures(replace(stage, model=model))
     torch.manual_seed(config.seed)
     is_new = config.start is None and not Checkpoints(stage.directory / "autoencoder").steps()
     if is_new and model.autoencoder.config.pca_skip:

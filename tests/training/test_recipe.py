@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from trees import cut_short, write_tartanair
 
 from geo4d.cli import main
 from geo4d.config import load_config
@@ -26,6 +27,11 @@ QUICK += ["latents.shards=8", "data.lengths=[{frames: 2, clips: 4, share: 0.6}, 
 
 def recipe(out, *words):
     return load_recipe([CONFIGS / "tiny"], [f"out={out}", *QUICK, *words])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,7 @@ def test_full_tuning_changes_how_points_are_normalised(finished, tmp_path):
     (config,) = load_recipe([], [*QUICK, *words, "data.sizes=[{height: 32, width: 48}]"])
     tuned, before = load_model(run_stage(config) / "model"), load_model(finished / "5_sizes" / "model")
     assert tuned.spec.points_normalization == "mean"
+    assert tuned.spec.uncertainty_blocks == 0 and not tuned.normalizer.is_fitted("points")
     weight = "encoder.conv_in.weight"
     assert not torch.equal(tuned.autoencoder.state_dict()[weight], before.autoencoder.state_dict()[weight])
 
@@ -167,3 +174,27 @@ def test_the_tiny_recipe_learns_within_minutes(tmp_path):
         losses = [loss for loss in losses if loss is not None]
         assert losses[-1] < losses[0]
     assert (tmp_path / "7_disparity" / "validation").is_dir()
+
+
+def on_the_fly(out, root, *words):
+    own = [f"out={out}", "preset=tiny", "modalities=[points]", f"data.sets={{tartan: {{root: {root}, kind: tartanair}}}}"]
+    own += ["data.sizes=[{height: 32, width: 48}]", "data.mixture.film=null", "data.mixture.strides=[1]", "denoiser.long_frames=3"]
+    return load_recipe([], [*QUICK, *own, "denoiser.batch_frames=6", "validation.quick_clips=0", *words])[0]
+
+
+def test_a_broken_file_is_named_and_left_out(tmp_path, caplog):
+    for number in range(6):
+        write_tartanair(tmp_path / "data", name=f"office/Easy/P00{number}")
+    cut_short(tmp_path / "data/office/Easy/P001/image_left/000002_left.png")
+    config = on_the_fly(tmp_path, tmp_path / "data", "data.mixture.most_bad=1.0", "loop.steps=8")
+    assert load_model(run_stage(config) / "model").spec.modalities == ("points",)
+    assert any("000002_left.png" in record.message and "left out" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_data_set_that_is_broken_throughout_ends_the_stage(tmp_path, readers):
+    write_tartanair(tmp_path / "data")
+    for path in (tmp_path / "data/office/Easy/P000/image_left").glob("*.png"):
+        cut_short(path)
+    with pytest.raises(InputError, match=r"_left\.png"):
+        run_stage(on_the_fly(tmp_path, tmp_path / "data", f"data.readers={readers}"))

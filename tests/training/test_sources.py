@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from trees import write_folder, write_spring
 
 from geo4d.cli import main
 from geo4d.data.mixture import MixtureConfig, Size
@@ -14,7 +15,6 @@ from geo4d.training.config import DataConfig, Length, SetConfig
 from geo4d.training.latents import LatentPool
 from geo4d.training.loop import Draw
 from geo4d.training.sources import MixtureSource, Place, ProceduralSource, open_source
-from tests.data.trees import write_folder, write_spring
 
 SIZES = [Size(16, 24), Size(24, 16)]
 PAIRS, WINDOWS = Length(2, 3), Length(4, 2)
@@ -22,6 +22,11 @@ PAIRS, WINDOWS = Length(2, 3), Length(4, 2)
 
 def same(a, b):
     return torch.equal(a.clip.depth, b.clip.depth) and torch.equal(a.frame_index, b.frame_index) and torch.equal(a.fps, b.fps)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module")
