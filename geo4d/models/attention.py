@@ -86,10 +86,11 @@ class TransformerBlock(nn.Module):
 
 def joint_group_norm(x: Float[Tensor, "b s c"], norm: nn.GroupNorm) -> Float[Tensor, "b s c"]:
     """GroupNorm of channel-last tokens, statistics over all tokens of a batch row, in float32."""
-    grouped = x.float().unflatten(-1, (norm.num_groups, -1))
-    variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, unbiased=False)
-    normed = ((grouped - mean) * (variance + norm.eps).rsqrt()).flatten(2)
-    return (normed * norm.weight + norm.bias).to(x.dtype)
+    own, each = x.float(), x.shape[-1] // norm.num_groups
+    variance, mean = torch.var_mean(own.unflatten(-1, (norm.num_groups, -1)), dim=(1, 3), unbiased=False)  # (b, groups)
+    scale = (variance + norm.eps).rsqrt().repeat_interleave(each, dim=1) * norm.weight
+    shift = norm.bias - mean.repeat_interleave(each, dim=1) * scale
+    return torch.addcmul(shift[:, None], own, scale[:, None]).to(x.dtype)
 
 
 class SpatialTransformer(nn.Module):
