@@ -18,7 +18,8 @@ def run(args: argparse.Namespace) -> None:
 
     from geo4d.commands import infer
     from geo4d.evaluation.demo import demo_truth, demo_video, score_demo
-    from geo4d.evaluation.synthetic import table, write_json
+    from geo4d.evaluation.store import write_json
+    from geo4d.evaluation.synthetic import table
     from geo4d.io.reconstruction import load_reconstruction
 
     parser = argparse.ArgumentParser()
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     infer.run(parser.parse_args(words, namespace=argparse.Namespace(quiet=args.quiet)))
     out = Path(args.out)
     result = score_demo(demo_truth(), load_reconstruction(out))
-    write_json(result, out / "metrics.json")
+    write_json(out / "metrics.json", result)
     sys.stdout.write(
         "\nThe clip is a procedural scene that no training has seen; its truth is known.\n"
         "constant: the same depth everywhere, a static camera. mean: the average scene and path.\n\n"

@@ -10,7 +10,6 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.data.files import naming, read_npy
 from geo4d.data.frames import BadData
-from geo4d.evaluation.sets.base import number_of
 from geo4d.io.reconstruction import read_tum
 
 WXYZ_FILE = "pred_traj.txt"  # some projects write it in TUM lines, but with the quaternion's scalar first
@@ -56,6 +55,14 @@ def gather_arrays(source: Path, quaternions: str | None = None) -> dict[str, np.
         if (source / name).is_file():
             _add(source, arrays, {"intrinsics": _read_intrinsics(source / name)})
     return arrays
+
+
+def number_of(file: Path) -> int:
+    """The last whole number in a file's name. Raises BadData if there is none."""
+    digits = "".join(letter if letter.isdigit() else " " for letter in file.stem).split()
+    if not digits:
+        raise BadData(file, "has no number in its name")
+    return int(digits[-1])
 
 
 def _add(source: Path, arrays: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> None:

@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, medians, render_true_clip, score_baselines, score_reconstruction, statistics
+from geo4d.evaluation.scores import statistics
+from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, medians, render_true_clip, score_baselines, score_reconstruction, truth_of
 from geo4d.io.video import write_video
 from geo4d.scene import Reconstruction
 from geo4d.synthetic import FPS
@@ -35,7 +36,7 @@ def score_demo(clip: TrueClip, result: Reconstruction) -> dict[str, Any]:
     """Metrics of the result beside the baselines, in the form of `evaluate_synthetic`'s."""
     entry: dict[str, Any] = {
         "index": DEMO_SCENE,
-        "statistics": statistics(clip),
+        "statistics": statistics(truth_of(clip)),
         **score_baselines(clip),
         "model": score_reconstruction(clip, result),
     }

@@ -15,6 +15,7 @@ from geo4d.data.frames import BadData
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.archives import gather_arrays
 from geo4d.io.reconstruction import SUMMARY, load_reconstruction
+from geo4d.scene import Reconstruction
 
 KEYS = {  # what an array means, by the names that projects give it
     "depth": ("depth", "depths", "depth_z", "depth_pred"),
@@ -25,6 +26,7 @@ KEYS = {  # what an array means, by the names that projects give it
     "world_to_cam": ("world_to_cam", "extrinsic", "extrinsics"),
     "intrinsics": ("intrinsics", "intrinsic"),
 }
+CONFIDENCE = ("confidence", "depth_conf", "conf")  # of depth, in any unit: only its order counts
 TAILS = {"points_cam": (3,), "cam_to_world": (4, 4), "world_to_cam": (4, 4), "intrinsics": (3, 3)}
 MIN_FOCAL_PX = 8.0  # below it a focal length is not in pixels
 
@@ -53,6 +55,8 @@ class Prediction:
     depth: np.ndarray | None  # (t, h, w) z-depth at its own resolution; not finite where there is none
     cam_to_world: np.ndarray | None  # (t, 4, 4)
     intrinsics: np.ndarray | None  # (t, 3, 3), pixels of the depth maps
+    confidence: np.ndarray | None = None  # (t, h, w) of the depth maps, more is better
+    expected_error: float | None = None  # mean of the error of log depth, if a method that has confidence = 1 / error says it
 
     def depth_at(self, size: tuple[int, int], *, interpolation: Literal["nearest", "bicubic"] = "nearest") -> np.ndarray:
         """Depth (t, H, W) at another size over the same view. Raises InputError if there is none, or it lies on its side."""
@@ -96,8 +100,7 @@ def read_prediction(folder: str | Path, sequence: str, frames: int, *, form: Pre
     source = _find(Path(folder).expanduser(), sequence)
     if source.is_dir() and (source / SUMMARY).is_file():
         result = load_reconstruction(source)
-        depth = np.where(result.valid, result.depth, np.nan)
-        prediction = Prediction(source, depth, np.asarray(result.cam_to_world), np.asarray(result.intrinsics))
+        prediction = from_reconstruction(source, result)
     else:
         prediction = _from_arrays(source, form or PredictionForm())
     for what in ("depth", "cam_to_world", "intrinsics"):
@@ -105,6 +108,24 @@ def read_prediction(folder: str | Path, sequence: str, frames: int, *, form: Pre
         if array is not None and len(array) != frames:
             raise BadData(source, f"holds {what} of {len(array)} frames; {sequence} has {frames}: predict every frame of its list")
     return prediction
+
+
+def from_reconstruction(source: Path, result: Reconstruction) -> Prediction:
+    """A result of our own pipeline as a prediction."""
+    return Prediction(
+        source,
+        depth=np.where(result.valid, result.depth, np.nan),
+        cam_to_world=np.asarray(result.cam_to_world),
+        intrinsics=np.asarray(result.intrinsics),
+        confidence=np.asarray(result.confidence),
+        expected_error=result.diagnostics.get("expected_error"),
+    )
+
+
+def prediction_files(folder: str | Path, sequence: str) -> list[Path]:
+    """All files of the prediction for one sequence, in a fixed order. Raises InputError if there is none."""
+    source = _find(Path(folder).expanduser(), sequence)
+    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
 
 
 def _find(folder: Path, sequence: str) -> Path:
@@ -133,7 +154,16 @@ def _from_arrays(source: Path, form: PredictionForm) -> Prediction:
     count = len(depth) if depth is not None else len(poses) if poses is not None else 0
     if intrinsics is not None and len(intrinsics) == 1 and count > 1:
         intrinsics = np.repeat(intrinsics, count, axis=0)  # one camera for the whole video
-    return Prediction(source, depth, poses, None if intrinsics is None else _in_pixels(source, intrinsics, depth, form))
+    pixels = None if intrinsics is None else _in_pixels(source, intrinsics, depth, form)
+    return Prediction(source, depth, poses, pixels, _confidence(arrays, depth))
+
+
+def _confidence(arrays: Mapping[str, np.ndarray], depth: np.ndarray | None) -> np.ndarray | None:
+    """The first array with the name of a confidence that fits the depth; it is not needed, so others are passed over."""
+    if depth is None:
+        return None
+    found = [arrays[name] for name in CONFIDENCE if name in arrays and arrays[name].size == depth.size and arrays[name].dtype.kind in "fiu"]
+    return found[0].reshape(depth.shape).astype(np.float32) if found else None
 
 
 def _pick(source: Path, arrays: Mapping[str, np.ndarray], meaning: str, form: PredictionForm) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, in
     for number, name in enumerate(opened.names, 1):
         try:
             sequence = opened.sequence(name)
-            rows.append(_entry(opened.root, sequence, hashes=hashes))
+            _require_whole(opened.root, sequence)
+            rows.append(list_frames(opened.root, sequence, hashes=hashes))
         except BadData as error:
             problems.append(error.problem)
         except InputError as error:
@@ -72,8 +73,13 @@ def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, in
             progress(number, len(opened.names))
     below = f"{opened.root}{os.sep}"  # a list says nothing of the machine it was made on
     problems = [Problem(problem.file.removeprefix(below), problem.reason.replace(below, "")) for problem in problems]
+    return Prepared(frame_list(opened, rows, problems), tuple(problems))
+
+
+def frame_list(opened: OpenSet, rows: list[dict[str, Any]], problems: Sequence[Problem]) -> dict[str, Any]:
+    """The entries of a list, from the rows of its sequences."""
     base = opened.dataset.rules[opened.rule_name.split(" ")[0]]
-    entries = {
+    return {
         "format": FORMAT,
         "version": VERSION,
         "dataset": opened.dataset.name,
@@ -87,7 +93,29 @@ def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, in
         "missing": list(opened.missing),
         "problems": [{"file": problem.file, "reason": problem.reason} for problem in problems],
     }
-    return Prepared(entries, tuple(problems))
+
+
+def list_frames(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> dict[str, Any]:
+    """The row of one sequence."""
+    depths = sequence.depth_frames
+    frames = []
+    for index, image in enumerate(sequence.frames):
+        frame: dict[str, Any] = {"image": image, "time": round(float(sequence.timestamps[index]), 6)}
+        if depths is not None:
+            frame["depth"] = depths[index]
+        for what in ("image", "depth") if hashes else ():
+            if what in frame and (root / frame[what]).is_file():
+                frame[f"{what}_sha256"] = sha256(root / frame[what])
+        frames.append(frame)
+    return {
+        "name": sequence.name,
+        "digest": sequence.digest(),
+        "clock": sequence.clock,
+        "has_depth": depths is not None,
+        "has_cameras": sequence.cam_to_world is not None,
+        "frames": frames,
+        "left_out": [{"file": problem.file, "reason": problem.reason} for problem in sequence.left_out],
+    }
 
 
 def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool = False) -> OpenSet:
@@ -120,35 +148,18 @@ def load_frame_list(path: str | Path) -> dict[str, Any]:
     raise InputError(f"{path} is {entries['format']} of version {entries['version']}; expected {FORMAT} {VERSION}; prepare it again.")
 
 
-def _entry(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> dict[str, Any]:
-    """One sequence of the list. Raises BadData for a picture or depth map that is broken or of another size than the first."""
-    frames = []
-    depths = sequence.depth_frames
+def _require_whole(root: Path, sequence: EvaluationSequence) -> None:
+    """Raises BadData for a picture or depth map that is broken or of another size than the first."""
     sizes: dict[str, tuple[int, ...]] = {}
     for index, image in enumerate(sequence.frames):
         shape = sequence.read_image(index).shape[:2]
         _require_first_size(sizes, "picture", shape, root / image)
-        frame: dict[str, Any] = {"image": image, "time": round(float(sequence.timestamps[index]), 6)}
-        if depths is not None:
+        if sequence.depth_frames is not None:
             depth, valid = sequence.depth(index)
             sequence.require_size(index, depth.shape, shape)
-            _require_first_size(sizes, "depth map", depth.shape, root / depths[index])
+            _require_first_size(sizes, "depth map", depth.shape, root / sequence.depth_frames[index])
             if not valid.any():
-                raise BadData(root / depths[index], "has no pixel whose depth is known")
-            frame["depth"] = depths[index]
-        for what in ("image", "depth") if hashes else ():
-            if what in frame and (root / frame[what]).is_file():
-                frame[f"{what}_sha256"] = _sha256(root / frame[what])
-        frames.append(frame)
-    return {
-        "name": sequence.name,
-        "digest": sequence.digest(),
-        "clock": sequence.clock,
-        "has_depth": depths is not None,
-        "has_cameras": sequence.cam_to_world is not None,
-        "frames": frames,
-        "left_out": [{"file": problem.file, "reason": problem.reason} for problem in sequence.left_out],
-    }
+                raise BadData(root / sequence.depth_frames[index], "has no pixel whose depth is known")
 
 
 def _require_first_size(sizes: dict[str, tuple[int, ...]], what: str, size: tuple[int, ...], file: Path) -> None:
@@ -175,9 +186,10 @@ def _require_contents(root: Path, row: dict[str, Any]) -> None:
     for frame in row["frames"]:
         for what in ("image", "depth"):
             expected = frame.get(f"{what}_sha256")
-            if expected is not None and _sha256(root / frame[what]) != expected:
+            if expected is not None and sha256(root / frame[what]) != expected:
                 raise BadData(root / frame[what], "holds something else than when the list was made (SHA-256 differs)")
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file's contents."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,24 +1,14 @@
-"""A recording in TUM layout (rgb.txt, depth.txt, groundtruth.txt) through the pipeline, beside the baselines."""
+"""A recording in TUM layout (rgb.txt, depth.txt, groundtruth.txt) in memory, as the held-out clips are."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from geo4d.errors import InputError
 from geo4d.evaluation.sets import EvaluationSequence, open_set
-from geo4d.evaluation.synthetic import Predict, TrueClip, medians, score_baselines, score_reconstruction, statistics
-
-
-def evaluate_tum(root: Path, predict: Predict | None, *, depth_scale: float, max_frames: int | None) -> dict[str, Any]:
-    """Scores one recording; the result has the form of `evaluate_synthetic`'s with a single clip."""
-    clip = read_tum_clip(root, depth_scale=depth_scale, max_frames=max_frames)
-    entry: dict[str, Any] = {"index": 0, "statistics": statistics(clip), **score_baselines(clip)}
-    if predict is not None:
-        entry["model"] = score_reconstruction(clip, predict(clip))
-    return {"set": {"root": root.name, "frames": len(clip.frames)}, "median": medians([entry]), "clips": [entry]}
+from geo4d.evaluation.synthetic import TrueClip
 
 
 def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int | None) -> TrueClip:

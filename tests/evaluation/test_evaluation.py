@@ -8,40 +8,64 @@ import pytest
 
 from geo4d.errors import InputError
 from geo4d.evaluation.demo import DEMO, demo_video
-from geo4d.evaluation.synthetic import SyntheticSet, evaluate_synthetic, render_true_clip, score_baselines, table, write_json
+from geo4d.evaluation.methods import Guess
+from geo4d.evaluation.predictions import Prediction
+from geo4d.evaluation.protocols import PROTOCOLS
+from geo4d.evaluation.report import clip_summary
+from geo4d.evaluation.results import Results
+from geo4d.evaluation.runner import Run
+from geo4d.evaluation.sets.procedural import open_scenes
+from geo4d.evaluation.store import Store, write_json
+from geo4d.evaluation.synthetic import HELD_OUT_SEED, SCORES, SyntheticSet, render_true_clip, score_baselines, table
 from geo4d.evaluation.tum import read_tum_clip
 from geo4d.io.reconstruction import format_tum
 from geo4d.io.video import read_video
-from geo4d.scene import Reconstruction
-
-TINY = SyntheticSet(num=2, frames=4, size=(32, 48))
 
 
-def perfect(clip):
-    depth = np.where(clip.valid, clip.depth, np.nan).astype(np.float32)
-    return Reconstruction(
-        depth, np.ones_like(depth), clip.valid, clip.frames, clip.intrinsics, clip.cam_to_world, clip.timestamps, depth.shape[1:]
-    )
+class Perfect:
+    """A method that knows the truth, but for the scenes that it is told to fail on."""
+
+    name, folder = "perfect", None
+
+    def __init__(self, *fails):
+        self.fails = fails
+
+    def describe(self):
+        return {"kind": "pipeline"}
+
+    def source(self, sequence):
+        return ""
+
+    def predict(self, sequence, truth):
+        if sequence.name in self.fails:
+            raise InputError("nothing to see.")
+        return Prediction(Path("truth"), np.where(truth.valid, truth.depth, np.nan), truth.cam_to_world, truth.intrinsics)
+
+
+def run(folder, method):
+    opened = open_scenes(HELD_OUT_SEED, 2, 4)
+    Run(opened, [method, Guess("constant"), Guess("mean")], "relative", PROTOCOLS["relative"], Store(folder)).evaluate()
+    return clip_summary(Results.load(Store(folder)), {"num": 2})
 
 
 def test_a_perfect_prediction(tmp_path):
-    result = evaluate_synthetic(TINY, perfect)
+    result = run(tmp_path / "run", Perfect())
     model = result["median"]["model"]
     for key in ("abs_rel", "ate_sim3", "ate_scale", "rpe_rotation_deg", "focal_error"):
         assert model[key] == pytest.approx(0, abs=1e-5)
     assert model["delta1"] == 1 and result["median"]["ratio"]["abs_rel_by_constant"] < 1e-4
+    assert list(model) == list(SCORES) and result["clips"][0]["statistics"].keys() >= {"dynamic_share", "path_by_median_depth"}
     assert "abs_rel" in table(result)
-    write_json(result, tmp_path / "r.json")
+    write_json(tmp_path / "r.json", result)
     assert json.loads((tmp_path / "r.json").read_text())["clips"][1]["index"] == 1
 
 
-def test_a_clip_that_fails_is_counted_and_named():
-    def fail(clip):
-        raise InputError("nothing to see.")
-
-    result = evaluate_synthetic(TINY, fail)
-    assert result["median"]["failures"] == 2 and result["clips"][0]["failure"] == "nothing to see."
-    assert result["median"]["model"] == result["median"]["constant"]
+def test_a_clip_that_fails_is_counted_and_named(tmp_path):
+    result = run(tmp_path / "run", Perfect("0001"))
+    assert result["median"]["failures"] == 1 and result["clips"][1]["failure"] == "nothing to see."
+    failed, constant = result["clips"][1]["model"], result["clips"][1]["constant"]
+    assert failed["abs_rel"] == constant["abs_rel"] and failed["ate_sim3"] == constant["ate_sim3"] and failed["delta1"] == 0
+    assert result["clips"][0]["model"]["delta1"] == 1
 
 
 def test_committed_baselines_are_still_those_of_the_set():

@@ -15,6 +15,7 @@ import numpy as np
 from geo4d.data.files import naming, read_grey, read_rgb, read_size
 from geo4d.data.frames import BadData, Problem
 from geo4d.errors import ConfigError, InputError
+from geo4d.evaluation.archives import number_of
 from geo4d.io.video import FOLDER_FPS, IMAGE_SUFFIXES
 
 TASKS = ("depth", "pose", "pictures")
@@ -80,6 +81,7 @@ class EvaluationSequence:
     cam_to_world: np.ndarray | None = None  # (t, 4, 4)
     left_out: tuple[Problem, ...] = ()  # frames that the rule wants but that cannot be had, and truth that is not to be trusted
     depth_has_own_size: bool = False
+    read_moving: Callable[[int], np.ndarray] | None = None  # (h, w) bool, where what is seen moves, if that is known
     clock: Literal["recorded", "nominal"] = "nominal"  # nominal: the data set tells no times, so there are 24 frames a second
 
     def __post_init__(self) -> None:
@@ -268,14 +270,6 @@ def list_images(folder: Path, *, by_number: bool = False) -> list[Path]:
     if not files:
         raise BadData(folder, "holds no image")
     return sorted(files, key=number_of) if by_number else files
-
-
-def number_of(file: Path) -> int:
-    """The last whole number in a file's name. Raises BadData if there is none."""
-    digits = "".join(letter if letter.isdigit() else " " for letter in file.stem).split()
-    if not digits:
-        raise BadData(file, "has no number in its name")
-    return int(digits[-1])
 
 
 def scaled_intrinsics(fx: float, fy: float, cx: float, cy: float, image: Path, size: tuple[int, int] = (480, 640)) -> np.ndarray:

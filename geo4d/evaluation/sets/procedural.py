@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, Rule
+from geo4d.errors import ConfigError
+from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, OpenSet, Rule, open_sequences
 from geo4d.evaluation.synthetic import HELD_OUT_SEED, SyntheticSet, TrueClip, render_true_clip
 
-SCENES = tuple(f"{index:04d}" for index in range(SyntheticSet().num))
+Place = tuple[int, int, tuple[int, ...]]  # split, scene, frames
 
 
 @lru_cache(maxsize=2)
@@ -18,40 +19,72 @@ def _clip(seed: int, index: int, frames: int) -> TrueClip:
     return render_true_clip(SyntheticSet(seed=seed, frames=frames), index)
 
 
-def _find(root: Path, rule: Rule) -> list[str]:
-    return list(SCENES)
-
-
-def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
+def _load(root: Path, name: str, rule: Rule, task: str, *, seed: int = HELD_OUT_SEED) -> EvaluationSequence:
     rows = rule.pick(range(rule.start + rule.stride * (rule.count or SyntheticSet().frames)))
-    clip = _clip(HELD_OUT_SEED, int(name), rows[-1] + 1)
-    frames = tuple(f"procedural/{HELD_OUT_SEED}/{name}/{row:04d}" for row in rows)
+    clip = _clip(seed, int(name), rows[-1] + 1)
+    frames = tuple(f"procedural/{seed}/{name}/{row:04d}" for row in rows)
+    place = (seed, int(name), tuple(rows))
     return EvaluationSequence(
         name=name,
         frames=frames,
         timestamps=clip.timestamps[rows],
-        read_image=partial(_read_image, int(name), tuple(rows)),
+        read_image=partial(_read_image, place),
         depth_frames=frames,
-        read_depth=partial(_read_depth, int(name), tuple(rows)),
+        read_depth=partial(_read_depth, place),
+        read_moving=partial(_read_moving, place),
         intrinsics=clip.intrinsics[rows],
         cam_to_world=clip.cam_to_world[rows],
         clock="recorded",
     )
 
 
-def _read_image(scene: int, rows: tuple[int, ...], index: int) -> np.ndarray:
-    return _clip(HELD_OUT_SEED, scene, rows[-1] + 1).frames[rows[index]]
+def _at(place: Place, index: int) -> tuple[TrueClip, int]:
+    seed, scene, rows = place
+    return _clip(seed, scene, rows[-1] + 1), rows[index]
 
 
-def _read_depth(scene: int, rows: tuple[int, ...], index: int) -> np.ndarray:
-    clip = _clip(HELD_OUT_SEED, scene, rows[-1] + 1)
-    return np.where(clip.valid[rows[index]], clip.depth[rows[index]], 0)
+def _read_image(place: Place, index: int) -> np.ndarray:
+    clip, row = _at(place, index)
+    return clip.frames[row]
 
 
-PROCEDURAL = EvaluationSet(
-    name="procedural",
-    hint="nothing on disk",
-    rules={"held-out": Rule("32 frames of each of 16 scenes that no training draws.", {"depth": SCENES, "pose": SCENES}, count=32)},
-    find=_find,
-    load=_load,
-)
+def _read_depth(place: Place, index: int) -> np.ndarray:
+    clip, row = _at(place, index)
+    return np.where(clip.valid[row], clip.depth[row], 0)
+
+
+def _read_moving(place: Place, index: int) -> np.ndarray:
+    clip, row = _at(place, index)
+    return clip.dynamic[row]
+
+
+def procedural_set(seed: int = HELD_OUT_SEED, num: int = SyntheticSet().num) -> EvaluationSet:
+    """The first scenes of a split; the held-out set if nothing else is asked for."""
+    scenes = tuple(f"{index:04d}" for index in range(num))
+    return EvaluationSet(
+        name="procedural",
+        hint="nothing on disk",
+        rules={
+            "held-out": Rule(
+                f"{SyntheticSet().frames} frames of each of {num} scenes that no training draws.",
+                {"depth": scenes, "pose": scenes},
+                count=SyntheticSet().frames,
+            )
+        },
+        find=lambda root, rule: list(scenes),
+        load=partial(_load, seed=seed),
+    )
+
+
+def open_scenes(seed: int, num: int, frames: int | None = None, include: str = "*") -> OpenSet:
+    """The first scenes of any split, opened. Raises ConfigError for fewer than one scene or two frames."""
+    if num < 1 or (frames is not None and frames < 2):
+        raise ConfigError(f"The procedural set needs at least one clip of two frames; got {num} of {frames}.")
+    dataset = procedural_set(seed, num)
+    name, rule = dataset.rule()
+    if frames not in (None, rule.count):
+        rule = rule.but(count=frames)
+    return open_sequences(dataset, Path.cwd(), None, " ".join([name, rule.changed]).strip(), rule, include)
+
+
+PROCEDURAL = procedural_set()

@@ -1,0 +1,59 @@
+"""Everything that is written when a run is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from geo4d.errors import InputError
+from geo4d.evaluation.manifest import make_manifest
+from geo4d.evaluation.plots import write_plots
+from geo4d.evaluation.results import Results, costs_csv, latex, markdown, sequences_csv, summary
+from geo4d.evaluation.sets import OpenSet
+from geo4d.evaluation.store import Store, write_json, write_text
+from geo4d.evaluation.synthetic import chosen, medians
+
+
+def write_report(store: Store, opened: OpenSet, *, plots: bool = True) -> Results:
+    """Writes tables, CSV, summary, manifest and plots beside the records. Raises InputError if the run is not finished."""
+    results = Results.load(store)
+    write_tables(results, store.folder, markdown(results))
+    if plots:
+        write_plots(results, store.folder / "plots")
+    write_json(store.folder / "manifest.json", make_manifest(store, opened))
+    return results
+
+
+def write_tables(results: Results, folder: Path, text: str) -> None:
+    """Writes the table for people, for papers and for programs, and what it cost."""
+    for name, content in (
+        ("table.md", text),
+        ("table.tex", latex(results)),
+        ("sequences.csv", sequences_csv(results)),
+        ("costs.csv", costs_csv(results)),
+    ):
+        write_text(folder / name, content)
+    write_json(folder / "summary.json", summary(results))
+
+
+def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:
+    """Medians and clips of one model beside the two baselines, in the form of the files below benchmarks/.
+
+    Raises InputError if the truth of a clip cannot be used.
+    """
+    named = {row.method: row.records for row in results.rows}
+    groups = {name: named[name] for name in ("constant", "mean") if name in named}
+    model = next((row.records for row in results.rows if not row.is_baseline), None)
+    clips: list[dict[str, Any]] = []
+    for index in range(len(results.settings["sequences"])):
+        first = results.rows[0].records[index]
+        if first["status"] == "unusable":
+            raise InputError(first["failures"]["truth"])
+        entry: dict[str, Any] = {"index": index, "statistics": first["statistics"]}
+        entry |= {name: chosen(records[index]["scores"]) for name, records in groups.items()}
+        if model is not None:
+            entry["model"] = chosen(model[index]["scores"])
+            if model[index]["status"] != "scored":
+                entry["failure"] = next(iter(model[index]["failures"].values()))
+        clips.append(entry)
+    return {"set": about, "median": medians(clips), "clips": clips}

@@ -1,0 +1,142 @@
+"""The folder of a run: settings that must agree, and one file for each method and sequence, written whole or not at all.
+
+settings.json                        what all methods share: data set, rule, protocol, code
+sequences/<method>/method.json       what makes the method's results what they are
+sequences/<method>/<sequence>.json   scores, failures, cost
+frames/<sequence>.json               which frames, with hashes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from geo4d.errors import InputError
+
+SETTINGS = "settings.json"
+FORMAT, VERSION = "geo4d-evaluation", 1
+KINDS = ("pipeline", "predictions", "baseline")  # order of rows in tables
+Record = dict[str, Any]
+
+
+class Store:
+    """Reads and writes the folder of a run. Several processes may use it at once."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def claim(self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Makes the folder that of these settings. Raises InputError if it is that of others, or holds something else."""
+        if self.folder.exists() and not (self.folder / SETTINGS).exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} holds something that is no run of geo4d evaluate; choose an empty or new folder.")
+        try:
+            self._agree(self.folder / SETTINGS, {"format": FORMAT, "version": VERSION, **settings})
+            for name, described in methods:
+                self._agree(self._method(name) / "method.json", described)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written ({error.strerror}); choose another --out.") from error
+
+    def _agree(self, path: Path, settings: dict[str, Any]) -> None:
+        """Writes settings, or compares them with those that are there."""
+        wanted = json.loads(json.dumps(settings))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, wanted)
+        found = read_json(path)
+        changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if changed:
+            key = changed[0]
+            more = "" if len(changed) == 1 else f" (also another {', '.join(changed[1:])})"
+            raise InputError(
+                f"The run in {self.folder} was made with another {key}: {_short(found.get(key))}, now {_short(wanted.get(key))}{more}; "
+                "choose another --out, or --overwrite it."
+            )
+
+    def clear(self) -> None:
+        """Removes the run, if the folder holds one."""
+        if (self.folder / SETTINGS).exists():
+            shutil.rmtree(self.folder)
+
+    def settings(self) -> dict[str, Any]:
+        """What all methods share. Raises InputError if the folder holds no run."""
+        if not (self.folder / SETTINGS).is_file():
+            raise InputError(f"{self.folder} holds no run of geo4d evaluate ({SETTINGS} is missing).")
+        settings = read_json(self.folder / SETTINGS)
+        if (settings.get("format"), settings.get("version")) != (FORMAT, VERSION):
+            raise InputError(f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}.")
+        return settings
+
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """What makes each method's results what they are, in the order of tables."""
+        found = {file.parent.name: read_json(file) for file in self.folder.glob("sequences/*/method.json")}
+        return dict(sorted(found.items(), key=lambda item: (KINDS.index(item[1]["kind"]), item[0])))
+
+    def record(self, method: str, sequence: str) -> Record | None:
+        """The result of a method on a sequence, if there is one."""
+        path = self._method(method) / f"{quote(sequence, safe='')}.json"
+        return read_json(path) if path.is_file() else None
+
+    def write_record(self, record: Record) -> None:
+        """Keeps the result of a method on a sequence."""
+        write_json(self._method(record["method"]) / f"{quote(record['sequence'], safe='')}.json", record)
+
+    def frames(self, sequence: str) -> dict[str, Any] | None:
+        """The row of the frame list, if the sequence could be read."""
+        path = self.folder / "frames" / f"{quote(sequence, safe='')}.json"
+        return read_json(path) if path.is_file() else None
+
+    def write_frames(self, row: dict[str, Any]) -> None:
+        """Keeps a row of the frame list."""
+        write_json(self.folder / "frames" / f"{quote(row['name'], safe='')}.json", row)
+
+    def records(self, method: str) -> list[Record] | None:
+        """The results of a method on all sequences, in order; None while one is still to come."""
+        found = [self.record(method, sequence) for sequence in self.settings()["sequences"]]
+        done = [record for record in found if record is not None]
+        return done if len(done) == len(found) else None
+
+    def _method(self, name: str) -> Path:
+        return self.folder / "sequences" / name
+
+
+def settings_hash(*settings: dict[str, Any]) -> str:
+    """A short name for what decides a result."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """In one move, and without nan."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """In one move. Raises InputError if the place cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InputError, naming the file, if it cannot be read."""
+    try:
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it and run geo4d evaluate again.") from error
+    raise InputError(f"{path} is not what geo4d evaluate writes; remove it and run again.")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
