@@ -29,11 +29,6 @@ def recipe(out, *words):
     return load_recipe([CONFIGS / "tiny"], [f"out={out}", *QUICK, *words])
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a whole run, of six steps a stage."""

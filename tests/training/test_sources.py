@@ -24,11 +24,6 @@ def same(a, b):
     return torch.equal(a.clip.depth, b.clip.depth) and torch.equal(a.frame_index, b.frame_index) and torch.equal(a.fps, b.fps)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
