@@ -16,7 +16,7 @@ VERBS = {
     "infer": "reconstruct a video or a folder of images",
     "demo": "reconstruct the bundled clip and compare it with the known truth",
     "view": "look at a reconstruction in the browser, or write it as one HTML page",
-    "export": "write a reconstruction as PLY, GLB, COLMAP, nerfstudio or NPZ",
+    "export": "write a reconstruction as PLY, GLB, COLMAP, nerfstudio, NPZ, Syn4D or WorldTrack",
     "align": "run the global alignment alone, on saved window predictions",
     "evaluate": "score the pipeline, or the predictions of any method, on a data set with known truth; compare two runs",
     "ablate": "evaluate variants of the pipeline, and write one table of them",

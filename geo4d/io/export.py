@@ -132,10 +132,18 @@ def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: Export
 
 def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
     names = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
+    write_archive(path, {name: getattr(reconstruction, name) for name in names})
+
+
+def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: getattr(reconstruction, name) for name in names})
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_images(reconstruction: Reconstruction, folder: Path) -> list[str]:

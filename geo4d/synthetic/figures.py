@@ -1,11 +1,30 @@
-"""Things of several parts: walking figures, cars with wheels that turn, trees, tables."""
+"""What stands about: simple bodies, and things of several parts: walking figures, cars with wheels that turn, trees, tables."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from geo4d.synthetic.looks import Look, paint
+from geo4d.synthetic.looks import Look, paint, random_rotation
 from geo4d.synthetic.primitives import Builder, Shape
+
+
+def add_thing(rng: np.random.Generator, builder: Builder, position: np.ndarray, size: float, moving: dict[str, object]) -> None:
+    """One simple body that stands at `position` (its lowest point) and is about `size` across."""
+    shape = Shape(rng.choice([0, 1, 1, 2, 3, 4], p=[0.34, 0.14, 0.14, 0.16, 0.1, 0.12]))
+    half = size / 2 * np.exp(rng.normal(size=3) * 0.3)
+    tilt = np.eye(3)
+    if shape == Shape.TORUS:
+        half = np.array([size * 0.4, size * rng.uniform(0.08, 0.16), 1.0])
+        tilt = random_rotation(rng) if rng.random() < 0.5 else np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+        rise = half[0] + half[1]
+    elif shape == Shape.CAPSULE:
+        half = np.array([size * 0.25, size * rng.uniform(0.2, 0.6), 1.0])
+        rise = half[0] + half[1]
+    else:
+        rise = half[1]
+    place = np.array([position[0], position[1] - rise, position[2]])
+    look = paint(rng, Look(texture_scale=(0.5, 3.0), specular=0.5))
+    builder.add(shape, size=half, base=place, yaw=rng.uniform(0, 6.3), tilt=tilt.ravel(), instance=builder.new_instance(), **look, **moving)
 
 
 def add_figure(rng: np.random.Generator, builder: Builder, place: np.ndarray, *, circle: float, walk: float = 0.0) -> None:
@@ -36,14 +55,14 @@ def add_figure(rng: np.random.Generator, builder: Builder, place: np.ndarray, *,
     builder.add(Shape.ELLIPSOID, size=np.array([0.1, 0.13, 0.11]) * tall, pivot=(0, -1.62 * tall, 0), **root, **skin)
 
 
-def add_car(rng: np.random.Generator, builder: Builder, place: np.ndarray, velocity: float, track: np.ndarray) -> None:
-    """Body, cabin and four wheels, driving along z; left out if it would come too near to the camera."""
+def add_car(rng: np.random.Generator, builder: Builder, place: np.ndarray, velocity: float, track: np.ndarray) -> bool:
+    """Body, cabin and four wheels, driving along z; left out (False) if it would come too near to the camera."""
     half = np.array([rng.uniform(0.8, 0.95), rng.uniform(0.3, 0.4), rng.uniform(1.9, 2.4)])
     times = np.linspace(0.0, 9.0, len(track))
     path = place + np.outer(times, [0, 0, velocity])
     near = np.abs(track - path)
     if ((near[:, 0] < half[0] + 0.5) & (near[:, 2] < half[2] + 0.6)).any():
-        return
+        return False
     root: dict[str, object] = {"base": place, "velocity": (0, 0, velocity), "instance": builder.new_instance()}
     look = paint(rng, Look(contrast=0.2, specular=0.9))
     look["texture"] = 21
@@ -58,6 +77,7 @@ def add_car(rng: np.random.Generator, builder: Builder, place: np.ndarray, veloc
         for z in (-0.62 * half[2], 0.62 * half[2]):
             spin = {"pivot": (x, -radius, z), "swing_rate": -velocity / radius}
             builder.add(Shape.CYLINDER, size=(radius, 0.12, radius), tilt=sideways, **spin, **root, **rubber)
+    return True
 
 
 def add_tree(rng: np.random.Generator, builder: Builder, place: np.ndarray) -> None:

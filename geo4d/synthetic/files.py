@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import matplotlib
 import numpy as np
 import torch
@@ -21,19 +24,37 @@ ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
 
 def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int]) -> None:
     """Writes rgb.mp4 and one .npy for each kind of truth; a folder that exists is complete and stays."""
-    if folder.exists():
-        return
-    clip = render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0])
+    if not folder.exists():
+        save_clip(folder, render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0]))
+
+
+def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mapping[str, str] | None = None) -> None:
+    """Writes one clip and `extra` text files in one move. Raises InputError if the place cannot be written."""
     temporary = folder.with_name(f".{folder.name}.partial")
+    pictures = clip.rgb.mul(255).round().byte().numpy()
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_video(temporary / "rgb.mp4", clip.rgb.mul(255).round().byte().numpy(), FPS, crf=14)
+        if lossless:
+            write_lossless(temporary / "rgb.mp4", pictures)
+        else:
+            write_video(temporary / "rgb.mp4", pictures, FPS, crf=14)
         for name in ARRAYS:
             np.save(temporary / f"{name}.npy", getattr(clip, name).numpy(), allow_pickle=False)
+        for name, text in (extra or {}).items():
+            (temporary / name).write_text(text)
         os.replace(temporary, folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
+
+
+def write_lossless(path: Path, frames: np.ndarray) -> None:
+    """Frames (t, h, w, 3) uint8 as H.264 in RGB: every pixel is read back as it was; few players show it, libraries read it."""
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264rgb", rate=Fraction(FPS), options={"qp": "0", "preset": "slow"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
+        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+        container.mux([packet for picture in (*pictures, None) for packet in stream.encode(picture)])
 
 
 def write_contact_sheet(path: Path, seeds: list[int], *, size: tuple[int, int] = (128, 192), columns: int = 4) -> None:

@@ -48,6 +48,8 @@ def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
     """Draws the worlds of the seeds; each depends on its own seed alone."""
     worlds = [sample_world(seed, config) for seed in seeds]
     looks = [_air_and_film(np.random.default_rng([seed, 1]), world) for seed, world in zip(seeds, worlds, strict=True)]
+    if not config.compression:
+        looks = [look | {"quantization": 0.0} for look in looks]
 
     def columns(rows: list[dict[str, object]], kind: type) -> dict[str, Tensor]:
         return {f.name: torch.tensor(np.array([row[f.name] for row in rows]), dtype=torch.float32) for f in fields(kind)}

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from geo4d.synthetic.figures import add_car, add_figure, add_table, add_tree
-from geo4d.synthetic.looks import Look, paint, random_rotation
+from geo4d.synthetic.figures import add_car, add_figure, add_table, add_thing, add_tree
+from geo4d.synthetic.looks import Look, paint
 from geo4d.synthetic.primitives import Builder, Shape
+from geo4d.synthetic.staging import CameraStyle, Staging, add_movers
 
 CLEARANCE = 0.45  # metres between the camera and anything that is not a structure
 PATH_SECONDS = np.linspace(0.0, 9.0, 19)
+DENSE_SECONDS = np.linspace(0.0, 9.0, 181)  # for what is fast
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SceneConfig:
     field_of_view_deg: tuple[float, float] = (35.0, 100.0)
     far: float = 80.0  # what is beyond is sky
     shadows: bool = True
+    compression: bool = True  # half of the clips lose detail as a compressed video does
+    staging: Staging = field(default_factory=Staging)
 
 
 @dataclass
@@ -46,8 +50,11 @@ def sample_world(seed: int, config: SceneConfig) -> World:
     kind = rng.choice(["indoor", "outdoor", "street"], p=_shares(config))
     builder = Builder()
     maker = {"indoor": _indoor, "outdoor": _outdoor, "street": _street}[kind]
-    world = maker(rng, builder)
+    world = maker(rng, builder, config.staging)
     world.camera["field_of_view"] = np.deg2rad(rng.uniform(*config.field_of_view_deg))
+    if config.staging.movers:
+        track = camera_track(world.camera, DENSE_SECONDS)
+        add_movers(np.random.default_rng([seed, 2]), config.staging, world, lambda place, radius: _free(place, radius, track), track)
     return world
 
 
@@ -55,8 +62,10 @@ def _shares(config: SceneConfig) -> list[float]:
     return [config.indoor_share, config.outdoor_share, 1 - config.indoor_share - config.outdoor_share]
 
 
-def _camera(rng: np.random.Generator, *, height: float, reach: float) -> dict[str, np.ndarray | float]:
-    """A camera at the origin that looks along +z; `reach` bounds how far it travels."""
+def _camera(
+    rng: np.random.Generator, *, height: float, reach: float, style: CameraStyle | None = None, walk: float = 0.0
+) -> dict[str, np.ndarray | float]:
+    """A camera at the origin that looks along +z; `reach` bounds how far it travels, `walk` how far it walks ahead."""
     camera: dict[str, np.ndarray | float] = {
         "base": np.array([0.0, -height, 0.0]),
         "velocity": np.zeros(3),
@@ -73,7 +82,7 @@ def _camera(rng: np.random.Generator, *, height: float, reach: float) -> dict[st
         "shake_angle": rng.uniform(0.0, 0.02),
         "shake_phase": rng.uniform(0, 2 * np.pi, (6, 3)),
     }
-    style = rng.choice(["handheld", "orbit", "dolly", "pan", "static"], p=[0.3, 0.2, 0.25, 0.15, 0.1])
+    style = style or rng.choice(["handheld", "orbit", "dolly", "pan", "static"], p=[0.3, 0.2, 0.25, 0.15, 0.1])
     if style == "handheld":
         camera |= {"sway": rng.normal(size=3) * reach * np.array([0.3, 0.08, 0.3]), "yaw_swing": rng.normal() * 0.25}
         camera |= {"shake_position": rng.uniform(0.01, 0.06), "shake_angle": rng.uniform(0.01, 0.05)}
@@ -86,14 +95,17 @@ def _camera(rng: np.random.Generator, *, height: float, reach: float) -> dict[st
         camera["sway_phase"] = rng.choice([0.0, np.pi]) + rng.normal() * 0.4
     elif style == "pan":
         camera |= {"yaw_swing": rng.choice([-1, 1]) * rng.uniform(0.2, 0.6), "sway": rng.normal(size=3) * 0.08 * reach}
+    elif style == "walk":
+        camera |= {"velocity": np.array([0.0, 0.0, walk / PATH_SECONDS[-1] * rng.uniform(0.7, 1.0)]), "yaw_swing": rng.normal() * 0.2}
+        camera |= {"shake_position": rng.uniform(0.01, 0.04), "shake_angle": rng.uniform(0.01, 0.03)}
     else:
         camera |= {"shake_position": 0.0, "shake_angle": 0.0}
     return camera
 
 
-def camera_track(camera: dict[str, np.ndarray | float]) -> np.ndarray:
+def camera_track(camera: dict[str, np.ndarray | float], seconds: np.ndarray = PATH_SECONDS) -> np.ndarray:
     """Rough positions (k, 3) of the camera over the longest clip, without the shake."""
-    t = PATH_SECONDS[:, None]
+    t = seconds[:, None]
     yaw = camera["yaw"] + camera["yaw_rate"] * t + camera["yaw_swing"] * np.sin(camera["sway_rate"] * t)
     ahead = np.concatenate([np.sin(yaw), 0 * yaw, np.cos(yaw)], axis=1)
     wave = np.sin(camera["sway_rate"] * t + camera["sway_phase"])
@@ -122,29 +134,11 @@ def _motion(rng: np.random.Generator, *, scale: float, chance: float) -> tuple[d
     return {"yaw_rate": rng.choice([-1, 1]) * rng.uniform(0.5, 2.5)}, 0.0
 
 
-def _thing(rng: np.random.Generator, builder: Builder, position: np.ndarray, size: float, moving: dict[str, object]) -> None:
-    """One simple body that stands at `position` (its lowest point) and is about `size` across."""
-    shape = Shape(rng.choice([0, 1, 1, 2, 3, 4], p=[0.34, 0.14, 0.14, 0.16, 0.1, 0.12]))
-    half = size / 2 * np.exp(rng.normal(size=3) * 0.3)
-    tilt = np.eye(3)
-    if shape == Shape.TORUS:
-        half = np.array([size * 0.4, size * rng.uniform(0.08, 0.16), 1.0])
-        tilt = random_rotation(rng) if rng.random() < 0.5 else np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
-        rise = half[0] + half[1]
-    elif shape == Shape.CAPSULE:
-        half = np.array([size * 0.25, size * rng.uniform(0.2, 0.6), 1.0])
-        rise = half[0] + half[1]
-    else:
-        rise = half[1]
-    place = np.array([position[0], position[1] - rise, position[2]])
-    look = paint(rng, Look(texture_scale=(0.5, 3.0), specular=0.5))
-    builder.add(shape, size=half, base=place, yaw=rng.uniform(0, 6.3), tilt=tilt.ravel(), instance=builder.new_instance(), **look, **moving)
-
-
-def _indoor(rng: np.random.Generator, builder: Builder) -> World:
+def _indoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     half_x, half_z, height = rng.uniform(1.8, 5.0), rng.uniform(2.2, 6.0), rng.uniform(2.3, 3.6)
     camera_z = -half_z * rng.uniform(0.35, 0.7)
-    camera = _camera(rng, height=rng.uniform(0.9, 1.8), reach=min(1.5, 0.5 * half_x, 0.5 * (half_z + camera_z)))
+    reach = min(1.5, 0.5 * half_x, 0.5 * (half_z + camera_z))
+    camera = _camera(rng, height=rng.uniform(0.9, 1.8), reach=reach, style=staging.camera, walk=2 * reach)
     centre = np.array([rng.uniform(-0.25, 0.25) * half_x, 0.0, -camera_z])
     track = camera_track(camera)
     wall_look = paint(rng, Look(texture_scale=(0.15, 1.5), contrast=0.35, bright=True))
@@ -159,7 +153,7 @@ def _indoor(rng: np.random.Generator, builder: Builder) -> World:
         place = centre + ([side * half_x, -1.4, along * half_z] if on_side else [along * half_x, -1.4, half_z])
         builder.add(Shape.BOX, structure=True, size=size[[2, 1, 0]] if on_side else size, base=place, **paint(rng, Look(contrast=1.0)))
     for _ in range(rng.integers(4, 10)):
-        _furnish(rng, builder, centre, (half_x, height, half_z), track)
+        _furnish(rng, builder, centre, (half_x, height, half_z), track, still=staging.is_still)
     light: dict[str, np.ndarray | float] = {
         "position": centre + [rng.uniform(-0.6, 0.6) * half_x, -height + 0.25, rng.uniform(-0.6, 0.6) * half_z]
     }
@@ -167,11 +161,13 @@ def _indoor(rng: np.random.Generator, builder: Builder) -> World:
     return World("indoor", builder, camera, light, room=(half_x, height, half_z), extras={"centre_x": centre[0], "centre_z": centre[2]})
 
 
-def _furnish(rng: np.random.Generator, builder: Builder, centre: np.ndarray, room: tuple[float, float, float], track: np.ndarray) -> None:
+def _furnish(
+    rng: np.random.Generator, builder: Builder, centre: np.ndarray, room: tuple[float, float, float], track: np.ndarray, *, still: bool
+) -> None:
     """One piece of furniture, figure or toy, somewhere on the floor and clear of the camera; may give up."""
     for _ in range(6):
         size = rng.uniform(0.3, 1.2)
-        moving, travel = _motion(rng, scale=0.8, chance=0.3)
+        moving, travel = _motion(rng, scale=0.8, chance=0.0 if still else 0.3)
         reach = size * 0.75 + travel
         if reach > min(room[0], room[2]):
             continue
@@ -181,8 +177,8 @@ def _furnish(rng: np.random.Generator, builder: Builder, centre: np.ndarray, roo
         choice = rng.random()
         if choice < 0.25:
             add_table(rng, builder, place, width=size, height=rng.uniform(0.4, 0.9))
-            _thing(rng, builder, place - [0, rng.uniform(0.4, 0.9), 0], rng.uniform(0.15, 0.4), {})
-        elif choice < 0.4 and _free(place, 0.9, track) and min(room[0], room[2]) > 2.0:
+            add_thing(rng, builder, place - [0, rng.uniform(0.4, 0.9), 0], rng.uniform(0.15, 0.4), {})
+        elif choice < 0.4 and not still and _free(place, 0.9, track) and min(room[0], room[2]) > 2.0:
             add_figure(rng, builder, place, circle=rng.uniform(0.3, 0.6))
         elif choice < 0.6:
             look = paint(rng, Look(contrast=0.5))
@@ -192,7 +188,7 @@ def _furnish(rng: np.random.Generator, builder: Builder, centre: np.ndarray, roo
                 Shape.BOX, size=half, base=place - [0, tall, 0], yaw=rng.choice([0, np.pi / 2]), instance=builder.new_instance(), **look
             )
         else:
-            _thing(rng, builder, place - [0, 0.6 * (rng.random() < 0.15), 0], size, moving)
+            add_thing(rng, builder, place - [0, 0.6 * (rng.random() < 0.15), 0], size, moving)
         return
 
 
@@ -226,9 +222,9 @@ def _building(rng: np.random.Generator, builder: Builder, place: np.ndarray, hal
     builder.add(Shape.BOX, structure=True, size=half, base=place - [0, half[1], 0], yaw=yaw, instance=builder.new_instance(), **look)
 
 
-def _outdoor(rng: np.random.Generator, builder: Builder) -> World:
+def _outdoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     height = rng.uniform(1.0, 2.2) if rng.random() < 0.75 else rng.uniform(2.2, 7.0)
-    camera = _camera(rng, height=height, reach=rng.uniform(0.6, 2.5))
+    camera = _camera(rng, height=height, reach=rng.uniform(0.6, 2.5), style=staging.camera, walk=11.0)
     track = camera_track(camera)
     _ground(rng, builder)
     _hills(rng, builder, 3)
@@ -243,27 +239,29 @@ def _outdoor(rng: np.random.Generator, builder: Builder) -> World:
         angle = rng.uniform(-0.9, 0.9)
         place = distance * np.array([np.sin(angle), 0, np.cos(angle)])
         size = rng.uniform(0.4, 1.6)
-        moving, travel = _motion(rng, scale=1.5, chance=0.35)
+        moving, travel = _motion(rng, scale=1.5, chance=0.0 if staging.is_still else 0.35)
         if not _free(place, size * 0.75 + travel + 0.6, track):
             continue
         choice = rng.random()
         if choice < 0.28 and _free(place, 2.3, track):
             add_tree(rng, builder, place)
-        elif choice < 0.5:
+        elif choice < 0.5 and not staging.is_still:
             add_figure(rng, builder, place, circle=rng.uniform(0.4, 1.5) if _free(place, 2.2, track) else 0.1)
         else:
-            _thing(rng, builder, place - [0, 0.8 * (rng.random() < 0.12), 0], size, moving)
+            add_thing(rng, builder, place - [0, 0.8 * (rng.random() < 0.12), 0], size, moving)
     return World("outdoor", builder, camera, _sun(rng))
 
 
-def _street(rng: np.random.Generator, builder: Builder) -> World:
+def _street(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     camera = _camera(rng, height=rng.uniform(1.1, 2.0), reach=0.5)
-    speed = rng.uniform(1.0, 9.0) if rng.random() < 0.8 else 0.0
+    speed = rng.uniform(*staging.speed) if rng.random() < 0.8 or staging.camera == "drive" else 0.0
     camera |= {"velocity": np.array([0, 0, speed]), "sway": np.zeros(3), "radius": 0.0, "yaw_rate": 0.0}
     camera |= {"base": np.array([rng.uniform(-1.5, 1.5), -rng.uniform(1.1, 2.0), 0.0]), "yaw": rng.normal() * 0.06}
     camera |= {"yaw_swing": rng.normal() * 0.05, "shake_position": rng.uniform(0, 0.015), "shake_angle": rng.uniform(0, 0.008)}
     camera["pitch"] = rng.normal() * 0.04 - 0.03
-    track = camera_track(camera)
+    if staging.camera == "static":
+        camera |= {"velocity": np.zeros(3), "yaw_swing": 0.0, "shake_position": 0.0, "shake_angle": 0.0}
+    track = camera_track(camera, DENSE_SECONDS if staging.camera else PATH_SECONDS)
     _ground(rng, builder)
     half_road = rng.uniform(2.8, 6.0)
     road = {"colour0": np.full(3, rng.uniform(0.15, 0.3)), "colour1": np.full(3, rng.uniform(0.3, 0.45))}
@@ -273,24 +271,24 @@ def _street(rng: np.random.Generator, builder: Builder) -> World:
     white = {"colour0": np.full(3, 0.85), "colour1": np.full(3, 0.95)}
     for x in (-half_road * 0.95, half_road * 0.95):
         builder.add(Shape.BOX, structure=True, size=(0.08, 0.03, 390), base=(x, 0, 0), **white)
-    for k in range(4):
+    for k in range(4 + 2 * staging.blocks):
         builder.add(Shape.BOX, structure=True, size=(0.08, 0.03, 1.2), base=(0, 0, 4 + 6 * k), **white)
     for side in (-1, 1):
         z, setback = rng.uniform(-5, 10), half_road + rng.uniform(2.0, 6.0)
-        for _ in range(rng.integers(2, 6)):
+        for _ in range(rng.integers(2, 6) + staging.blocks):
             half = np.array([rng.uniform(2, 5), rng.uniform(1.5, 7), rng.uniform(2.5, 7)])
             _building(rng, builder, np.array([side * (setback + half[0]), 0, z + half[2]]), half, 0.0)
             z += 2 * half[2] + rng.uniform(0, 8)
-        for _ in range(rng.integers(0, 4)):
-            place = np.array([side * (half_road + rng.uniform(0.8, 1.8)), 0, rng.uniform(4, 45)])
+        for _ in range(rng.integers(0, 4) + staging.blocks):
+            place = np.array([side * (half_road + rng.uniform(0.8, 1.8)), 0, rng.uniform(4, 45 + 8 * staging.blocks)])
             add_tree(rng, builder, place)
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and not staging.is_still:
             add_figure(
                 rng, builder, np.array([side * (half_road + 1.2), 0, rng.uniform(5, 25)]), circle=0.0, walk=rng.choice([-1, 1]) * 1.3
             )
     for _ in range(rng.integers(1, 4)):
         lane = rng.choice([-1, 1])
         x, z = lane * half_road * 0.55, rng.uniform(7, 45)
-        velocity = -lane * rng.uniform(0, 9) if rng.random() < 0.6 else 0.0
+        velocity = -lane * rng.uniform(0, 9) if rng.random() < 0.6 and not staging.is_still else 0.0
         add_car(rng, builder, np.array([x, 0, z]), velocity, track)
-    return World("street", builder, camera, _sun(rng))
+    return World("street", builder, camera, _sun(rng), extras={"half_road": half_road})

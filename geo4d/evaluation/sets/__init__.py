@@ -7,6 +7,7 @@ from typing import Any
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.sets.base import TASKS, EvaluationSequence, EvaluationSet, OpenSet, Rule, open_sequences
+from geo4d.evaluation.sets.benchmark import BENCHMARK
 from geo4d.evaluation.sets.bonn import BONN
 from geo4d.evaluation.sets.davis import DAVIS
 from geo4d.evaluation.sets.kitti import KITTI
@@ -18,7 +19,7 @@ from geo4d.evaluation.sets.sintel import SINTEL
 from geo4d.evaluation.sets.tum import TUM, TUM_DYNAMICS
 
 SETS: dict[str, EvaluationSet] = {
-    dataset.name: dataset for dataset in (SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL)
+    dataset.name: dataset for dataset in (SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL, BENCHMARK)
 }
 
 

@@ -1,0 +1,120 @@
+"""The procedural benchmark: its table, that it can be built again, and that what differs is found."""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from geo4d.cli import main
+from geo4d.data import open_data
+from geo4d.errors import ConfigError
+from geo4d.evaluation.sets import open_set
+from geo4d.synthetic import SceneConfig, scene_seed
+from geo4d.synthetic.benchmark import BENCHMARKS, benchmark_clips, parameters_hash
+from geo4d.synthetic.reference import DEPTH, LEVELS, check_benchmark, load_reference, reference_file
+from geo4d.synthetic.render import make_batch
+
+CLIPS = BENCHMARKS["v1"]
+CLIP = CLIPS[40]  # a street, 32 frames, a camera that stands still
+WORLDS = "a3edae56e8df026bf417454f5c36f51fbc5b71b5d48c57204c46ac3918e2fbd5"  # of 150 scenes before there was a benchmark
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = tmp_path_factory.mktemp("v1")
+    assert main(["synth", "--benchmark", "v1", "--only", CLIP.name, "--out", str(root)]) == 0
+    return root
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    return shutil.copytree(built, tmp_path / "copy")
+
+
+def test_the_table_has_every_kind():
+    assert len(CLIPS) == 60 and len({clip.name for clip in CLIPS}) == 60 and len({clip.seed for clip in CLIPS}) == 60
+    assert Counter(clip.category for clip in CLIPS) == {"indoor": 20, "outdoor": 20, "driving": 20}
+    assert min(clip.frames for clip in CLIPS) == 32 and max(clip.frames for clip in CLIPS) == 200
+    for category in ("indoor", "outdoor", "driving"):
+        kinds = {(clip.camera == "static", clip.motion) for clip in CLIPS if clip.category == category}
+        assert len(kinds) == 6
+
+
+def test_scene_parameters_are_the_published_ones():
+    reference = load_reference(reference_file("v1"))
+    assert reference.names == [clip.name for clip in CLIPS]
+    assert [parameters_hash(clip) for clip in CLIPS] == reference.parameters
+
+
+def test_worlds_made_to_no_order_are_what_they_were():
+    digest = hashlib.sha256()
+    for split in (1, 31, 77, 900001, 910001):
+        batch = make_batch([scene_seed(split, index) for index in range(30)], SceneConfig())
+        for group in (batch.parts, batch.cameras, batch.lights, batch.style):
+            for field in fields(group):
+                digest.update(getattr(group, field.name).numpy().tobytes())
+    assert digest.hexdigest() == WORLDS
+
+
+def test_a_clip_is_as_published(built, capsys):
+    assert main(["synth", "--benchmark", "v1", "--only", CLIP.name, "--out", str(built), "--check"]) == 0
+    assert "as published" in capsys.readouterr().out
+    entry = json.loads((built / "manifest.json").read_text())["clips"]
+    assert [each["name"] for each in entry] == [CLIP.name] and entry[0]["summary"]["sky_share"] < 0.9
+
+
+def test_a_clip_that_is_there_stays(built):
+    before = (built / CLIP.name / "depth.npy").stat().st_mtime_ns
+    assert main(["synth", "--benchmark", "v1", "--only", CLIP.name, "--out", str(built)]) == 0
+    assert (built / CLIP.name / "depth.npy").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("factor", "fault"), [(1 + DEPTH / 3, None), (1 + 5 * DEPTH, "depth differs")])
+def test_depth_that_is_off_is_found(copy, factor, fault):
+    file = copy / CLIP.name / "depth.npy"
+    np.save(file, np.load(file) * np.float32(factor))
+    faults = check_benchmark([CLIP], copy, load_reference(reference_file("v1")))
+    assert (faults == []) if fault is None else fault in faults[0]
+
+
+def test_pixels_and_parameters_that_are_off_are_found(copy, capsys):
+    from geo4d.io.video import read_video
+    from geo4d.synthetic.files import write_lossless
+
+    file = copy / CLIP.name / "rgb.mp4"
+    pictures = read_video(file).frames
+    write_lossless(file, np.clip(pictures.astype(int) + LEVELS + 1, 0, 255).astype(np.uint8))
+    words = ["synth", "--benchmark", "v1", "--only", CLIP.name, "--out", str(copy)]
+    assert main([*words, "--check"]) == 2
+    assert "pixels differ by up to 2 levels" in capsys.readouterr().out
+    entry = copy / CLIP.name / "clip.json"
+    entry.write_text(entry.read_text().replace(parameters_hash(CLIP), "0" * 64))
+    assert main([*words, "--check"]) == 2 and "its scene parameters are others" in capsys.readouterr().out
+    assert main(words) == 2 and "other scene parameters" in capsys.readouterr().err
+    shutil.rmtree(copy / CLIP.name)
+    assert main([*words, "--check"]) == 2 and "is missing" in capsys.readouterr().out
+
+
+def test_wrong_names_are_said():
+    with pytest.raises(ConfigError, match="no benchmark 'v9'"):
+        benchmark_clips("v9")
+    with pytest.raises(ConfigError, match="is chosen by 'x'"):
+        benchmark_clips("v1", only="x")
+    assert main(["synth", "--out", "nowhere", "--check"]) == 2
+
+
+def test_it_is_a_set_for_evaluation_and_for_training(built):
+    opened = open_set("procedural-v1", built)
+    assert opened.names == (CLIP.name,) and opened.missing == ("59 of 60 sequences",)
+    sequence = opened.sequence(CLIP.name)
+    assert sequence.num_frames == CLIP.frames and sequence.images().shape == (CLIP.frames, *CLIP.size, 3)
+    depth, valid = sequence.depths()
+    assert valid.mean() > 0.3 and sequence.read_moving(0).dtype == bool
+    data = open_data(built)
+    clip = data.read(data.recordings[0], [0, 5])
+    np.testing.assert_array_equal(clip.depth[1].numpy(), depth[5])
+    np.testing.assert_array_equal(clip.rgb[1].mul(255).round().byte().numpy(), sequence.read_image(5))
