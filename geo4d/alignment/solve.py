@@ -58,6 +58,9 @@ def solve(problem: Problem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None =
     low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in focal_bounds(problem.config))
     e = evaluate(problem, unknowns, o.weight)
     s = measure_scales(problem, unknowns, e)
+    # seen from ever farther off, points agree ever better in log depth and ever worse across the view: a scale across that
+    # grew with its residuals would let cameras run away
+    widest = s.across
     system = NormalEquations(structure)
     damping, steps = 1e-4, 0
     for _ in range(problem.config.iterations):
@@ -81,6 +84,7 @@ def solve(problem: Problem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None =
         unknowns, e, steps = candidate, trial, steps + 1
         damping = max(damping / 10, 1e-9)
         s = measure_scales(problem, unknowns, e)
+        s = replace(s, across=s.across.clamp_max(widest))
         if 1 - after / max(before, 1e-300) < ENOUGH:
             break
     return Solved(unknowns, e, s, steps, columns, system, free)

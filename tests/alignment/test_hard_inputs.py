@@ -9,8 +9,10 @@ from scenes import FOCAL, H, W, camera_path, check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.errors import AlignmentError
+from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.depth import depth_metrics
 from geo4d.metrics.pose import pose_metrics
+from geo4d.scene import WindowPredictions
 
 DENSE = ("points", "weight", "disparity", "ray_direction", "ray_moment")
 
@@ -179,3 +181,16 @@ def test_rescaled_points_with_rescaled_weights():
     before, after = align(predictions), align(replace(predictions, points=points, weight=weight))
     np.testing.assert_allclose(after.cam_to_world, before.cam_to_world, atol=1e-6)
     np.testing.assert_allclose(after.depth, before.depth, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cameras_do_not_run_away_from_windows_that_disagree_across_the_view(seed):
+    """From far off all depths agree: that must not be worth more than where things are seen."""
+    predictions, (depth, _) = exact_windows(24)
+    generator = torch.Generator().manual_seed(seed)
+    turn = so3_exp(0.1 * torch.randn(*predictions.points.shape[:2], 3, generator=generator))
+    turned = torch.einsum("gvij,gvhwj->gvhwi", turn, predictions.points)
+    points = turned * (predictions.points[..., 2:] / turned[..., 2:].clamp_min(0.05))  # each frame turned, its depth as it was
+    result = align(WindowPredictions(windows=predictions.windows, points=points, weight=predictions.weight, points_origin="camera"))
+    unit = float(np.median(depth)) / 1.5  # of the first window
+    assert np.nanmedian(result.depth) == pytest.approx(unit, rel=0.6)
