@@ -1,7 +1,8 @@
 """Pyramidal Lucas-Kanade on corners, frame by frame: only the last frame and the tracks' first frames are kept.
 
 A step is kept if following it backwards leads to where it began; each point is then set anew against the frame in which it was
-first seen, so that small errors do not add up; corners are sought again where the image has become empty.
+first seen, so that small errors do not add up; corners are sought again where the image has become empty. Points that were lost are
+looked for again when the camera comes back (`geo4d.tracks.loops`): their tracks then have a gap.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Tracks
+from geo4d.tracks.loops import LoopConfig, LoopFinder
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TrackerConfig:
     empty_share: float = 0.15  # of the image without any point, from which corners are sought again
     anchor_jump: float = 0.1  # by which a point may be set anew, in windows
     min_length: int = 6  # frames
+    loops: LoopConfig | None = field(default_factory=LoopConfig)  # None: points that are lost stay lost
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
@@ -49,13 +52,12 @@ class _Points:
     def take(self, keep: np.ndarray) -> _Points:
         return _Points(self.position[keep], self.number[keep], self.first_frame[keep], self.first_position[keep])
 
-    def plus(self, corners: np.ndarray, number: int, frame: int) -> _Points:
-        numbers = np.arange(number, number + len(corners))
+    def plus(self, position: np.ndarray, number: np.ndarray, frame: int) -> _Points:
         return _Points(
-            np.concatenate([self.position, corners]),
-            np.concatenate([self.number, numbers]),
-            np.concatenate([self.first_frame, np.full(len(corners), frame)]),
-            np.concatenate([self.first_position, corners]),
+            np.concatenate([self.position, position]),
+            np.concatenate([self.number, number]),
+            np.concatenate([self.first_frame, np.full(len(number), frame)]),
+            np.concatenate([self.first_position, position]),
         )
 
 
@@ -70,6 +72,7 @@ class PointTracker:
         self._seen: list[tuple[np.ndarray, np.ndarray]] = []  # numbers and positions, frame by frame
         self._count = 0
         self._size = (0, 0)
+        self._loops = None if self.config.loops is None else LoopFinder(self.config.loops)
 
     def add(self, frame: np.ndarray) -> None:
         """The next frame, uint8 (h, w, 3), all of one size. Raises InputError for another shape."""
@@ -79,11 +82,18 @@ class PointTracker:
         image = self._prepare(frame)
         if self._last is not None and len(self._points.number):
             self._points = self._follow(self._points, image)
+        frame_number = len(self._seen)
+        loops = self._loops if self._loops is not None and self._loops.is_due(frame_number) else None
+        if loops is not None:
+            found, places = loops.find(frame_number, image, self._points.number, self._points.position)
+            self._points = self._points.plus(places, found, frame_number)
         if self._is_sparse(image.shape):
             corners = self._corners(image)
-            self._points = self._points.plus(corners, self._count, len(self._seen))
+            self._points = self._points.plus(corners, np.arange(self._count, self._count + len(corners)), frame_number)
             self._count += len(corners)
-            self._anchors[len(self._seen)] = image
+        if loops is not None:
+            loops.remember(frame_number, image, self._points.number, self._points.position)
+        self._anchors[frame_number] = image
         alive = set(self._points.first_frame.tolist())
         self._anchors = {number: anchor for number, anchor in self._anchors.items() if number in alive}
         self._seen.append((self._points.number, self._points.position))
