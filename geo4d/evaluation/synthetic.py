@@ -114,8 +114,9 @@ def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
     }
     if "model" in result:
         model = result["model"]["abs_rel"]
-        result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in ("constant", "mean")}
-        for name in ("constant", "mean"):
+        guesses = [name for name in ("constant", "mean") if name in result]
+        result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in guesses}
+        for name in guesses:
             each = [clip["model"]["abs_rel"] / clip[name]["abs_rel"] for clip in clips]
             result["ratio"][f"median_ratio_by_{name}"] = float(np.median(each))
         result["failures"] = sum("failure" in clip for clip in clips)
