@@ -54,7 +54,9 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
     distance = np.linalg.norm(ray, axis=1)
     information += (1e-6 / np.maximum(distance, 1e-6) ** 2)[:, None, None] * np.eye(3)
     ray = ray / np.maximum(distance, 1e-6)[:, None]
-    return np.sqrt(np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)) / np.maximum(distance, 1e-6)
+    variance = np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)
+    variance[~(variance > 0)] = np.inf  # beyond what the inverse can tell: nothing is known
+    return np.sqrt(variance) / np.maximum(distance, 1e-6)
 
 
 def depth_field(

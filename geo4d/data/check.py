@@ -47,8 +47,9 @@ class Report:
 
     def text(self) -> str:
         """A table of recordings, then the problems."""
-        head = f"{self.kind} in {self.root}: {len(self.findings)} recordings, {sum(f.frames for f in self.findings)} frames, "
-        lines = [head + f"{len(self.problems)} problems", ""]
+        counts = {"recording": len(self.findings), "frame": sum(f.frames for f in self.findings), "problem": len(self.problems)}
+        shown = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items())
+        lines = [f"{self.kind} in {self.root}: {shown}", ""]
         lines.append(f"{'recording':40} {'frames':>7} {'read':>5} {'depth':>8} {'sky':>5} {'known':>6} {'agree':>6}")
         for f in self.findings:
             numbers = [_number(f.median_depth, "8.2f"), _number(f.sky_share, "5.2f"), _number(f.known_share, "6.2f")]

@@ -15,9 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +27,9 @@ from geo4d.training.checkpoints import Checkpoints, Snapshot
 from geo4d.training.ema import Ema
 from geo4d.training.loop_config import Draw, LoopConfig
 from geo4d.training.optimizer import learning_rate, make_optimizer, switch_on_checkpointing
-from geo4d.training.ranks import AnyForward, StopRequest
+from geo4d.training.ranks import StopRequest
 from geo4d.training.run_log import SUMMED, RunLog, Window, duration
+from geo4d.training.updates import make_updates
 from geo4d.training.utilisation import FlopCounter, peak_flops
 
 __all__ = ["Draw", "LoopConfig", "Loss", "TrainingLoop"]
@@ -59,7 +58,7 @@ class TrainingLoop:
         self.device = device if self.world == 1 or device.type == "cpu" else self.accelerator.device
         self.module = module.to(self.device)
         self.optimizer = make_optimizer(module.parameters(), config)
-        self._forward, _ = self.accelerator.prepare(AnyForward(module), self.optimizer)
+        self.updates = make_updates(self.accelerator, module, self.optimizer, config)
         self.ema = Ema(module, config.ema_decay)
         self.checkpoints = Checkpoints(directory / name, config.keep_last, config.keep_every)
         self.step, self.elapsed = 0, 0.0
@@ -120,7 +119,7 @@ class TrainingLoop:
             "draws_per_step": self.config.accumulate * self.world,
             "optimizer": self.config.optimizer,
         }
-        parts = [ranks.to_cpu(state) for state in (self.module.state_dict(), self.ema.weights, self.optimizer.state_dict()["state"])]
+        parts = [ranks.to_cpu(self.module.state_dict()), ranks.to_cpu(self.ema.weights), self.updates.state()]
         if self.is_main:
             self.checkpoints.save(self.step, Snapshot(*parts, counters=counters))
 
@@ -130,14 +129,14 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.step, self.progress)
         numbers = self._accumulate(loss)
-        norm = ranks.to_cpu(self.accelerator.clip_grad_norm_(self.module.parameters(), c.clip_norm)).item()
+        norm = self.updates.clip()
         is_bad = not all(math.isfinite(each["loss"]) for each in (*numbers, {"loss": norm}))
         now = time.monotonic()
         seconds, self._clock = now - self._clock if self.is_main else 0.0, now
         bad, stops, seconds = ranks.sum_over_ranks([float(is_bad), float(stop.wished), seconds], self.device)
         if not bad:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            self.updates.step()
+        self.updates.clear()
         self.step, self.elapsed = self.step + 1, self.elapsed + seconds
         if self.is_main:
             self._window.add({"seconds": seconds})
@@ -147,7 +146,7 @@ class TrainingLoop:
         self.bad_in_a_row = 0
         if self.step % c.ema_every == 0:
             self.ema.update()
-        for each in (*numbers, {"gradient_norm": norm}):
+        for each in (*numbers, *([{"gradient_norm": norm}] if self.is_main else [])):
             self._window.add(each)
         return stops > 0
 
@@ -159,17 +158,13 @@ class TrainingLoop:
             for micro in range(c.accumulate):
                 draw = Draw.at(self.step, micro=micro, rank=self.rank, accumulate=c.accumulate, world=self.world)
                 ranks.seed_generators(draw.seed(c.seed), self.device)
-                with self._gradients_kept_back(until_last=micro < c.accumulate - 1):
-                    value, numbers = self._forward(loss, draw)
-                    (value / c.accumulate).backward()
+                with self.updates.micro_batch(is_last=micro == c.accumulate - 1):
+                    value, numbers = self.updates.forward(loss, draw)
+                    self.updates.backward(value)
                 results.append({**numbers, "loss": float(value.detach())})
         if counter is not None:
             self._flops = counter.total
         return results
-
-    def _gradients_kept_back(self, *, until_last: bool) -> AbstractContextManager[Any]:
-        """Processes exchange gradients once a step, not once a micro-batch."""
-        return self.accelerator.no_sync(self._forward) if until_last else contextlib.nullcontext()
 
     def _count_bad(self, numbers: list[dict[str, float]], norm: float) -> None:
         """Counts a step that was left out; raises Geo4DError when there are too many."""
@@ -196,7 +191,7 @@ class TrainingLoop:
                 return on_checkpoint(step)
 
         with self.ema.in_module(), torch.no_grad():
-            numbers = self._forward(quietly, self.step)
+            numbers = self.updates.forward(quietly, self.step)
         means = Window.merged([{key: [float(value), 1.0] for key, value in each.items()} for each in ranks.from_all_ranks(numbers)]).means()
         self.log.write(self.step, {"seconds": self.elapsed, **means})
         if self.is_main:
@@ -269,9 +264,7 @@ class TrainingLoop:
         self.module.load_state_dict({key: ranks.like(value, own[key]) for key, value in snapshot.module.items()})
         for key, value in self.ema.weights.items():
             value.copy_(ranks.like(snapshot.ema[key], value))
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state = {i: {key: ranks.like(value, parameters[i]) for key, value in each.items()} for i, each in snapshot.optimizer.items()}
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.updates.load_state(snapshot.optimizer)
 
 
 def _shown(numbers: dict[str, float]) -> str:

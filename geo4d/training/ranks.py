@@ -1,16 +1,16 @@
 """The processes of a run: how they are set up through accelerate, and what they tell one another.
 
-Distributed data parallel and FSDP (version 2) run the same loop. Sharded tensors are put together to be saved, so a
-checkpoint does not depend on how many processes wrote it.
+Distributed data parallel, FSDP (version 2) and DeepSpeed (ZeRO 1 and 2) run the same loop. Sharded tensors are put together to
+be saved, so a checkpoint does not depend on how many processes wrote it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import FrameType, TracebackType
@@ -21,7 +21,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
 
 from geo4d._typing import Tensor
 from geo4d.errors import ConfigError
@@ -29,19 +28,26 @@ from geo4d.training.loop_config import LoopConfig
 
 WAIT = timedelta(hours=6)  # for the main process, which does some stages alone
 UNSUPPORTED = (
-    "The loop runs on one device, with DDP or with FSDP version 2, got {}; set `distributed_type: FSDP` and `fsdp_version: 2` in "
-    "the accelerate config (it shards weights, gradients and optimiser state as ZeRO 3 does)."
+    "The loop runs on one device, with DDP, with FSDP version 2 or with DeepSpeed, got {}; set `distributed_type: FSDP` and "
+    "`fsdp_version: 2` in the accelerate config."
 )
+
+
+def is_deepspeed() -> bool:
+    """Whether accelerate's launcher was told to use DeepSpeed, which sets up the processes itself."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of this process: as named, or with "auto" the GPU of its number where there is one.
 
-    Connects the processes where a launcher started several. Raises ConfigError under DeepSpeed.
+    Connects the processes where a launcher started several. Raises ConfigError where DeepSpeed is asked for and cannot be used.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ConfigError(UNSUPPORTED.format("DeepSpeed"))
     on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
+    if is_deepspeed() and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError("The accelerate config asks for DeepSpeed, which is not installed; run `pip install geo4d[deepspeed]`.")
+    if is_deepspeed() and on_cpu:
+        raise ConfigError("Accelerate runs DeepSpeed on GPUs alone, and the device is the CPU; launch with `torchrun` for DDP.")
     state = PartialState(cpu=on_cpu, timeout=WAIT)
     if on_cpu:
         return torch.device("cpu")
@@ -65,36 +71,18 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-class AnyForward(nn.Module):
-    """Calls any function as its own forward pass.
-
-    DDP and FSDP act on the forward of the module they wrap; wrapped in this one they serve every function that uses the
-    weights inside, whichever methods it calls and wherever it holds them.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns."""
-        return function(*arguments)
-
-
 def make_accelerator(device: torch.device, config: LoopConfig) -> Accelerator:
     """An accelerator for one stage. Raises ConfigError for ways of sharding that the loop does not know."""
     AcceleratorState._reset_state()  # one state serves the whole process, and stages may differ in their precision
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         device_placement=False,
-        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        mixed_precision="bf16" if config.precision == "bf16" and not is_deepspeed() else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters, gradient_as_bucket_view=True)],
     )
     kind = accelerator.distributed_type
-    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM) or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
+    if kind == DistributedType.MEGATRON_LM or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
         raise ConfigError(UNSUPPORTED.format(kind.value))
-    if accelerator.is_fsdp2 and config.optimizer == "adamw_8bit":
-        raise ConfigError("optimizer=adamw_8bit keeps no sharded state; with FSDP set optimizer=adamw_fused.")
     return accelerator
 
 

@@ -46,26 +46,50 @@ def keep_gradients(loop, kept):
     """Collects the gradients of every step of the optimiser."""
 
     def note(*_):
-        kept.append([loop_room.ranks.to_cpu(p.grad).clone() for p in loop.module.parameters()])
+        if all(p.grad is not None for p in loop.module.parameters()):  # DeepSpeed keeps them to itself
+            kept.append([loop_room.ranks.to_cpu(p.grad).clone() for p in loop.module.parameters()])
 
     loop.optimizer.register_step_pre_hook(note)
 
 
-def shard_weights():
-    """Lets accelerate take processes on CPUs for ones that FSDP 2 runs on."""
-    from accelerate import DistributedType, FullyShardedDataParallelPlugin
+def pretend(kind, name, make_plugin):
+    """Lets accelerate take processes on CPUs for ones that a way of sharding runs on, which it uses on GPUs alone."""
+    from accelerate import DistributedType
 
     make = loop_room.ranks.make_accelerator
 
     def sharding(*parts):
-        accelerator = make(*parts)
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, cpu_ram_efficient_loading=False, auto_wrap_policy="size_based_wrap", min_num_params=10
-        )
+        accelerator, plugin = make(*parts), make_plugin()
+        accelerator.state.distributed_type = DistributedType[kind]
+        setattr(accelerator.state, name, {"default": plugin} if name.endswith("s") else plugin)
         return accelerator
 
     loop_room.ranks.make_accelerator = sharding
+
+
+def shard_by_fsdp():
+    """Weights, gradients and state in shards."""
+    from accelerate import FullyShardedDataParallelPlugin
+
+    settings = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "auto_wrap_policy": "size_based_wrap", "min_num_params": 10}
+    pretend("FSDP", "fsdp_plugin", lambda: FullyShardedDataParallelPlugin(**settings))
+
+
+def shard_by_zero(stage):
+    """The optimiser's state, and from stage 2 on gradients, in shards."""
+    import deepspeed
+    from accelerate import Accelerator, DeepSpeedPlugin
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for a minute or more
+
+    def plugin():
+        made = DeepSpeedPlugin(zero_stage=stage)
+        made.set_mixed_precision("no")
+        made.select(_from_accelerator_state=True)
+        return made
+
+    Accelerator.deepspeed_engine_wrapped = None  # what accelerate sets when it sees a GPU
+    pretend("DEEPSPEED", "deepspeed_plugins", plugin)
 
 
 def run_alone(folder, options, *, seed=0):
@@ -81,14 +105,16 @@ def run_alone(folder, options, *, seed=0):
 def main():
     folder, options = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(1)
-    sharded = options.pop("sharded", False)
-    if sharded:
-        shard_weights()
+    sharding = options.pop("sharding", "ddp")
+    if sharding == "fsdp":
+        shard_by_fsdp()
+    if sharding.startswith("zero"):
+        shard_by_zero(int(sharding[-1]))
     result = run_alone(folder, options, seed=options.pop("seed", 0))
     torch.save(result, Path(folder) / f"result{os.environ.get('RANK', '0')}.pt")
     loop_room.ranks.leave()
-    if sharded:
-        os._exit(0)  # FSDP is not made for gloo: its threads sometimes abort a process that has finished
+    if sharding != "ddp":
+        os._exit(0)  # neither is made for gloo: their threads sometimes abort a process that has finished
 
 
 if __name__ == "__main__":

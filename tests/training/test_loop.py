@@ -27,6 +27,7 @@ from geo4d.training.loop import Draw, LoopConfig, TrainingLoop
 from geo4d.training.optimizer import learning_rate, make_optimizer
 from geo4d.training.ranks import choose_device
 from geo4d.training.run_log import RunLog, duration
+from geo4d.training.updates import check_deepspeed
 from geo4d.training.utilisation import FlopCounter, peak_flops
 
 WORKER = Path(__file__).with_name("loop_worker.py")
@@ -147,31 +148,48 @@ def test_draws_are_the_same_however_they_are_split():
     assert Draw.at(7) == 7
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp"])
-def test_two_processes_equal_one_with_the_summed_batch(tmp_path, sharded):
-    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. The sharded run begins at a checkpoint of one."""
-    options = {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6}
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "zero 2"])
+def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
+    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. A sharded run begins at a checkpoint of one."""
+    options, sharded = {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6}, how != "ddp"
     one = run_alone(tmp_path / "one", {**options, "accumulate": 2})
     if sharded:
         shutil.copytree(tmp_path / "one/s/step_00000005", tmp_path / "two/s/step_00000005")
-    two = run_two(tmp_path / "two", {**options, "sharded": sharded, "seed": 3 if sharded else 0})
+    two = run_two(tmp_path / "two", {**options, "sharding": how, "seed": 3 if sharded else 0})
     assert [each["world"] for each in (one, *two)] == [1, 2, 2]
-    assert (len(one["gradients"]), len(two[0]["gradients"])) == (11, 6 if sharded else 11)
-    for of_one, of_two in zip(one["gradients"][5 * sharded :], two[0]["gradients"], strict=True):
-        for a, b in zip(of_one, of_two, strict=True):
-            assert (a - b).norm() <= 1e-5 * a.norm()
+    if "zero" not in how:
+        assert (len(one["gradients"]), len(two[0]["gradients"])) == (11, 6 if sharded else 11)
+        for of_one, of_two in zip(one["gradients"][5 * sharded :], two[0]["gradients"], strict=True):
+            for a, b in zip(of_one, of_two, strict=True):
+                assert (a - b).norm() <= 1e-5 * a.norm()
     for key in ("first.weight", "last.weight"):
         assert torch.equal(two[0]["state"][key], two[1]["state"][key])
         torch.testing.assert_close(one["state"][key], two[0]["state"][key], rtol=1e-5, atol=1e-6)
     logs = [[entry for entry in lines(tmp_path / name) if "loss" in entry] for name in ("one", "two")]
     assert [entry["step"] for entry in logs[1]] == [3, 6, 9, 12][sharded:]
     assert [entry["bad_steps"] for entry in logs[1]] == [0, 0, 1, 1][sharded:]
-    np.testing.assert_allclose([entry["loss"] for entry in logs[0]][sharded:], [entry["loss"] for entry in logs[1]], rtol=1e-5)
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose([entry[key] for entry in logs[0]][sharded:], [entry[key] for entry in logs[1]], rtol=1e-5)
     assert {entry["rank"] for entry in lines(tmp_path / "two") if "rank" in entry} == {0.5}
     ends = [Checkpoints(tmp_path / name / "s").load(12) for name in ("one", "two")]
     assert ends[0].module.keys() == ends[1].module.keys()
-    for key in ("exp_avg", "exp_avg_sq"):
-        torch.testing.assert_close(ends[0].optimizer[0][key], ends[1].optimizer[0][key], rtol=1e-4, atol=1e-7)
+    assert ends[0].optimizer.keys() == ends[1].optimizer.keys()
+    for i, state in ends[0].optimizer.items():
+        assert state["step"] == ends[1].optimizer[i]["step"] == 11
+        for key in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(state[key], ends[1].optimizer[i][key], rtol=1e-4, atol=1e-7)
+
+
+def test_deepspeed_accumulates_and_resumes_as_one_process_does(tmp_path):
+    """With several micro-batches, clipping and bf16 arithmetic; the last steps are repeated from its own checkpoint."""
+    options = {"steps": 10, "checkpoint_steps": 4, "clip_norm": 0.05, "precision": "bf16"}
+    one = run_alone(tmp_path / "one", {**options, "accumulate": 4})
+    options |= {"accumulate": 2, "sharding": "zero 1"}
+    two = run_two(tmp_path / "two", options)
+    torch.testing.assert_close(one["state"]["last.weight"], two[0]["state"]["last.weight"], rtol=1e-2, atol=1e-4)
+    Checkpoints(tmp_path / "two" / "s").path(10).rename(tmp_path / "gone")
+    again = run_two(tmp_path / "two", {**options, "seed": 7})
+    assert torch.equal(again[0]["state"]["last.weight"], two[0]["state"]["last.weight"])
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -383,10 +401,20 @@ def test_without_bitsandbytes_8_bits_say_what_to_do():
         make_optimizer(nn.Linear(2, 2).parameters(), LoopConfig(optimizer="adamw_8bit"))
 
 
-def test_ways_of_sharding_that_are_not_supported_say_so(monkeypatch):
+def test_settings_that_deepspeed_cannot_go_with_say_so(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
+    for settings, message in (
+        ({"zero_optimization": {"stage": 3}}, r"got stage 3; set `zero_stage: 2`, or .* FSDP"),
+        ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, r"weights in bf16; leave bf16 out"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer_device: none"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_deepspeed(settings)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ConfigError, match=r"got DeepSpeed; set .*fsdp_version: 2"):
+    with pytest.raises(ConfigError, match=r"DeepSpeed on GPUs alone"):
+        choose_device("cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install geo4d\[deepspeed\]"):
         choose_device("auto")
 
 
