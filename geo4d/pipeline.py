@@ -229,7 +229,8 @@ class Geo4D:
     ) -> Reconstruction:
         """Aligns the windows that `predict` gave for `clip`, and corrects the cameras by the clip's tracks if it has any.
 
-        `diagnostics["warnings"]` says what to be careful with.
+        `diagnostics["warnings"]` says what to be careful with, `diagnostics["expected_error"]` the mean error of log depth to be
+        expected: what the windows' disagreement tells, times what the model's validation showed it to leave out.
         """
         with one_thread():
             result = align(predictions, alignment, priors=priors, progress=progress)
@@ -238,7 +239,9 @@ class Geo4D:
         warnings = [*clip.warnings, *self._warnings(clip), *result.diagnostics["warnings"]]
         for warning in warnings:
             logger.warning("Warning: %s", warning)
-        return result.with_diagnostics(model=self.model.spec.name, warnings=warnings)
+        scale = self.model.spec.error_scale
+        errors = {name: scale * result.diagnostics[name] for name in ("expected_error", "typical_error")}
+        return result.with_diagnostics(model=self.model.spec.name, warnings=warnings, **errors)
 
     def reconstruct(
         self,

@@ -1,5 +1,7 @@
 """Geo4D on arrays and files: any length, sizes, settings and their refusals."""
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,15 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_global_seed(geo: Geo4D) 
     np.testing.assert_array_equal(results[0].cam_to_world, results[1].cam_to_world)
     other = geo.reconstruct(frames(5), steps=2, seed=3)
     assert not np.array_equal(other.depth, results[0].depth)
+
+
+def test_expected_errors_allow_for_what_windows_get_wrong_alike(geo: Geo4D) -> None:
+    video, doubtful = frames(18), Geo4D(copy.copy(geo.model))
+    doubtful.model.spec = dataclasses.replace(geo.model.spec, error_scale=4.0)
+    plain, scaled = geo.reconstruct(video), doubtful.reconstruct(video)
+    for name in ("expected_error", "typical_error"):
+        assert scaled.diagnostics[name] == pytest.approx(4 * plain.diagnostics[name])
+    np.testing.assert_array_equal(plain.confidence, scaled.confidence)
 
 
 def test_progress_and_windows_are_shown(geo: Geo4D) -> None:

@@ -52,7 +52,7 @@ def make_pipeline_validator(config: Any) -> Callable[[Any, Path, int], dict[str,
     import numpy as np
 
     from geo4d.errors import Geo4DError
-    from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
+    from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, error_ratio, render_true_clip, score_reconstruction
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.training.ranks import is_main
     from geo4d.training.validation import VALIDATION_SPLIT
@@ -75,7 +75,7 @@ def make_pipeline_validator(config: Any) -> Callable[[Any, Path, int], dict[str,
                 failed += 1
                 logging.getLogger("geo4d").warning("Validation clip %d failed: %s", number, error)
                 continue
-            scores.append(score_reconstruction(clip, result))
+            scores.append({**score_reconstruction(clip, result), "error_ratio": error_ratio(clip, result)})
             if number == 0 and is_main():
                 pictures = folder / f"step_{step:08d}"
                 pictures.mkdir(parents=True, exist_ok=True)
@@ -86,5 +86,5 @@ def make_pipeline_validator(config: Any) -> Callable[[Any, Path, int], dict[str,
     return validate
 
 
-SHOWN = ("abs_rel", "ate_scale", "ate_sim3")
+SHOWN = ("abs_rel", "ate_scale", "ate_sim3", "error_ratio")
 FIRST_CLIP = 5000  # apart from the scenes of the quick figures

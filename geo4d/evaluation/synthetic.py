@@ -100,6 +100,14 @@ def score_reconstruction(clip: TrueClip, result: Reconstruction) -> dict[str, fl
     return score(clip, from_reconstruction(Path("result"), result))
 
 
+def error_ratio(clip: TrueClip, result: Reconstruction) -> float:
+    """The mean error of log depth, up to one scale, by what the result itself expects."""
+    depth = from_reconstruction(Path("result"), result).depth_at((int(clip.depth.shape[1]), int(clip.depth.shape[2])))
+    use = clip.valid & (depth > 0)
+    off = np.log(depth[use] / clip.depth[use])
+    return float(np.abs(off - np.median(off)).mean() / result.diagnostics["expected_error"])
+
+
 def score_baselines(clip: TrueClip) -> dict[str, dict[str, float]]:
     """Constant depth with a static camera, and the mean map with the mean path; both with the mean focal length."""
     truth = truth_of(clip)

@@ -160,6 +160,8 @@ def run_denoiser(stage: Stage) -> GeometryModel:
         numbers = quick()
         if stage.validate is not None:
             numbers |= stage.validate(model, stage.directory / "validation", step)
+        if "pipeline_error_ratio" in numbers:
+            model.spec = replace(model.spec, error_scale=model.spec.error_scale * numbers["pipeline_error_ratio"])
         model.unet.train()
         return numbers
 

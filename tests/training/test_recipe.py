@@ -12,6 +12,7 @@ from trees import cut_short, write_tartanair
 from geo4d.cli import main
 from geo4d.config import load_config
 from geo4d.errors import ConfigError, InputError
+from geo4d.evaluation.synthetic import SyntheticSet, error_ratio, render_true_clip
 from geo4d.models.storage import load_model
 from geo4d.pipeline import Geo4D
 from geo4d.training import stages as room
@@ -73,6 +74,19 @@ def test_finished_stages_are_passed_over_and_others_refused(finished, monkeypatc
     run_recipe(recipe(finished))
     with pytest.raises(ConfigError, match="finished, with other settings of loop"):
         run_recipe(recipe(finished, "loop.learning_rate=0.5"))
+
+
+def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_path):
+    config = replace(recipe(finished)[4], out=str(tmp_path), export=None)
+    directory = run_stage(config, lambda model, folder, step: {"pipeline_error_ratio": 6.0 / model.spec.error_scale})
+    model = load_model(directory / "model")
+    assert model.spec.error_scale == pytest.approx(6.0)
+    clip = render_true_clip(SyntheticSet(810002, 1, 4, (32, 48)), 0)
+    result = Geo4D(model).reconstruct(clip.frames, tracks=False)
+    right = replace(result, depth=clip.depth, valid=clip.valid)
+    assert error_ratio(clip, right) < 1e-5
+    off = np.where(np.arange(4)[:, None, None] < 2, 1.0, np.exp(0.2)).astype(np.float32)
+    assert 0.05 < error_ratio(clip, replace(right, depth=clip.depth * off)) * result.diagnostics["expected_error"] < 0.15
 
 
 @pytest.mark.parametrize("stage", [3, 6, 7], ids=["points", "disparity", "point_decoder"])
@@ -169,6 +183,7 @@ def test_the_tiny_recipe_learns_within_minutes(tmp_path):
         losses = [loss for loss in losses if loss is not None]
         assert losses[-1] < losses[0]
     assert (tmp_path / "7_disparity" / "validation").is_dir()
+    assert load_model(tmp_path / "7_disparity" / "model").spec.error_scale > 1.5  # its windows agree more than they are right
 
 
 def on_the_fly(out, root, *words):
