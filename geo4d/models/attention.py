@@ -10,6 +10,19 @@ from geo4d._typing import Float, Tensor
 
 TEXT_TOKENS = 77  # the first of the context; the rest belongs to the image
 IMAGE_TOKENS = 16  # of a frame
+WRITTEN_OUT = 1 << 24  # weights of attention that are kept for a backward pass on a CPU
+
+
+def attend(q: Float[Tensor, "n h s d"], k: Float[Tensor, "n h k d"], v: Float[Tensor, "n h k d"]) -> Float[Tensor, "n h s d"]:
+    """Scaled dot-product attention of all heads.
+
+    The backward pass of torch's fused kernel is slow on CPUs: small attention that is trained there is written out instead, which
+    takes a quarter off a training step of the small model (`benchmarks/training_speed.py`).
+    """
+    if q.device.type == "cpu" and q.requires_grad and q.shape[:-1].numel() * k.shape[-2] <= WRITTEN_OUT:
+        weights = (q * q.shape[-1] ** -0.5 @ k.mT).float().softmax(dim=-1)
+        return weights.to(v.dtype) @ v
+    return scaled_dot_product_attention(q, k, v)
 
 
 class CrossAttention(nn.Module):
@@ -33,10 +46,10 @@ class CrossAttention(nn.Module):
         """Attends to `context`, or to `x` itself."""
         q = self._split(self.to_q(x))
         text = x if context is None else context[:, :TEXT_TOKENS] if self.image_branch else context
-        out = scaled_dot_product_attention(q, self._split(self.to_k(text)), self._split(self.to_v(text)))
+        out = attend(q, self._split(self.to_k(text)), self._split(self.to_v(text)))
         if self.image_branch and context is not None:
             image = context[:, TEXT_TOKENS:]
-            out = out + scaled_dot_product_attention(q, self._split(self.to_k_ip(image)), self._split(self.to_v_ip(image)))
+            out = out + attend(q, self._split(self.to_k_ip(image)), self._split(self.to_v_ip(image)))
         return self.to_out(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
