@@ -15,6 +15,7 @@ from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Reconstruction
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
+COLMAP_FILES = ("cameras.txt", "points3D.txt", "images.txt")
 FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV axes <-> OpenGL axes
 
 
@@ -29,6 +30,7 @@ class ExportConfig:
 def export(reconstruction: Reconstruction, path: str | Path, format: str, config: ExportConfig | None = None) -> None:
     """Writes `path`: a file for ply, glb and npz, a folder for colmap and nerfstudio.
 
+    Files take their names when they are whole; of a folder those that name the others come last.
     ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
     colmap: text model with images; pixel centres at +0.5, as ours. nerfstudio: transforms.json with OpenGL camera axes.
     Raises ConfigError for an unknown format, InputError if the place cannot be written.
@@ -90,8 +92,10 @@ def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> t
 
 
 def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
-    names = _write_images(reconstruction, path / "images")
     sparse = path / "sparse" / "0"
+    for name in COLMAP_FILES:
+        (sparse / name).unlink(missing_ok=True)  # of an earlier export, while its images are written over
+    names = _write_images(reconstruction, path / "images")
     sparse.mkdir(parents=True, exist_ok=True)
     height, width = reconstruction.depth.shape[1:]
     cameras, images = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"], ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"]
@@ -107,11 +111,12 @@ def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConf
     rows += [
         f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0" for n, (p, c) in enumerate(zip(points, colours, strict=True))
     ]
-    for name, lines in (("cameras", cameras), ("images", images), ("points3D", rows)):
-        (sparse / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    for name, lines in zip(COLMAP_FILES, (cameras, rows, images), strict=True):
+        _write_bytes(sparse / name, ("\n".join(lines) + "\n").encode())
 
 
 def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
+    (path / "transforms.json").unlink(missing_ok=True)
     names = _write_images(reconstruction, path / "images")
     height, width = reconstruction.depth.shape[1:]
     frames = []
@@ -156,5 +161,8 @@ def _write_images(reconstruction: Reconstruction, folder: Path) -> list[str]:
 
 def _write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
@@ -134,6 +136,26 @@ def test_colmap_reprojects(tmp_path, small_reconstruction):
     pixel = reproject(point, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), world_to_cam)
     np.testing.assert_allclose(pixel, [20.5, 10.5], atol=1e-5)
     assert len(list((tmp_path / "c" / "images").glob("*.png"))) == 8
+
+
+@pytest.mark.parametrize(("format", "index"), [("colmap", "sparse/0/images.txt"), ("nerfstudio", "transforms.json")])
+def test_an_export_that_was_broken_off_names_no_images(tmp_path, small_reconstruction, monkeypatch, format, index):
+    export(small_reconstruction, tmp_path, format)
+    whole = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space"):
+        patch.setattr(Image.Image, "save", disk_is_full)
+        export(small_reconstruction, tmp_path, format)
+    assert not (tmp_path / index).exists()
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space"):
+        patch.setattr(Path, "write_bytes", disk_is_full)
+        export(small_reconstruction, tmp_path, format)
+    assert not (tmp_path / index).exists()
+    export(small_reconstruction, tmp_path, format)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == whole
+
+
+def disk_is_full(*_):
+    raise OSError(28, "No space left on device")
 
 
 def test_nerfstudio_reprojects(tmp_path, small_reconstruction):
