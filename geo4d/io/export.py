@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.io.reconstruction import ARRAYS, OPTIONAL
 from geo4d.scene import Reconstruction
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
@@ -32,7 +33,8 @@ def export(reconstruction: Reconstruction, path: str | Path, format: str, config
 
     Files take their names when they are whole; of a folder those that name the others come last.
     ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
-    colmap: text model with images; pixel centres at +0.5, as ours. nerfstudio: transforms.json with OpenGL camera axes.
+    npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as ours.
+    nerfstudio: transforms.json with OpenGL camera axes.
     Raises ConfigError for an unknown format, InputError if the place cannot be written.
     """
     writers = {"ply": _write_ply, "glb": _write_glb, "colmap": _write_colmap, "nerfstudio": _write_nerfstudio, "npz": _write_npz}
@@ -136,8 +138,8 @@ def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: Export
 
 
 def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
-    names = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
-    write_archive(path, {name: getattr(reconstruction, name) for name in names})
+    found = {name: getattr(reconstruction, name) for name in (*ARRAYS, *OPTIONAL)}
+    write_archive(path, {name: value for name, value in found.items() if value is not None})
 
 
 def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -171,7 +171,11 @@ def test_nerfstudio_reprojects(tmp_path, small_reconstruction):
 def test_npz_and_unknown_formats(tmp_path, small_reconstruction):
     export(small_reconstruction, tmp_path / "a.npz", "npz")
     with np.load(tmp_path / "a.npz") as archive:
-        assert archive["depth"].shape == (8, 24, 36)
+        assert archive["depth"].shape == (8, 24, 36) and "dynamic" not in archive
+    dynamic = np.linspace(0, 1, 8 * 24 * 36, dtype=np.float32).reshape(8, 24, 36)
+    export(replace(small_reconstruction, dynamic=dynamic), tmp_path / "b.npz", "npz")
+    with np.load(tmp_path / "b.npz") as archive:
+        np.testing.assert_array_equal(archive["dynamic"], dynamic)
     with pytest.raises(ConfigError, match="must be one of"):
         export(small_reconstruction, tmp_path / "a", "fbx")
     with pytest.raises(InputError, match="no point"):
