@@ -158,8 +158,9 @@ def run_tuning(name: str, words: list[str], seed: int, args: argparse.Namespace)
         f"start={args.run}/1_autoencoder/model",
         f"loop.steps={args.steps}",
         "loop.learning_rate=5e-4",
+        "autoencoder.shards=12",
     ]
-    pool = ["name=latents", "kind=latents", f"start={out}/tuned/model", "latents.shards=80"]
+    pool = ["name=latents", "kind=latents", f"start={out}/tuned/model", "latents.shards=40"]
     train = ["name=denoiser", "kind=denoiser", f"start={out}/tuned/model", f"denoiser.latents={out}/latents", f"loop.steps={args.steps}"]
     train += ["modalities=[points,rays,disparity]", "loop.learning_rate=1e-3"]
     for stage in ([*tune, *words], pool, train):

@@ -22,8 +22,8 @@ VERBS = {
     "ablate": "evaluate variants of the pipeline, and write one table of them",
     "synth": "write procedural clips with exact ground truth",
     "convert": "turn a released checkpoint into a geo4d model folder, or back",
-    "data": "check training data on disk, choose the frames of evaluation data",
-    "train": "train a model on procedural scenes, stage by stage",
+    "data": "check training data on disk or encode it into latents; choose the frames of evaluation data",
+    "train": "train a model on procedural scenes or on data sets, stage by stage",
 }
 ERROR, INTERRUPTED = 2, 130
 

@@ -22,6 +22,7 @@ from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
 from geo4d.modalities import make_layout
+from geo4d.models.device import pick_device
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, WindowPredictions
@@ -33,7 +34,6 @@ from geo4d.windows.predict import PredictConfig, Predictor, Progress
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Compat = Literal["model", "exact", "released"]
-DEVICES = ("cpu", "cuda", "mps")
 MAX_SQUEEZE = 2.0  # how far a source's aspect ratio may be from the working resolution's
 WARN_SQUEEZE = 1.5
 
@@ -76,20 +76,6 @@ class InferConfig:
     def selection(self) -> Selection:
         """Which frames of the video."""
         return Selection(self.start, self.max_frames, self.frame_stride)
-
-
-def pick_device(name: str | None) -> torch.device:
-    """A device by name; "auto" (or None) takes CUDA where there is one. Raises ConfigError for one that is not there."""
-    if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(str(name))
-        if device.type in DEVICES:
-            torch.zeros(1, device=device)
-            return device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        logger.debug("device %r: %s", name, error)
-    raise ConfigError(f"There is no device {name!r} here; choose auto, cpu or, where there is one, cuda.")
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from geo4d.alignment import AlignmentConfig
 from geo4d.errors import CheckpointError, ConfigError, InputError
 from geo4d.io.video import write_video
 from geo4d.pipeline import Geo4D, InferConfig, pick_device
@@ -100,6 +102,16 @@ def test_expected_errors_allow_for_what_windows_get_wrong_alike(geo: Geo4D) -> N
     for name in ("expected_error", "typical_error"):
         assert scaled.diagnostics[name] == pytest.approx(4 * plain.diagnostics[name])
     np.testing.assert_array_equal(plain.confidence, scaled.confidence)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"solver": "paper", "paper_steps": 20}, {"use_points": False, "use_rays": False}, {"use_points": False, "use_disparity": False}],
+)
+def test_every_way_of_aligning_says_what_to_expect(geo: Geo4D, settings: dict[str, Any]) -> None:
+    result = geo.reconstruct(frames(18), alignment=AlignmentConfig(**settings))
+    error = result.diagnostics["expected_error"]
+    assert error > 0 if result.valid.any() else np.isnan(error)
 
 
 def test_progress_and_windows_are_shown(geo: Geo4D) -> None:

@@ -270,7 +270,6 @@ def finish(
         "solver": "fast",
         "solver_steps": solved.steps,
         "focal_by_longer_side": float(unknowns.log_focal.exp().mean()),
-        "expected_error": dense.mean_error,
         "disagreement": disagreement(fusion, index),
         "windows": describe_windows(observations.windows, fit, ready.guess.own, unknowns.windows.scale),
         "suspect_windows": suspects(fit),

@@ -66,7 +66,7 @@ def assemble(
         cam_to_world=relative_to_first(poses).numpy(),
         timestamps=np.arange(frames) / 24.0 if predictions.timestamps is None else np.asarray(predictions.timestamps, np.float64)[:frames],
         source_size=predictions.source_size or (height, width),
-        diagnostics={"warnings": [], "typical_error": float(typical), **diagnostics},
+        diagnostics={"warnings": [], "typical_error": float(typical), "expected_error": dense.mean_error, **diagnostics},
         pose_covariance=None if covariance is None else covariance.numpy(),
     )
 

@@ -84,6 +84,8 @@ def refine_with_tracks(
         config = replace(config, log_focal_sigma=max(priors.focal_sigma, EXACT))
     if reconstruction.num_frames < 2 or len(tracks.track) < config.min_observations * reconstruction.num_frames:
         return _unchanged(reconstruction, report, "too few points could be followed")
+    if not reconstruction.valid.any():
+        return _unchanged(reconstruction, report, "there is no depth to begin with")
     problem = _Problem(reconstruction, tracks, config, intrinsics_given=priors.intrinsics is not None)
     solution, travels = problem.solve()
     believed = solution.track_weight[problem.evidence.point] > 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
 
     import torch
 
-    from geo4d.training.ranks import is_main, leave
+    from geo4d.errors import ConfigError
+    from geo4d.training.ranks import choose_device, is_main, leave
     from geo4d.training.recipe import load_recipe, run_recipe
 
     paths = [entry for entry in args.settings if "=" not in entry]
@@ -35,11 +37,14 @@ def run(args: argparse.Namespace) -> None:
             beginning = stage.start or f"random weights, {stage.preset}"
             sys.stdout.write(f"{stage.out}/{stage.name}  {stage.kind}  from {beginning}{modalities}\n")
         return
-    if args.threads:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ConfigError(f"--threads must be at least 1; got {args.threads}.")
         torch.set_num_threads(args.threads)
+    choose_device(stages[0].device)  # connects the processes, before anything asks which of them this is
     if not is_main():
         logging.getLogger("geo4d").setLevel(logging.WARNING)
-    run_recipe(stages, make_pipeline_validator(stages[0].validation))
+    run_recipe(stages, lru_cache(make_pipeline_validator))
     leave()
 
 

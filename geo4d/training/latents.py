@@ -7,6 +7,7 @@ Shards are read where they lie: a batch costs its own bytes, however large the p
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import OrderedDict
@@ -24,12 +25,14 @@ from geo4d._typing import Tensor
 from geo4d.errors import InputError
 from geo4d.modalities import Layout
 from geo4d.models.autoencoder import Autoencoder
+from geo4d.models.geometry_model import GeometryModel
 from geo4d.training.config import Length
 from geo4d.training.sources import ClipBatch, ClipSource, Place, pick, rgb_images
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+KIND = "latents_of"  # in a shard's metadata
 ENCODED_AT_ONCE = 64  # images
 MOST_OPEN = 256  # shards
 
@@ -60,27 +63,39 @@ class EncodeJob:
     workers: int = 1
 
 
+def latents_of(model: GeometryModel) -> str:
+    """What latents must have in common to be of one kind: a hash of the encoder, and how point maps are normalised."""
+    digest = hashlib.sha256()
+    for name, value in model.autoencoder.state_dict().items():
+        if not name.startswith("decoder."):
+            digest.update(name.encode() + value.detach().half().cpu().numpy().tobytes())  # models are saved in half precision too
+    return f"{digest.hexdigest()[:16]} {model.spec.points_normalization}"
+
+
 def fill_pool(
-    job: EncodeJob, source: ClipSource, autoencoder: Autoencoder, layout: Layout, progress: Callable[[int, int], None] | None = None
+    job: EncodeJob, source: ClipSource, model: GeometryModel, layout: Layout, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Renders or reads, and encodes, every shard of the job that is not there yet."""
+    """Renders or reads, and encodes, every shard of the job that is not there yet. Raises InputError for a pool of other latents."""
     job.directory.mkdir(parents=True, exist_ok=True)
+    kind = latents_of(model)
+    if list(job.directory.glob(f"*{SUFFIX}")):
+        LatentPool(job.directory).check(kind)
     for shard in range(job.worker, job.shards, job.workers):
         if not list(job.directory.glob(f"*_{shard:06d}{SUFFIX}")):
             length = pick(job.lengths, [shard, 3])
             batch = source.batch(Place(shard), length)
-            write_shard(job.directory, shard, batch, encode_batch(autoencoder, layout, batch))
+            write_shard(job.directory, shard, batch, encode_batch(model.autoencoder, layout, batch), kind)
         if progress is not None:
             progress(shard + 1, job.shards)
 
 
-def write_shard(directory: Path, shard: int, batch: ClipBatch, latents: dict[str, Tensor]) -> None:
-    """Writes one shard, in one move."""
+def write_shard(directory: Path, shard: int, batch: ClipBatch, latents: dict[str, Tensor], kind: str = "") -> None:
+    """Writes one shard, in one move; `kind` is what `latents_of` says of the model."""
     height, width = batch.clip.depth.shape[-2:]
     path = directory / f"{height}x{width}x{batch.frame_index.shape[1]}_{shard:06d}{SUFFIX}"
     tensors = {name: value.half().cpu().contiguous() for name, value in latents.items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file({**tensors, "frame_index": batch.frame_index, "fps": batch.fps}, temporary)
+    save_file({**tensors, "frame_index": batch.frame_index, "fps": batch.fps}, temporary, metadata={KIND: kind})
     os.replace(temporary, path)
 
 
@@ -100,6 +115,17 @@ class LatentPool:
             raise InputError(
                 f"There are no latents in {self.directory}; encode some first, by the stage of kind latents or geo4d data encode."
             )
+
+    def check(self, kind: str) -> None:
+        """Raises InputError if a shard was encoded by another autoencoder; shards that do not say are trusted."""
+        for paths in self.groups.values():
+            for path in paths:
+                found = (self._archive(path).metadata() or {}).get(KIND)
+                if found and found != kind:
+                    raise InputError(
+                        f"{path} was encoded by another autoencoder than this model's, or of point maps that were normalised in another "
+                        "way; begin with the model that encoded it, or encode anew into another folder."
+                    )
 
     def draw(self, at: Place, *, seed: int, frames: int, clip_frames: int, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Tensor]:
         """A batch of about `frames` frames in clips of `clip_frames`, all of one size (any, or one of `sizes`), the same at every part.

@@ -88,6 +88,8 @@ class TrainingLoop:
         EMA weights in place; its numbers are averaged over the processes and logged. SIGTERM saves a checkpoint, then exits.
         """
         self.module.train()
+        if self.progress >= 1.0 and on_checkpoint is not None:  # killed after its last step, perhaps before it was validated
+            self._validate(on_checkpoint)
         last_save, self._clock = self.elapsed, time.monotonic()
         with StopRequest() as stop, contextlib.closing(self.log):
             while self.progress < 1.0:
@@ -98,6 +100,7 @@ class TrainingLoop:
                 if over or is_stopped or self._is_due(self.elapsed - last_save):
                     self.save()
                     if is_stopped:
+                        ranks.wait()  # a launcher that sees one process end soon kills the others
                         logger.warning("%s: stopped at step %d by a signal; started again it goes on from there.", self.name, self.step)
                         raise SystemExit(STOPPED_BY_SIGNAL)
                     if on_checkpoint is not None:

@@ -24,6 +24,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from geo4d._typing import Tensor
 from geo4d.errors import ConfigError
+from geo4d.models.device import pick_device
 from geo4d.training.loop_config import LoopConfig
 
 WAIT = timedelta(hours=6)  # for the main process, which does some stages alone
@@ -41,17 +42,19 @@ def is_deepspeed() -> bool:
 def choose_device(name: str = "auto") -> torch.device:
     """The device of this process: as named, or with "auto" the GPU of its number where there is one.
 
-    Connects the processes where a launcher started several. Raises ConfigError where DeepSpeed is asked for and cannot be used.
+    Connects the processes where a launcher started several. Raises ConfigError for a device that is not there, and where DeepSpeed is
+    asked for and cannot be used.
     """
     on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
     if is_deepspeed() and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError("The accelerate config asks for DeepSpeed, which is not installed; run `pip install geo4d[deepspeed]`.")
     if is_deepspeed() and on_cpu:
         raise ConfigError("Accelerate runs DeepSpeed on GPUs alone, and the device is the CPU; launch with `torchrun` for DDP.")
+    device = torch.device("cpu") if on_cpu else pick_device(name)
     state = PartialState(cpu=on_cpu, timeout=WAIT)
     if on_cpu:
         return torch.device("cpu")
-    return state.device if state.num_processes > 1 or name == "auto" else torch.device(name)
+    return state.device if state.num_processes > 1 or name == "auto" else device
 
 
 def is_main() -> bool:
@@ -62,6 +65,11 @@ def is_main() -> bool:
 def main_first() -> AbstractContextManager[None]:
     """A block that the main process runs before the others, which then find what it wrote."""
     return PartialState().main_process_first()
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    PartialState().wait_for_everyone()
 
 
 def leave() -> None:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -23,7 +24,7 @@ from geo4d.errors import ConfigError
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import save_folder, save_model
 from geo4d.training import ranks
-from geo4d.training.config import StageConfig
+from geo4d.training.config import StageConfig, ValidationConfig
 from geo4d.training.stages import (
     Stage,
     Validate,
@@ -37,7 +38,8 @@ from geo4d.training.start import starting_model
 logger = logging.getLogger(__name__)
 
 COMMON, SETTINGS, MODEL, DONE = "common.yaml", "config.yaml", "model", "finished"
-MAY_DIFFER = {"device", "latents", "validation", "export"}  # settings that do not make another model of a finished stage
+MAY_DIFFER = {"out", "device", "latents", "validation", "export"}  # settings that do not make another model of a finished stage
+MAY_CHANGE = MAY_DIFFER | {"loop"}  # nor of one that goes on: a run that diverged may go on more slowly
 FIXED_LATENTS = {"modalities"}
 TRAINED: dict[str, Callable[[Stage], GeometryModel]] = {
     "autoencoder": run_autoencoder,
@@ -78,15 +80,15 @@ def _named(config: StageConfig, name: str) -> StageConfig:
     return config if config.name else replace(config, name=name)
 
 
-def run_recipe(stages: Sequence[StageConfig], validate: Validate | None = None) -> None:
+def run_recipe(stages: Sequence[StageConfig], make_validate: Callable[[ValidationConfig], Validate | None] | None = None) -> None:
     """Runs the stages in order; those that are finished are passed over, one that was stopped goes on."""
     for number, config in enumerate(stages):
         logger.info("stage %d of %d: %s", number + 1, len(stages), config.name)
-        run_stage(config, validate)
+        run_stage(config, None if make_validate is None else make_validate(config.validation))
 
 
 def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
-    """Runs one stage and returns its folder. Raises ConfigError if it is finished there, with other settings."""
+    """Runs one stage and returns its folder. Raises ConfigError if it is finished or begun there, with other settings."""
     directory = Path(config.out) / config.name
     device = ranks.choose_device(config.device)
     if ranks.from_main(_is_finished(config, directory) if ranks.is_main() else None):
@@ -94,6 +96,7 @@ def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
         return directory
     with ranks.main_first():
         if ranks.is_main():
+            _check_goes_on(config, directory)
             directory.mkdir(parents=True, exist_ok=True)
             save_config(config, directory / SETTINGS)
     model = starting_model(config, device)
@@ -102,6 +105,7 @@ def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
         run_latents(stage)
     else:
         model = TRAINED[config.kind](stage)
+    ranks.wait()  # a pool is whole when all have encoded their shards
     with ranks.main_first():
         if ranks.is_main():
             _finish(config, directory, None if config.kind == "latents" else model)
@@ -126,12 +130,33 @@ def _is_finished(config: StageConfig, directory: Path) -> bool:
     """Whether the stage's result is there, made with these settings."""
     if not (directory / DONE).exists():
         return False
-    before, now = OmegaConf.load(directory / DONE), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    changed = sorted(key for key in map(str, now) if key not in MAY_DIFFER and before.get(key) != now[key])
-    changed += [f"latents.{key}" for key in map(str, now.latents) if key in FIXED_LATENTS and before.latents.get(key) != now.latents[key]]
+    changed, before = _changed(config, directory / DONE, MAY_DIFFER)
     if changed:
         raise ConfigError(
             f"The stage in {directory} is finished, with other settings of {', '.join(changed)}; remove the folder to run it "
             "anew, or choose another out."
         )
-    return config.kind != "latents" or before.latents.shards >= now.latents.shards  # more shards are added to those there
+    return config.kind != "latents" or before.latents.shards >= config.latents.shards  # more shards are added to those there
+
+
+def _check_goes_on(config: StageConfig, directory: Path) -> None:
+    """Raises ConfigError if the stage was begun with settings that would make another model of what is there."""
+    if not (directory / SETTINGS).exists() or all(path.name == SETTINGS for path in directory.iterdir()):
+        return
+    changed, _ = _changed(config, directory / SETTINGS, MAY_CHANGE)
+    if changed:
+        raise ConfigError(
+            f"The stage in {directory} was begun with other settings of {', '.join(changed)}; restore them, remove the folder to begin "
+            "anew, or choose another out."
+        )
+
+
+def _changed(config: StageConfig, path: Path, may_differ: set[str]) -> tuple[list[str], Any]:
+    """Names of settings that are not what they were, and those of before."""
+    before, now = OmegaConf.load(path), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    for settings in (before, now):
+        if "data" in settings:
+            settings.data.readers = 0
+    changed = sorted(key for key in map(str, now) if key not in may_differ and before.get(key) != now[key])
+    changed += [f"latents.{key}" for key in map(str, now.latents) if key in FIXED_LATENTS and before.latents.get(key) != now.latents[key]]
+    return changed, before

@@ -11,8 +11,10 @@ METHOD sections 3 and 4.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from geo4d._typing import Tensor
 from geo4d.diffusion.sampler import one_step
 from geo4d.diffusion.schedule import make_schedule
-from geo4d.errors import InputError
+from geo4d.errors import Geo4DError, InputError
 from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
@@ -34,7 +36,7 @@ from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_
 from geo4d.training.checkpoints import Checkpoints
 from geo4d.training.config import Length, StageConfig
 from geo4d.training.diffusion import diffusion_loss
-from geo4d.training.latents import EncodeJob, LatentPool, encode_batch, fill_pool
+from geo4d.training.latents import EncodeJob, LatentPool, encode_batch, fill_pool, latents_of
 from geo4d.training.loop import Draw, TrainingLoop
 from geo4d.training.sources import Place, open_source, rgb_images
 from geo4d.training.start import fit_statistics, layout_of, starting_model
@@ -91,12 +93,13 @@ def run_latents(stage: Stage) -> None:
     """Fills the pool: each process of the run its share, in `latents.workers` processes each."""
     own, world = stage.config.latents, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if world > 1 else 0
-    jobs = [(stage.config, stage.directory, rank * own.workers + worker, world * own.workers) for worker in range(own.workers)]
+    config = replace(stage.config, device=str(stage.device))  # a process of its own does not know which GPU is its parent's
+    jobs = [(config, stage.directory, rank * own.workers + worker, world * own.workers) for worker in range(own.workers)]
     if own.workers == 1:
         encode_shards(*jobs[0], model=stage.model)
         return
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=encode_shards, args=job) for job in jobs]
+    processes = [context.Process(target=_encode_apart, args=job) for job in jobs]
     for process in processes:
         process.start()
     for process in processes:
@@ -105,13 +108,20 @@ def run_latents(stage: Stage) -> None:
         raise InputError("A process that fills the latent pool failed; its message stands above. Started again, it goes on from there.")
 
 
-def encode_shards(config: StageConfig, directory: Path, worker: int, workers: int, *, model: GeometryModel | None = None) -> None:
+def _encode_apart(config: StageConfig, directory: Path, worker: int, workers: int) -> None:
+    """The shards of a process of its own, which is not one of the run's; what is wrong is said in one sentence."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(1)
+    try:
+        encode_shards(config, directory, worker, workers, model=starting_model(config, torch.device(config.device)))
+    except Geo4DError as error:
+        sys.stderr.write(f"geo4d: error: {error}\n")
+        raise SystemExit(1) from None
+
+
+def encode_shards(config: StageConfig, directory: Path, worker: int, workers: int, *, model: GeometryModel) -> None:
     """The shards of one process."""
-    if model is None:  # a process of its own, which is not one of the run's
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            os.environ.pop(name, None)
-        torch.set_num_threads(1)
-        model = starting_model(config, ranks.choose_device(config.device))
     model.eval()
     layout = make_layout(config.latents.modalities, normalization=model.spec.points_normalization)
     source = open_source(config.data, seed=config.seed, stream=POOL_STREAM, device=str(model.device))
@@ -121,7 +131,7 @@ def encode_shards(config: StageConfig, directory: Path, worker: int, workers: in
         if done % 20 == 0 or done == total:
             logger.info("latents: shard %d of %d", done, total)
 
-    fill_pool(job, source, model.autoencoder, layout, progress)
+    fill_pool(job, source, model, layout, progress)
 
 
 def run_denoiser(stage: Stage) -> GeometryModel:
@@ -130,6 +140,8 @@ def run_denoiser(stage: Stage) -> GeometryModel:
     layout, schedule = layout_of(model), make_schedule(dynamic_rescale=model.spec.dynamic_rescale)
     model.autoencoder.eval()
     pool = LatentPool(Path(own.latents)) if own.latents is not None else None
+    if pool is not None:
+        pool.check(latents_of(model))
     if own.fit_statistics:
         if pool is None:
             raise InputError("denoiser.fit_statistics needs a pool of latents: set denoiser.latents=FOLDER.")
@@ -156,11 +168,7 @@ def run_denoiser(stage: Stage) -> GeometryModel:
 
     def validate(step: int) -> dict[str, float]:
         model.eval()
-        numbers = quick()
-        if stage.validate is not None:
-            numbers |= stage.validate(model, stage.directory / "validation", step)
-        if "pipeline_error_ratio" in numbers:
-            model.spec = replace(model.spec, error_scale=model.spec.error_scale * numbers["pipeline_error_ratio"])
+        numbers = {**quick(), **_validate_pipeline(stage, model, step)}
         model.unet.train()
         return numbers
 
@@ -195,8 +203,21 @@ def run_point_decoder(stage: Stage) -> GeometryModel:
         predicted = layout.split(one_step(denoise, like, schedule))["points"].float()
         return model.normalizer.denormalize("points", predicted.movedim(2, 1).flatten(0, 1)), images
 
-    loop.run(point_decoder_loss(model.point_decoder, draw))
+    def validate(step: int) -> dict[str, float]:
+        return _validate_pipeline(stage, model, step)
+
+    # latents that a denoiser predicts: it is trained already, so the whole pipeline can be looked at
+    loop.run(point_decoder_loss(model.point_decoder, draw), on_checkpoint=validate if own.predicted_share > 0 else None)
     return model
+
+
+def _validate_pipeline(stage: Stage, model: GeometryModel, step: int) -> dict[str, float]:
+    """Scores the model by the whole pipeline, and tells it by how much its windows' agreement promises too much."""
+    numbers = {} if stage.validate is None else stage.validate(model, stage.directory / "validation", step)
+    ratio = numbers.get("pipeline_error_ratio", math.nan)
+    if math.isfinite(ratio) and ratio > 0:
+        model.spec = replace(model.spec, error_scale=model.spec.error_scale * ratio)
+    return numbers
 
 
 def _pictures(stage: Stage) -> Tensor:

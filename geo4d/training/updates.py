@@ -100,6 +100,7 @@ class ZeroUpdates(Updates):
         settings["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps = config.accumulate
         settings["gradient_clipping"] = config.clip_norm
         super().__init__(accelerator, module, optimizer, config)
+        self._wrapped.optimizer.check_grad_overflow = True  # older versions look at gradients in fp16 alone
 
     def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function returns, called within the engine."""
@@ -153,15 +154,16 @@ class ZeroUpdates(Updates):
             safe_set_full_fp32_param(weight, weight.detach())
         if not state:
             return
+        first = next(iter(state.values()))
         for group in self.optimizer.param_groups:
             for part in group["params"]:
-                moments = {key: torch.zeros_like(part) for key, value in state[0].items() if value.ndim}
-                self.optimizer.state[part] = {"step": state[0]["step"].clone(), **moments}
+                moments = {key: torch.zeros_like(part) for key, value in first.items() if value.ndim}
+                self.optimizer.state[part] = {"step": first["step"].clone(), **moments}
         self._wrapped.optimizer._lazy_init_hp_params_optimizer_state()  # shows it to the functions below
-        for weight, each in zip(self._trained, state.values(), strict=True):
+        for i, each in state.items():  # a weight that never had a gradient may have none
             for key, value in each.items():
                 if value.ndim:
-                    safe_set_full_optimizer_state(weight, value.to(weight.device), key)
+                    safe_set_full_optimizer_state(self._trained[i], value.to(self._trained[i].device), key)
 
 
 def make_updates(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig) -> Updates:
@@ -169,7 +171,16 @@ def make_updates(accelerator: Accelerator, module: nn.Module, optimizer: torch.o
     is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
     if config.optimizer == "adamw_8bit" and (is_zero or accelerator.is_fsdp2):
         raise ConfigError("optimizer=adamw_8bit keeps no sharded state; with FSDP or DeepSpeed set optimizer=adamw_fused.")
+    if accelerator.is_fsdp2:
+        leave_out_absent(accelerator.state.fsdp_plugin, module)
     return (ZeroUpdates if is_zero else Updates)(accelerator, module, optimizer, config)
+
+
+def leave_out_absent(plugin: Any, module: nn.Module) -> None:
+    """One accelerate config serves all stages: layers named in it that a stage's module does not have are not asked for."""
+    names = {type(layer).__name__ for layer in module.modules()}
+    if plugin.transformer_cls_names_to_wrap:
+        plugin.transformer_cls_names_to_wrap = [name for name in plugin.transformer_cls_names_to_wrap if name in names]
 
 
 def check_deepspeed(settings: dict[str, Any]) -> None:

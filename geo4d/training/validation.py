@@ -21,6 +21,7 @@ VALIDATION_SPLIT = 800001
 FRAMES = 8
 FARTHEST = 80.0  # of a depth from disparity, in units of the fit
 EVERY = 7  # pixels that a fit is made on
+AT_ONCE = 24 * 8 * 64 * 96  # pixels of the frames that go through the networks together
 
 
 def make_validator(
@@ -53,18 +54,26 @@ def make_validator(
 
 def _predict(model: GeometryModel, layout: Layout, batch: ClipBatch, sample: Callable[..., Tensor]) -> dict[str, Any]:
     """Decoded fields of all clips."""
-    device = model.device
-    with torch.autocast(device.type, torch.bfloat16):
-        rgb = rgb_images(batch.clip).to(device)
+    frames = rgb_images(batch.clip)
+    clips = max(1, AT_ONCE // frames[0, :, 0].numel())
+    inputs = zip(*(each.split(clips) for each in (frames, batch.fps, batch.frame_index)), strict=True)
+    parts = [_predict_images(model, layout, sample, *(each.to(model.device) for each in some)) for some in inputs]
+    return layout.decode({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def _predict_images(
+    model: GeometryModel, layout: Layout, sample: Callable[..., Tensor], rgb: Tensor, fps: Tensor, frame_index: Tensor
+) -> dict[str, Tensor]:
+    """Decoded images of some clips."""
+    with torch.autocast(model.device.type, torch.bfloat16):
         condition = model.encode_rgb(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]).movedim(1, 2)
-        denoise = model.denoiser(condition, batch.fps.to(device), batch.frame_index.to(device))
-        like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=device)
+        like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=model.device)
         images = {}
-        for name, latent in layout.split(sample(denoise, like).float()).items():
+        for name, latent in layout.split(sample(model.denoiser(condition, fps, frame_index), like).float()).items():
             flat = latent.movedim(2, 1).flatten(0, 1)
             decoded = model.decode_points(flat)[0] if name == "points" else model.decode_images(name, flat)
             images[name] = decoded.float().unflatten(0, rgb.shape[:2]).cpu()
-    return layout.decode(images)
+    return images
 
 
 def _score(fields: dict[str, Any], truth: dict[str, Any], batch: ClipBatch) -> dict[str, float]:

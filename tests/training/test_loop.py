@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from geo4d.training.loop import Draw, LoopConfig, TrainingLoop
 from geo4d.training.optimizer import learning_rate, make_optimizer
 from geo4d.training.ranks import choose_device
 from geo4d.training.run_log import RunLog, duration
-from geo4d.training.updates import check_deepspeed
+from geo4d.training.updates import check_deepspeed, leave_out_absent
 from geo4d.training.utilisation import FlopCounter, peak_flops
 
 WORKER = Path(__file__).with_name("loop_worker.py")
@@ -210,6 +211,21 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path, where, cap
     assert "step 2 left out" in caplog.text
     assert all(torch.isfinite(value).all() for value in loop.module.state_dict().values())
     assert lines(tmp_path)[-1]["bad_steps"] == 2
+
+
+def test_a_run_that_was_killed_before_its_last_validation_validates(tmp_path):
+    loop = make_loop(tmp_path, steps=4)
+    loop.run(make_loss(loop.module))
+    seen = []
+    again = make_loop(tmp_path, steps=4)
+    again.run(make_loss(again.module), on_checkpoint=lambda step: seen.append(step) or {"x": 1.0})
+    assert seen == [4]
+
+
+def test_layers_that_a_stage_does_not_have_are_not_asked_for():
+    plugin = SimpleNamespace(transformer_cls_names_to_wrap=["ResBlock", "Linear"])
+    leave_out_absent(plugin, nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+    assert plugin.transformer_cls_names_to_wrap == ["Linear"]
 
 
 def test_too_many_bad_steps_stop_the_run(tmp_path):
@@ -403,6 +419,8 @@ def test_without_bitsandbytes_8_bits_say_what_to_do():
 
 def test_settings_that_deepspeed_cannot_go_with_say_so(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="no device 'foo'"):
+        choose_device("foo")
     for settings, message in (
         ({"zero_optimization": {"stage": 3}}, r"got stage 3; set `zero_stage: 2`, or .* FSDP"),
         ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, r"weights in bf16; leave bf16 out"),

@@ -1,6 +1,7 @@
 """Stages from nothing to a model that reconstructs; killed ones go on to the same weights; what cannot be is said in a sentence."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ from trees import cut_short, write_tartanair
 
 from geo4d.cli import main
 from geo4d.config import load_config
+from geo4d.diffusion.schedule import make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.synthetic import SyntheticSet, error_ratio, render_true_clip
-from geo4d.models.storage import load_model
+from geo4d.models.storage import load_model, save_folder
 from geo4d.pipeline import Geo4D
 from geo4d.training import stages as room
+from geo4d.training import validation
 from geo4d.training.config import StageConfig
-from geo4d.training.recipe import load_recipe, run_recipe, run_stage
-from geo4d.training.start import starting_model
+from geo4d.training.recipe import DONE, SETTINGS, load_recipe, run_recipe, run_stage
+from geo4d.training.start import layout_of, starting_model
+from geo4d.training.validation import make_validator
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 QUICK = ["loop.steps=6", "loop.warmup_steps=2", "loop.log_every=2", "loop.checkpoint_steps=2", "loop.tensorboard=false"]
@@ -74,6 +78,48 @@ def test_finished_stages_are_passed_over_and_others_refused(finished, monkeypatc
     run_recipe(recipe(finished))
     with pytest.raises(ConfigError, match="finished, with other settings of loop"):
         run_recipe(recipe(finished, "loop.learning_rate=0.5"))
+
+
+def test_a_stage_goes_on_under_its_own_settings_alone(finished, tmp_path):
+    config = replace(recipe(finished)[4], out=str(tmp_path), export=None)
+    directory = tmp_path / config.name
+    shutil.copytree(finished / config.name, directory)
+    (directory / DONE).unlink()
+    for name, value in (("seed", 5), ("start", str(finished / "6_rays" / "model"))):
+        with pytest.raises(ConfigError, match=f"begun with other settings of {name}; restore them"):
+            run_stage(replace(config, **{name: value}))
+    quicker = replace(config, loop=replace(config.loop, learning_rate=1e-5), data=replace(config.data, readers=0))
+    assert run_stage(quicker) == directory
+
+
+def test_latents_of_another_autoencoder_are_refused(finished, tmp_path):
+    shutil.copytree(finished / "2_latents", tmp_path / "2_latents")
+    (tmp_path / "2_latents" / DONE).unlink()
+    (tmp_path / "2_latents" / SETTINGS).unlink()
+    model = load_model(finished / "1_autoencoder" / "model")
+    with torch.no_grad():
+        next(model.autoencoder.encoder.parameters()).mul_(1.5)
+    save_folder(model, tmp_path / "other")
+    pool = replace(recipe(finished)[1], out=str(tmp_path), start=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"safetensors was encoded by another autoencoder"):
+        run_stage(replace(pool, latents=replace(pool.latents, shards=9)))
+    points = replace(recipe(finished)[3], out=str(tmp_path), start=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"encoded by another autoencoder"):
+        run_stage(points)
+
+
+def test_recipes_ask_for_what_their_modules_can_do():
+    for folder in ("tiny", "small", "geo4d"):
+        for stage in load_recipe([CONFIGS / folder]):
+            assert stage.kind == "denoiser" or not stage.loop.gradient_checkpointing, (folder, stage.name)
+
+
+def test_quick_figures_do_not_depend_on_how_many_clips_go_at_once(finished, monkeypatch):
+    model = load_model(finished / "7_disparity" / "model")
+    validate = make_validator(model, layout_of(model), make_schedule(dynamic_rescale=False), clips=3)
+    whole = validate()
+    monkeypatch.setattr(validation, "AT_ONCE", 1)
+    assert validate() == pytest.approx(whole, rel=2e-2)
 
 
 def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_path):
