@@ -88,6 +88,7 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modalities", nargs="+", default=["points", "rays", "disparity"], help="whose images to encode, beside the frames"
     )
+    parser.add_argument("--most-bad", type=float, default=0.05, help="share of a data set that may be of no use before the work stops")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -113,7 +114,7 @@ def run_encode(args: argparse.Namespace) -> None:
         sizes=[Size(height, width) for height, width in sizes],
         lengths=[Length(args.frames, clips)],
         sets=dict(sets),
-        mixture=MixtureConfig(ratios=dict.fromkeys(sets, 1.0)),
+        mixture=MixtureConfig(ratios=dict.fromkeys(sets, 1.0), most_bad=args.most_bad),
     )
     latents = LatentsConfig(tuple(args.modalities), -(-args.windows // clips), args.workers)
     place = {"out": str(out.parent), "name": out.name, "device": args.device, "seed": args.seed}

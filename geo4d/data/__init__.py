@@ -17,7 +17,7 @@ from geo4d.data.spring import Spring
 from geo4d.data.tartanair import TartanAir
 from geo4d.data.view import View, ViewConfig
 from geo4d.data.vkitti2 import VirtualKitti2
-from geo4d.errors import InputError
+from geo4d.errors import ConfigError, InputError
 
 DATASETS: dict[str, type[DiskSet]] = {data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)}
 
@@ -36,16 +36,23 @@ def find_kind(root: str | Path) -> str:
     raise InputError(f"{root} holds no data set that geo4d knows; expected one of these layouts: {layouts}.")
 
 
-def open_data(root: str | Path, kind: str | None = None, *, include: str | None = None, far: float | None = None) -> DiskSet:
+def open_data(
+    root: str | Path, kind: str | None = None, *, include: str | None = None, far: float | None = None, fill: int | None = None
+) -> DiskSet:
     """Opens the data set in `root`, of the given kind or of the one that its layout shows.
 
     `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies more
-    than `far` metres away counts as sky.
+    than `far` metres away counts as sky; pointodyssey alone spreads depth up to `fill` pixels into its holes. Raises ConfigError
+    for a `fill` of another kind.
     """
     kind = kind or find_kind(root)
     if kind not in DATASETS:
         raise InputError(f"There is no kind of data set {kind!r}; expected one of {', '.join(DATASETS)}.")
-    return DATASETS[kind](root, include=include, far=far)
+    if fill is None:
+        return DATASETS[kind](root, include=include, far=far)
+    if kind != PointOdyssey.kind:
+        raise ConfigError(f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it out.")
+    return PointOdyssey(root, include=include, far=far, fill=fill)
 
 
 __all__ = [

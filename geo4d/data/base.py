@@ -73,8 +73,9 @@ class DiskSet(DataSet):
             raise InputError(f"{root} does not look like {self.kind}: expected {self.hint}; check the path or the kind.")
         index = load_index(self.root, self.kind, self._scan)
         keep = self.is_for_training if include is None else lambda name: fnmatch(name, include)
+        self.names = tuple(name for name in index.names if keep(name))  # of usable recordings, and of those that are not
         self.recordings = tuple(recording for recording in index.recordings if keep(recording.name))
-        self.problems = index.problems
+        self.problems = tuple(problem for name, problem in index.problems if keep(name))
         self._cameras: dict[str, Cameras] = {}
 
     @classmethod
@@ -93,6 +94,11 @@ class DiskSet(DataSet):
     @abstractmethod
     def load_cameras(self, name: str) -> Cameras:
         """All cameras of a recording, as stored; only the axes, units and pixel centres are ours."""
+
+    def lost(self) -> list[str]:
+        """Names of the recordings of which no frame can be used; `problems` says why."""
+        usable = {recording.name for recording in self.recordings}
+        return [name for name in self.names if name not in usable]
 
     def is_for_training(self, name: str) -> bool:
         """Whether the publishers do not hold this recording out."""
@@ -115,20 +121,21 @@ class DiskSet(DataSet):
         return cameras.intrinsics[row], cameras.cam_to_world[row]
 
     def _scan(self) -> Index:
+        names = sorted(self.find(self.root))
         recordings: list[Recording] = []
-        problems: list[Problem] = []
+        problems: list[tuple[str, Problem]] = []
         watched: dict[str, None] = {str(self.root): None}
-        for name in sorted(self.find(self.root)):
+        for name in names:
             try:
                 found, wrong, paths = self.scan(name)
             except BadData as error:
                 found, wrong, paths = [], [error.problem], [Path(error.file)]
             recordings += found
-            problems += wrong
+            problems += [(name, problem) for problem in wrong]
             for path in paths:
                 inside = [part for part in (path, *path.parents) if part.is_relative_to(self.root)]
                 watched |= dict.fromkeys(map(str, inside))
-        return Index(tuple(recordings), tuple(problems), tuple(watched))
+        return Index(tuple(names), tuple(recordings), tuple(problems), tuple(watched))
 
 
 class FrameFiles(DiskSet):

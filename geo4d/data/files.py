@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tokenize import TokenError
 from types import ModuleType
 
 import numpy as np
@@ -15,6 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from geo4d.data.frames import BadData
 from geo4d.errors import InputError
+
+# what decoders raise; the last three come from compressed archives, from the headers of arrays, and from CSV files
+DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError, SyntaxError, zlib.error, TokenError, csv.Error)
 
 
 @contextmanager
@@ -26,7 +31,7 @@ def naming(file: Path, expected: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise BadData(file, "is missing") from error
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError, SyntaxError) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadData(file, f"is not {expected} that can be read ({reason})") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, zipfile.BadZipFile) as error:

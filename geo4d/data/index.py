@@ -16,15 +16,16 @@ from geo4d.data.frames import Problem, Recording
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Index:
     """Everything that a scan of a data set found."""
 
-    recordings: tuple[Recording, ...]
-    problems: tuple[Problem, ...]
+    names: tuple[str, ...]  # all that is there, of use or not
+    recordings: tuple[Recording, ...]  # their unbroken shots
+    problems: tuple[tuple[str, Problem], ...]  # (name, what is wrong)
     watched: tuple[str, ...]  # folders and camera files whose change makes the index stale
 
 
@@ -40,7 +41,8 @@ def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
         stored = json.loads(file.read_text())
         if stored["version"] == VERSION and stored["state"] == _state(stored["watched"]):
             recordings = tuple(Recording(**entry) for entry in stored["recordings"])
-            return Index(recordings, tuple(Problem(**entry) for entry in stored["problems"]), tuple(stored["watched"]))
+            problems = tuple((name, Problem(**entry)) for name, entry in stored["problems"])
+            return Index(tuple(stored["names"]), recordings, problems, tuple(stored["watched"]))
     except (OSError, ValueError, KeyError, TypeError):
         logger.info("looking through %s", root)
     index = scan()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -111,20 +111,20 @@ def batches(
     mixture: Mixture,
     steps: range,
     *,
-    rank: int = 0,
+    ranks: Sequence[int] = (0,),
     world_size: int = 1,
     workers: int = 0,
     timeout: float = 600.0,
     tally: Tally | None = None,
 ) -> Iterator[WindowBatch]:
-    """The batches of these steps in order, read ahead by `workers` processes.
+    """The batches of these steps in order, in each step those of `ranks` in theirs, read ahead by `workers` processes in all.
 
     To go on in the middle of an epoch, begin `steps` where the run was left. Raises InputError, with the reason, for what no
     substitute helps against: too many bad windows, a worker that is killed, or none answering for `timeout` seconds.
     """
     tally = tally or Tally(mixture.config.most_bad)
     loader: DataLoader[WindowBatch | Geo4DError] = DataLoader(
-        _Steps(mixture, steps, rank, world_size),
+        _Steps(mixture, steps, tuple(ranks), world_size),
         batch_size=None,
         num_workers=workers,
         timeout=timeout if workers else 0,
@@ -146,19 +146,20 @@ def batches(
 
 @dataclass(frozen=True)
 class _Steps(Dataset[WindowBatch | Geo4DError]):
-    """Batches by step. Errors are handed over as values: raised in a worker they would arrive as a page of traceback."""
+    """Batches by step and rank. Errors are handed over as values: raised in a worker they would arrive as a page of traceback."""
 
     mixture: Mixture
     steps: range
-    rank: int
+    ranks: tuple[int, ...]
     world_size: int
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * len(self.ranks)
 
     def __getitem__(self, index: int) -> WindowBatch | Geo4DError:
+        step, place = divmod(index, len(self.ranks))
         try:
-            return load_batch(self.mixture, self.steps[index], self.rank, self.world_size)
+            return load_batch(self.mixture, self.steps[step], self.ranks[place], self.world_size)
         except Geo4DError as error:
             return error
 

@@ -12,6 +12,7 @@ import numpy as np
 from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import read_grey, read_npz
 from geo4d.data.frames import BadData, Cameras, invert_all
+from geo4d.errors import ConfigError
 
 FULL_SCALE = 65535  # stands for a kilometre, and for everything beyond it: sky
 
@@ -33,7 +34,12 @@ class PointOdyssey(FrameFiles):
     optional = ("mask",)
 
     def __init__(self, root: str | Path, *, include: str | None = None, far: float | None = None, fill: int = 0) -> None:
-        """As any data set; depth is spread up to `fill` pixels into holes by max pooling (METHOD section 4)."""
+        """As any data set; depth is spread up to `fill` pixels into holes by max pooling (METHOD section 4).
+
+        Raises ConfigError for a negative `fill`.
+        """
+        if fill < 0:
+            raise ConfigError(f"fill is a number of pixels from 0; got {fill}.")
         super().__init__(root, include=include, far=far)
         self.fill = fill
 

@@ -19,7 +19,10 @@ class Modality(Protocol):
     image_names: tuple[str, ...]
 
     def encode(self, clip: Clip) -> Images:
-        """Images (b, v, 3, h, w) of a batch of windows, whose first frame is the frame of reference."""
+        """Images (b, v, 3, h, w) of a batch of windows, whose first frame is the frame of reference.
+
+        Every pixel is sky or has a depth, be it that of its neighbour; `clip.valid` says where it is its own.
+        """
         ...
 
     def decode(self, images: Mapping[str, Tensor], sigma: Float[Tensor, "b v h w"] | None) -> dict[str, Any]:

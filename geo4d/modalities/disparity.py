@@ -23,14 +23,14 @@ class DisparityModality:
     image_names: tuple[str, ...] = ("disparity",)
 
     def encode(self, clip: Clip) -> Images:
-        """Disparity images of windows (b, v, h, w); holes, which are neither valid nor sky, get the far value."""
+        """Disparity images of windows (b, v, h, w), whose range is that of the valid pixels and the sky."""
         known = clip.valid | clip.sky
-        disparity = torch.where(clip.valid, 1 / clip.depth.clamp_min(1e-6), 0.0)
+        disparity = torch.where(clip.sky, 0.0, 1 / clip.depth.clamp_min(1e-6))
         low = torch.where(known, disparity, torch.inf).flatten(1).amin(dim=1)
         high = torch.where(known, disparity, -torch.inf).flatten(1).amax(dim=1)
-        low = torch.where(low.isfinite(), low, 0.0)[:, None, None, None]
-        spread = (torch.where(high.isfinite(), high, 1.0)[:, None, None, None] - low).clamp_min(1e-6)
-        image = torch.where(known, 2 * (disparity - low) / spread - 1, -1.0)
+        low, high = low[:, None, None, None], high[:, None, None, None]
+        spread = (high - low).clamp_min(1e-6)
+        image = 2 * (disparity - low) / spread - 1
         return {"disparity": image.unsqueeze(2).expand(-1, -1, 3, -1, -1)}
 
     def decode(self, images: Mapping[str, Tensor], sigma: Float[Tensor, "b v h w"] | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from geo4d._typing import Float, Tensor
 from geo4d.errors import ConfigError
 from geo4d.modalities.base import Images, Modality
 from geo4d.modalities.disparity import DisparityModality
+from geo4d.modalities.holes import without_holes
 from geo4d.modalities.points import Normalization, PointsModality
 from geo4d.modalities.rays import RaysModality
 from geo4d.scene import Clip
@@ -45,8 +46,9 @@ class Layout:
         return torch.cat([latents[name] for name in self.image_names], dim=1)
 
     def encode(self, clip: Clip) -> Images:
-        """All images (b, v, 3, h, w) of a batch of windows."""
-        return {name: image for modality in self.modalities for name, image in modality.encode(clip).items()}
+        """All images (b, v, 3, h, w) of a batch of windows; holes are shown with the depth beside them (see `without_holes`)."""
+        whole = without_holes(clip)
+        return {name: image for modality in self.modalities for name, image in modality.encode(whole).items()}
 
     def decode(self, images: Mapping[str, Tensor], sigma: Float[Tensor, "b v h w"] | None = None) -> dict[str, Any]:
         """Fields of `WindowPredictions` from all decoded images (b, v, 3, h, w) and the point image's Laplace scale."""

@@ -39,7 +39,7 @@ MEAN_SKY = 5.0  # where the sky is put
 
 
 def points_in_first_camera(clip: Clip) -> Float[Tensor, "b v h w 3"]:
-    """Every pixel's point in the frame of its window's first camera; sky and holes hold the camera centre."""
+    """Every pixel's point in the frame of its window's first camera; what has no depth holds the camera centre."""
     points_cam = unproject(clip.depth, clip.intrinsics).flatten(-3, -2)  # (b, v, hw, 3)
     points_win = transform_points(relative_to_first(clip.cam_to_world), points_cam)
     return points_win.unflatten(-2, clip.depth.shape[-2:])
@@ -77,7 +77,7 @@ class PointsModality:
     image_names: tuple[str, ...] = ("points",)
 
     def encode(self, clip: Clip) -> Images:
-        """Point images of windows (b, v, h, w)."""
+        """Point images of windows (b, v, h, w); `minmax` shows whatever is not valid as sky, as released."""
         scale, shift = (s[:, None, None, None] for s in window_scale(clip, self.normalization))
         points = points_in_first_camera(clip)
         if self.normalization == "minmax":

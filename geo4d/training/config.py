@@ -31,6 +31,7 @@ class SetConfig:
     kind: str | None = None  # default: by the layout
     include: str | None = None  # pattern of recordings
     far: float | None = None  # metres beyond which all counts as sky
+    fill: int | None = None  # pointodyssey: pixels that depth is spread into holes
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.data import DataSet, Mixture, ProceduralSet, Tally, WindowBatch, batches, open_data
+from geo4d.data import DataSet, DiskSet, Mixture, ProceduralSet, Tally, WindowBatch, batches, open_data
 from geo4d.data.mixture import Size
-from geo4d.errors import ConfigError
+from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Clip
 from geo4d.synthetic import render_clips, scene_seed
-from geo4d.training.config import DataConfig, Length
+from geo4d.training.config import DataConfig, Length, SetConfig
 from geo4d.training.loop_config import Draw
+
+logger = logging.getLogger(__name__)
 
 BASE_FPS = 24.0
 STRIDES = (1, 2, 3)  # METHOD section 4
@@ -25,6 +29,8 @@ MOST_APART = 15  # frames of a window between the two of a pair
 CHUNK_FRAMES = 32  # rendered at a time
 SCENES_A_BATCH = 4096  # scene numbers set aside for each batch
 SEEDS = 30  # runs of different seeds that share no scene
+FAR_AHEAD = 1_000_000  # steps that a reading ahead may last
+NAMED = 3  # problems of a data set that the log names
 
 Shared = TypeVar("Shared", Size, Length)
 
@@ -102,17 +108,18 @@ class ProceduralSource:
 class MixtureSource:
     """Windows of data sets; a bad one is replaced and counted, and too many of them end the run.
 
-    With `readers` processes batches are read ahead, as soon as two requests have shown by which step they follow one another.
+    Batches are read ahead by `readers` processes for each length and choice of sizes, however many parts a step has, as soon
+    as two steps have shown which parts are asked for here and how the steps follow one another.
     """
 
     def __init__(self, sets: dict[str, DataSet], config: DataConfig, *, seed: int, stream: int) -> None:
         self.sets, self.config, self.seed = sets, config, seed * 100 + stream
         self.tally = Tally(config.mixture.most_bad)
-        self._streams: dict[tuple[Length, tuple[Size, ...], int], _Stream] = {}
+        self._streams: dict[tuple[Length, tuple[Size, ...]], _Stream] = {}
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
         """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's. Raises InputError for too many bad windows."""
-        key = (length, tuple(sizes or self.config.sizes), at.part)
+        key = (length, tuple(sizes or self.config.sizes))
         if key not in self._streams:
             self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.tally)
         windows = self._streams[key].read(at)
@@ -130,45 +137,72 @@ class MixtureSource:
 
 
 class _Stream:
-    """The batches of one kind, in the order in which they are asked for."""
+    """The batches of one kind, in the order in which this process asks for them: the same parts in every step."""
 
     def __init__(self, mixture: Mixture, readers: int, tally: Tally) -> None:
         self.mixture, self.readers, self.tally = mixture, readers, tally
-        self._last: int | None = None
-        self._ahead: Iterator[WindowBatch] | None = None
-        self._steps = range(0)
+        self._asked: list[Place] = []  # in the latest step
+        self._expected: Place | None = None  # the next of those read ahead
+        self._places: Iterator[Place] = iter(())  # the others
+        self._batches: Iterator[WindowBatch] = iter(())
 
     def read(self, at: Place) -> WindowBatch:
         """The batch at a place, from those read ahead if it is the next one."""
-        expected = self._steps[0] if self._ahead is not None and len(self._steps) else None
-        rhythm = 0 if self._last is None else at.step - self._last
-        self._last = at.step
-        if expected != at.step:
-            self._ahead = None
-            if not self.readers or rhythm < 1:
-                return next(batches(self.mixture, range(at.step, at.step + 1), rank=at.part, world_size=at.parts, tally=self.tally))
-            self._steps = range(at.step, at.step + rhythm * 1_000_000, rhythm)
-            self._ahead = batches(self.mixture, self._steps, rank=at.part, world_size=at.parts, workers=self.readers, tally=self.tally)
-        assert self._ahead is not None
-        self._steps = self._steps[1:]
-        return next(self._ahead)
+        if at != self._expected:
+            self._begin(at)
+        self._expected = next(self._places, None)
+        self._asked = [*self._asked, at] if self._asked and self._asked[0].step == at.step else [at]
+        return next(self._batches)
+
+    def _begin(self, at: Place) -> None:
+        """Reads ahead from a place on if it follows, by whole steps, the first of the step before; else this batch alone."""
+        first = self._asked[0] if self._asked else at
+        rhythm = at.step - first.step
+        steps, ranks, workers = range(at.step, at.step + 1), [at.part], 0
+        if self.readers and rhythm > 0 and at == replace(first, step=at.step):
+            steps, workers = range(at.step, at.step + rhythm * FAR_AHEAD, rhythm), self.readers
+            ranks = [place.part for place in self._asked]
+        self._batches = batches(self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, tally=self.tally)
+        self._places = islice((Place(step, part, at.parts) for step in steps for part in ranks), 1, None)
 
 
 def open_source(config: DataConfig, *, seed: int, stream: int, device: str = "cpu") -> ClipSource:
-    """The source that a stage's `data` asks for. Raises ConfigError for a set without a root, InputError for one that is not there."""
+    """The source that a stage's `data` asks for.
+
+    Raises ConfigError for a set without a root, InputError for one that is not there or has lost too many of its recordings.
+    """
     stream += 3 * (seed % SEEDS)  # a run has three streams
     chosen = {name: entry for name, entry in config.sets.items() if entry is not None}
     if not chosen:
         return ProceduralSource(config.sizes, stream, device)
-    sets: dict[str, DataSet] = {}
-    for name, entry in chosen.items():
-        if entry.kind == "procedural":
-            sets[name] = ProceduralSet(render_clips, partial(scene_seed, stream))
-        elif entry.root is None:
-            raise ConfigError(f"The data set {name} needs a folder: set data.sets.{name}.root=FOLDER, or leave it out (null).")
-        else:
-            sets[name] = open_data(entry.root, entry.kind, include=entry.include, far=entry.far)
+    sets = {name: _open_set(name, entry, stream, config.mixture.most_bad) for name, entry in chosen.items()}
     return MixtureSource(sets, config, seed=seed, stream=stream)
+
+
+def _open_set(name: str, entry: SetConfig, stream: int, most_bad: float) -> DataSet:
+    if entry.kind == "procedural":
+        if entry.fill is not None:
+            raise ConfigError(f"Procedural scenes have no holes to fill: leave out data.sets.{name}.fill; got {entry.fill}.")
+        return ProceduralSet(render_clips, partial(scene_seed, stream))
+    if entry.root is None:
+        raise ConfigError(f"The data set {name} needs a folder: set data.sets.{name}.root=FOLDER, or leave it out (null).")
+    data = open_data(entry.root, entry.kind, include=entry.include, far=entry.far, fill=entry.fill)
+    _report_losses(name, data, most_bad)
+    return data
+
+
+def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
+    """Logs what the index found wrong. Raises InputError if more than the share `most_bad` of the recordings is of no use."""
+    for problem in data.problems[:NAMED]:
+        logger.warning("Warning: %s: %s: %s.", name, problem.file, problem.reason)
+    if len(data.problems) > NAMED:
+        logger.warning("Warning: %s: %d more problems; geo4d data check %s names them all.", name, len(data.problems) - NAMED, data.root)
+    lost = data.lost()
+    if len(lost) > most_bad * len(data.names):
+        raise InputError(
+            f"{len(lost)} of {len(data.names)} recordings of {name} cannot be used, more than the {100 * most_bad:.3g} % that are "
+            f"tolerated (the first: {lost[0]}); geo4d data check {data.root} says why, data.mixture.most_bad sets the share."
+        )
 
 
 def pick(items: Sequence[Shared], seed: list[int]) -> Shared:

@@ -1,6 +1,7 @@
 """Whatever is broken is named with its file, left out and counted; too much of it stops the run, and no worker dies or hangs."""
 
 import logging
+import struct
 
 import h5py
 import numpy as np
@@ -77,6 +78,42 @@ def test_a_broken_file_is_named(breakage, tmp_path):
     assert "\n" not in str(caught.value)
     named = tmp_path / (name.replace("image_left", "depth_left").replace("_left.png", "_left_depth.npy") if "size" in breakage else name)
     assert str(named) in str(caught.value)
+
+
+def broken_stream(path):
+    """Its first array, compressed, begins with a block of a kind that there is not."""
+    with np.load(path) as archive:
+        np.savez_compressed(path, **archive)
+    data = bytearray(path.read_bytes())
+    data[30 + sum(struct.unpack("<HH", data[26:30]))] = 0xFF
+    path.write_bytes(data)
+
+
+def open_header(path):
+    """The brace that closes the header is gone."""
+    path.write_bytes(path.read_bytes().replace(b"}", b" ", 1))
+
+
+def endless_field(path):
+    with path.open("a") as file:
+        file.write('"' + 200_000 * "x")
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "break_it", "kind"),
+    [
+        (write_pointodyssey, "train/ani/anno.npz", broken_stream, "a .npz file with intrinsics, extrinsics"),
+        (write_folder, "00000/cam_to_world.npy", open_header, "a .npy file of numbers"),
+        (write_bedlam, "20221024_10_100_suburb/ground_truth/camera/seq_000003_camera.csv", endless_field, "a CSV file"),
+    ],
+    ids=["a damaged archive", "a damaged header", "a damaged table"],
+)
+def test_damaged_camera_files_are_named_by_the_index(write, name, break_it, kind, tmp_path):
+    write(tmp_path)
+    break_it(tmp_path / name)
+    data = open_data(tmp_path)
+    assert len(data.recordings) == 0 and [problem.file for problem in data.problems] == [str(tmp_path / name)]
+    assert data.problems[0].reason.startswith(f"is not {kind} that can be read (")
 
 
 CAMERAS = {
@@ -169,6 +206,15 @@ def test_a_run_goes_on_in_the_middle(tartan):
     assert torch.equal(load_batch(mixture, 5).clip.rgb, whole[5].clip.rgb)
     assert whole[0].fps.tolist() == [10 / draw.stride for draw in whole[0].draws]
     assert whole[0].frame_index.tolist() == [[0, 1]] * 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_reading_serves_several_ranks(workers, tartan):
+    mixture = tartan_mixture(tartan)
+    read = list(batches(mixture, range(1, 5, 2), ranks=(2, 0), world_size=3, workers=workers))
+    asked = [load_batch(mixture, step, rank, 3) for step in (1, 3) for rank in (2, 0)]
+    assert [batch.draws for batch in read] == [batch.draws for batch in asked]
+    assert all(torch.equal(a.clip.rgb, b.clip.rgb) for a, b in zip(read, asked, strict=True))
 
 
 def test_too_many_bad_windows_stop_the_run(tartan):

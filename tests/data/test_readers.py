@@ -193,7 +193,11 @@ def test_an_index_is_made_once_and_again_when_the_tree_changes(tmp_path, monkeyp
     assert len(open_data(tmp_path).recordings) == 2 and scans == ["00000", "00001"]
     (tmp_path / "00001" / "depth.npy").unlink()
     again = open_data(tmp_path)
-    assert len(again.recordings) == 1 and again.problems[0].reason == "is missing"
+    assert len(again.recordings) == 1 and again.problems[0].reason == "is missing" and again.lost() == ["00001"]
+    kept = open_data(tmp_path)
+    assert (kept.recordings, kept.problems, kept.lost(), len(scans)) == (again.recordings, again.problems, ["00001"], 4)
+    others = open_data(tmp_path, include="*0")  # tells nothing of what is not asked for
+    assert (others.problems, others.lost(), len(others.recordings)) == ((), [], 1)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # the data set itself is left alone
 
 

@@ -1,13 +1,17 @@
 """Every modality comes back from its image; the layout alone knows the slots."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from parity import load
 
 from geo4d.errors import ConfigError
-from geo4d.geometry.camera import intrinsics_from_focal
+from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam
 from geo4d.geometry.plucker import fit_centre
+from geo4d.geometry.rigid import relative_to_first, transform_points
 from geo4d.modalities import make_layout
+from geo4d.modalities.holes import without_holes
 from geo4d.modalities.points import PointsModality, points_in_first_camera, window_scale
 from geo4d.scene import Clip
 
@@ -128,3 +132,67 @@ def test_a_window_without_valid_pixels_encodes_to_finite_images():
     for normalization in ("minmax", "asinh", "mean"):
         images = make_layout(normalization=normalization).encode(empty)
         assert all(image.isfinite().all() for image in images.values())
+
+
+def known_where(clip: Clip, known: torch.Tensor) -> Clip:
+    """The clip with holes, of depth 0, at all other pixels."""
+    valid, sky = clip.valid & known, clip.sky & known
+    return replace(clip, depth=torch.where(valid, clip.depth, 0.0), valid=valid, sky=sky)
+
+
+def corner_hole() -> tuple[Clip, torch.Tensor, torch.Tensor]:
+    """A clip with a hole in the lower left, the pixels of it that are nearest to row 5 above it, and the depths there."""
+    clip = make_clip()
+    known, near = torch.ones_like(clip.valid), torch.zeros_like(clip.valid)
+    known[..., 6:, :6], near[..., 6:, :2] = False, True
+    return known_where(clip, known), near, clip.depth[..., 5:6, :].expand_as(clip.depth)
+
+
+@pytest.mark.parametrize("normalization", ["asinh", "mean"])
+def test_a_hole_is_taught_the_depth_beside_it_on_its_own_ray(normalization):
+    clip, hole, beside = corner_hole()
+    layout = make_layout(("points", "disparity"), normalization=normalization)
+    fields = layout.decode(layout.encode(clip))
+    points_cam = beside[..., None] * pixel_rays_cam(clip.intrinsics, *beside.shape[-2:])
+    points_win = transform_points(relative_to_first(clip.cam_to_world), points_cam.flatten(2, 3)).unflatten(2, beside.shape[-2:])
+    expected = points_win / window_scale(clip, normalization)[0][:, None, None, None, None]
+    torch.testing.assert_close(fields["points"][hole], expected[hole].float(), atol=2e-5, rtol=2e-5)
+    for b in range(2):
+        nearest = clip.depth[b][clip.valid[b]].min()
+        torch.testing.assert_close(fields["disparity"][b][hole[b]], (nearest / beside[b][hole[b]]).float(), rtol=1e-5, atol=1e-6)
+
+
+def test_minmax_shows_holes_as_the_sky():
+    clip, hole, _ = corner_hole()
+    assert (make_layout(("points",)).encode(clip)["points"].movedim(2, -1)[hole] == 1.05).all()
+
+
+def test_what_is_known_is_shown_as_ever():
+    clip, _, _ = corner_hole()
+    filled = without_holes(clip)
+    assert filled.valid is clip.valid and torch.equal(filled.sky, clip.sky)
+    assert torch.equal(filled.depth[clip.valid], clip.depth[clip.valid]) and (filled.depth[~clip.sky] > 0).all()
+    assert without_holes(filled_in := replace(filled, valid=~filled.sky)) is filled_in
+
+
+def test_a_frame_of_which_nothing_is_known_is_shown_as_sky():
+    clip = make_clip()
+    known = torch.ones_like(clip.valid)
+    known[1, 2] = False
+    same, dark = replace(clip, sky=clip.sky | ~known, valid=clip.valid & known), known_where(clip, known)
+    for normalization in ("minmax", "asinh", "mean"):
+        layout = make_layout(normalization=normalization)
+        images, others = layout.encode(dark), layout.encode(same)
+        assert all(torch.equal(images[name], others[name]) for name in layout.image_names)
+        assert (layout.decode(images)["weight"][1, 2] == 0).all() and (layout.decode(images)["disparity_weight"][1, 2] == 0).all()
+
+
+def test_a_clip_without_holes_is_encoded_bit_for_bit_as_before():
+    """The images of one window, whose every pixel is known, as the formulas of METHOD 2 say."""
+    clip = make_clip()
+    clip = replace(clip, valid=~clip.sky, depth=torch.where(clip.sky, 0.0, clip.depth.clamp_min(2.0)))
+    disparity = torch.where(clip.valid, 1 / clip.depth.clamp_min(1e-6), 0.0)
+    high = disparity.flatten(1).amax(dim=1)[:, None, None, None]
+    images = make_layout(normalization="asinh").encode(clip)
+    assert torch.equal(images["disparity"][:, :, 1], 2 * disparity / high - 1)
+    assert all(torch.equal(images["points"], own) for own in PointsModality("asinh").encode(clip).values())

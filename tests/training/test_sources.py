@@ -1,16 +1,19 @@
 """Which clips a run sees: the same for the same place, never the same for two; the pool that holds them encoded."""
 
+import logging
+import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from trees import write_folder, write_spring
+from trees import HOLE, write_folder, write_pointodyssey, write_spring
 
 from geo4d.cli import main
 from geo4d.data.mixture import MixtureConfig, Size
-from geo4d.errors import InputError
+from geo4d.errors import ConfigError, InputError
 from geo4d.training.config import DataConfig, Length, SetConfig
 from geo4d.training.latents import LatentPool
 from geo4d.training.loop import Draw
@@ -80,6 +83,85 @@ def test_reading_ahead_changes_nothing(roots):
     plain, ahead = (open_source(mixed(roots, readers=readers), seed=0, stream=2) for readers in (0, 1))
     for step in (0, 1, 2, 3, 9, 10, 4):
         assert same(plain.batch(Place(step, 1, 2), WINDOWS), ahead.batch(Place(step, 1, 2), WINDOWS))
+
+
+def test_all_parts_of_a_step_share_the_readers(roots):
+    plain, ahead = (open_source(mixed(roots, readers=readers), seed=0, stream=2) for readers in (0, 2))
+    before = len(multiprocessing.active_children())
+    for step, parts, readers in ((0, (1, 3, 5), 0), (1, (1, 3, 5), 2), (2, (1, 3, 5), 2), (4, (1, 3), 2), (5, (5,), 0)):
+        for part in parts:
+            assert same(plain.batch(Place(step, part, 6), WINDOWS), ahead.batch(Place(step, part, 6), WINDOWS))
+            assert len(multiprocessing.active_children()) == before + readers
+
+
+def lossy(root, lost):
+    """Ten recordings, some of them without depth."""
+    write_folder(root / "00000")
+    for number in range(10):
+        shutil.copytree(root / "00000" / "00000", root / "set" / f"{number:05d}")
+    for number in range(lost):
+        (root / "set" / f"{number:05d}" / "depth.npy").unlink()
+    return root / "set"
+
+
+def sparse(root, **settings):
+    own = MixtureConfig(ratios={"clips": 1.0}, strides=(1,), film=None, **settings)
+    return DataConfig(sizes=list(SIZES), sets={"clips": SetConfig(str(root))}, mixture=own)
+
+
+def test_recordings_that_are_of_no_use_are_counted(tmp_path, caplog):
+    root = lossy(tmp_path, 5)
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(InputError, match=r"5 of 10 recordings of clips .* 5 % .*00000.*data check") as caught,
+    ):
+        open_source(sparse(root), seed=0, stream=1)
+    assert str(root) in str(caught.value) and "most_bad" in str(caught.value)
+    named = [record.getMessage() for record in caplog.records]
+    assert [f"{root}/{number:05d}/depth.npy: is missing" in message for number, message in enumerate(named[:3])] == [True] * 3
+    assert len(named) == 4 and "2 more problems" in named[3]
+    with caplog.at_level(logging.WARNING):
+        source = open_source(sparse(root, most_bad=0.5), seed=0, stream=1)
+    assert isinstance(source, MixtureSource) and len(source.sets["clips"].recordings) == 5
+
+
+def test_recordings_that_are_left_out_are_no_loss(tmp_path, caplog):
+    config = sparse(lossy(tmp_path, 5))
+    config.sets["clips"] = SetConfig(config.sets["clips"].root, include="0000[5-9]")
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(config, seed=0, stream=1).sets["clips"].recordings) == 5
+    assert not caplog.records
+
+
+def test_holes_are_filled_where_a_set_asks_for_it(tmp_path):
+    truth = write_pointodyssey(tmp_path)
+    hole = truth.instance[0] == HOLE
+    shares = []
+    for fill in (None, 4):
+        own = MixtureConfig(ratios={"points": 1.0}, film=None)
+        config = DataConfig(sizes=list(SIZES), sets={"points": SetConfig(str(tmp_path), fill=fill)}, mixture=own)
+        data = open_source(config, seed=0, stream=1).sets["points"]
+        shares.append(float(data.read(data.recordings[0], [0]).valid[0][hole].float().mean()))
+    assert shares[0] == 0 and shares[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (lambda root: SetConfig(str(root / "spring"), fill=4), "pointodyssey alone.*fill=4.*a spring"),
+        (lambda root: SetConfig(kind="procedural", fill=4), "no holes to fill"),
+    ],
+    ids=["spring", "procedural"],
+)
+def test_a_set_that_cannot_be_filled_is_refused(entry, message, roots):
+    with pytest.raises(ConfigError, match=message):
+        open_source(DataConfig(sets={"some": entry(roots)}), seed=0, stream=1)
+
+
+def test_a_negative_fill_is_refused(tmp_path):
+    write_pointodyssey(tmp_path)
+    with pytest.raises(ConfigError, match="from 0; got -1"):
+        open_source(DataConfig(sets={"some": SetConfig(str(tmp_path), fill=-1)}), seed=0, stream=1)
 
 
 def write_pool(folder: Path, groups=(("16x24x2", 6), ("24x16x2", 3), ("16x24x4", 2))):
