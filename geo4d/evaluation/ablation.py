@@ -16,7 +16,7 @@ from geo4d.evaluation.report import write_report, write_tables
 from geo4d.evaluation.results import Results, markdown
 from geo4d.evaluation.runner import Run, Shard
 from geo4d.evaluation.sets import OpenSet, open_set
-from geo4d.evaluation.store import Store
+from geo4d.evaluation.store import Store, whole_file
 
 WINDOWS = ".windows"  # predicted windows that variants share, below the folder of the ablation
 
@@ -90,7 +90,8 @@ def ablate(
             finished.append(write_report(store, opened))
     if len(finished) < len(pipelines):
         return None
-    save_config(replace(config, root=None), out / "config.yaml")
+    with whole_file(out / "config.yaml") as temporary:
+        save_config(replace(config, root=None), temporary)
     together = Results(finished[0].settings, [row for results in finished for row in results.rows])
     text = markdown(together, config.title, _list_variants(config))
     write_tables(together, out, text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from geo4d.errors import InputError
 from geo4d.evaluation.results import COUNTED, MARK, Results, Row, combine, in_digits, weights_of
-from geo4d.evaluation.scores import METRICS
+from geo4d.evaluation.scores import METRICS, failure
 from geo4d.evaluation.store import Record, Store
 
 DRAWS, SEED, LEVEL = 10_000, 0, 0.95
@@ -80,7 +80,7 @@ class Comparison:
 def compare_runs(first: str | Path, second: str | Path, methods: tuple[str | None, str | None] = (None, None)) -> Comparison:
     """Compares a method of one run (default: its first) with one of another, or of the same.
 
-    Raises InputError if the runs are not of the same data, protocol and frames, or have no sequence in common.
+    Raises InputError if the runs are not of the same data, protocol, frames and truth, or have no sequence in common.
     """
     runs = [Results.load(Store(folder)) for folder in (first, second)]
     rows = [run.row(method) for run, method in zip(runs, methods, strict=True)]
@@ -94,6 +94,10 @@ def compare_runs(first: str | Path, second: str | Path, methods: tuple[str | Non
     for a, b in pairs:
         if a["digest"] != b["digest"]:
             raise InputError(f"{first} and {second} cannot be compared: {a['sequence']} has other frames; use one list of frames for both.")
+        other = [part for part in a["truth"] if part in b["truth"] and a["truth"][part] != b["truth"][part]]
+        if other:
+            what = f"{a['sequence']} has other true {' and '.join(other)}"
+            raise InputError(f"{first} and {second} cannot be compared: {what}; evaluate both with one copy of the data, read in one way.")
     average = runs[0].settings["constants"]["average"]
     names = [name for name in METRICS if METRICS[name].in_tables and all(name in row.cells for row in rows)]
     differences = [difference for name in names if (difference := _difference(name, pairs, average)) is not None]
@@ -131,5 +135,5 @@ def _difference(name: str, pairs: Sequence[tuple[Record, Record]], average: str)
             change = (weights[drawn] * (b - a)[drawn]).sum(1) / weights[drawn].sum(1)
         low, high = (float(np.quantile(change, share)) for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         chance = float(((change > 0) if METRICS[name].is_share else (change < 0)).mean())
-    failures = sum(METRICS[name].group in record["failures"] for pair in both for record in pair)
+    failures = sum(failure(name, record["failures"]) is not None for pair in both for record in pair)
     return Difference(name, first, second, low, high, chance, int(better.sum()), len(both), failures)

@@ -15,6 +15,7 @@ import torch
 import geo4d
 from geo4d.data.frames import Problem
 from geo4d.evaluation.prepare import frame_list
+from geo4d.evaluation.results import counted_failures, offered_groups
 from geo4d.evaluation.sets import OpenSet
 from geo4d.evaluation.store import Record, Store
 
@@ -73,15 +74,17 @@ def make_manifest(store: Store, opened: OpenSet) -> dict[str, Any]:
         "code": code_version(),
         "environment": environment(),
         "methods": methods,
-        "failures": {name: _failures(done) for name, done in records.items()},
+        "failures": {name: _failures(done, settings["task"]) for name, done in records.items()},
         "cost": {name: _cost(done) for name, done in records.items()},
         "frames": frame_list(opened, rows, [Problem(name, reason) for name, reason in sorted(unusable.items())]),
     }
 
 
-def _failures(records: list[Record]) -> dict[str, Any]:
-    failed = {record["sequence"]: record["failures"] for record in records if record["status"] == "failed"}
-    return {"failed": len(failed), "of": len(records), "unusable": sum(r["status"] == "unusable" for r in records), "sequences": failed}
+def _failures(records: list[Record], task: str) -> dict[str, Any]:
+    """How many sequences failed in what the task asks for, and every failure that is counted, in any number."""
+    offered, status = offered_groups(records, task), [record["status"] for record in records]
+    failed = {record["sequence"]: counted for record in records if (counted := counted_failures(record, offered))}
+    return {"failed": status.count("failed"), "of": len(records), "unusable": status.count("unusable"), "sequences": failed}
 
 
 def _cost(records: list[Record]) -> dict[str, float | int]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from geo4d.evaluation.results import Results
-from geo4d.evaluation.store import Record
+from geo4d.evaluation.store import Record, whole_file
 
 COLUMNS, MAX_PANELS, PANEL = 4, 24, (3.4, 2.5)  # panels a row, panels a picture, inches
 Draw = Callable[[Axes, dict[str, Record], dict[str, str]], None]
@@ -20,7 +20,6 @@ Draw = Callable[[Axes, dict[str, Record], dict[str, str]], None]
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
     """Writes what there is data for, and says what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for key, title, unit in (
         ("abs_rel", "Abs Rel of each frame", "Abs Rel"),
@@ -129,7 +128,6 @@ def _colours(results: Results) -> dict[str, str]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
     return path

@@ -8,7 +8,7 @@ from typing import Any
 from geo4d.errors import InputError
 from geo4d.evaluation.manifest import make_manifest
 from geo4d.evaluation.plots import write_plots
-from geo4d.evaluation.results import Results, costs_csv, latex, markdown, sequences_csv, summary
+from geo4d.evaluation.results import Results, costs_csv, counted_failures, latex, markdown, offered_groups, sequences_csv, summary
 from geo4d.evaluation.sets import OpenSet
 from geo4d.evaluation.store import Store, write_json, write_text
 from geo4d.evaluation.synthetic import chosen, medians
@@ -53,7 +53,10 @@ def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:
         entry |= {name: chosen(records[index]["scores"]) for name, records in groups.items()}
         if model is not None:
             entry["model"] = chosen(model[index]["scores"])
+            failures = counted_failures(model[index], offered_groups(model, results.settings["task"]))
+            if failures:
+                entry["failures"] = failures
             if model[index]["status"] != "scored":
-                entry["failure"] = next(iter(model[index]["failures"].values()))
+                entry["failure"] = next(iter(failures.values()))
         clips.append(entry)
     return {"set": about, "median": medians(clips), "clips": clips}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from geo4d.errors import InputError
-from geo4d.evaluation.scores import METRICS
+from geo4d.evaluation.scores import METRICS, failure
 from geo4d.evaluation.store import Record, Store
 
 DIGITS, LEAST, NOTHING = 4, 1e-3, 1e-9  # after the point; below, two digits and the power of ten; below, 0
@@ -94,25 +94,35 @@ class Results:
 
 
 def average_records(records: Sequence[Record], task: str, average: str) -> dict[str, Cell]:
-    """The data set's numbers. A group of numbers that a method has on no sequence, and that the task does not ask for, is left out."""
-    offered = {group for record in records for group in record["groups"] if group not in record["failures"]} | {task, "trust", "boundary"}
+    """The data set's numbers. A group that a method offers on no sequence, and that the task does not ask for, is left out."""
+    offered = offered_groups(records, task)
     cells = {}
     for name, metric in METRICS.items():
-        if metric.group not in offered:
-            continue
         rows = [record for record in records if record["scores"].get(name) is not None]
-        if not rows or (metric.group in ("trust", "boundary") and all("depth" in row["failures"] for row in rows)):
+        if not rows or metric.group not in offered:
             continue
         values = np.array([row["scores"][name] for row in rows])
-        cells[name] = Cell(
-            combine(values, weights_of(name, rows, average), average), len(rows), sum(_is_failure(row, name) for row in rows)
-        )
+        failures = sum(failure(name, row["failures"]) is not None for row in rows)
+        cells[name] = Cell(combine(values, weights_of(name, rows, average), average), len(rows), failures)
     return cells
+
+
+def offered_groups(records: Sequence[Record], task: str) -> set[str]:
+    """The groups of numbers that a method has on some sequence, well or badly, and that which the task asks for."""
+    offered = {group for record in records for group in record["offers"]} | {task}
+    return offered | {"median scale", "boundary"} if "depth" in offered else offered
+
+
+def counted_failures(record: Record, offered: Container[str]) -> dict[str, str]:
+    """Why which groups of a result are counted as failures: not what the method never has, which is in no table."""
+    if record["status"] == "unusable":
+        return {}
+    return {group: reason for group, reason in record["failures"].items() if group in offered}
 
 
 def weights_of(name: str, rows: Sequence[Record], average: str) -> np.ndarray:
     """What each sequence counts in the mean of a number."""
-    if average == "pixel" and METRICS[name].group == "depth":
+    if average == "pixel" and METRICS[name].group in ("depth", "median scale"):
         return np.array([row["pixels"] for row in rows], dtype=np.float64)
     return np.ones(len(rows))
 
@@ -120,11 +130,6 @@ def weights_of(name: str, rows: Sequence[Record], average: str) -> np.ndarray:
 def combine(values: np.ndarray, weights: np.ndarray, average: str) -> float:
     """Weighted mean, or the median."""
     return float(np.median(values) if average == "median" else weights @ values / weights.sum())
-
-
-def _is_failure(record: Record, name: str) -> bool:
-    group = METRICS[name].group
-    return ("depth" if group in ("boundary", "trust") else group) in record["failures"]
 
 
 def summary(results: Results) -> dict[str, Any]:
@@ -180,15 +185,23 @@ def markdown(results: Results, title: str = "", more: Sequence[str] = ()) -> str
     for name in [name for name in columns if name in HEADLINES]:
         titles = ["sequence", *(row.method for row in results.rows)]
         lines += ["", f"## {METRICS[name].title} by sequence", "", *_pipes(titles, _by_sequence(results, name))]
-    reasons = [
-        f"* {row.method} on {record['sequence']} ({record['status']}): " + " ".join(dict.fromkeys(record["failures"].values()))
-        for row in results.rows
-        for record in row.records
-        if record["status"] != "scored"
-    ]
+    reasons = _reasons(results)
     for section in (["## Failures", "", *reasons] if reasons else [], more):
         lines += ["", *section] if section else []
     return "\n".join(lines) + "\n"
+
+
+def _reasons(results: Results) -> list[str]:
+    """One line for each result that is not whole: what failed, and why, each reason once."""
+    lines = []
+    for row in results.rows:
+        offered = offered_groups(row.records, results.settings["task"])
+        for record in row.records:
+            failures = record["failures"] if record["status"] == "unusable" else counted_failures(record, offered)
+            if failures:
+                what = ", ".join(failures) if record["status"] == "scored" else record["status"]
+                lines.append(f"* {row.method} on {record['sequence']} ({what}): " + " ".join(dict.fromkeys(failures.values())))
+    return lines
 
 
 def latex(results: Results) -> str:
@@ -249,7 +262,7 @@ def _by_sequence(results: Results, name: str) -> list[list[str]]:
         for row in results.rows:
             record = row.records[index]
             value = record["scores"].get(name) if name in row.cells else None
-            cells.append("–" if value is None else f"{in_digits(value)}{MARK if _is_failure(record, name) else ''}")
+            cells.append("–" if value is None else f"{in_digits(value)}{'' if failure(name, record['failures']) is None else MARK}")
         lines.append(cells)
     return lines
 

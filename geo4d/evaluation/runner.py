@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,13 +20,19 @@ from geo4d.evaluation.methods import Meter, Method
 from geo4d.evaluation.predictions import Prediction
 from geo4d.evaluation.prepare import list_frames
 from geo4d.evaluation.protocols import EvaluationProtocol
-from geo4d.evaluation.scores import Scores, Truth, count_failures, score_prediction, statistics
+from geo4d.evaluation.results import counted_failures, offered_groups
+from geo4d.evaluation.scores import Scores, Truth, count_failures, offers, score_prediction, statistics
 from geo4d.evaluation.sets import EvaluationSequence, OpenSet
+from geo4d.evaluation.sets.benchmark import BENCHMARK
+from geo4d.evaluation.sets.procedural import PROCEDURAL
 from geo4d.evaluation.store import Record, Store, settings_hash
 
 logger = logging.getLogger(__name__)
+Job = tuple[str, str]  # names of a method and a sequence
 # What bad data, full memory or a library may raise; a mistake in our own code (TypeError and the like) still ends the run
 FAILURES = (Geo4DError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
+RENDERED = (PROCEDURAL.name, BENCHMARK.name)
+FINE = 2**20  # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
 SHARDS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))  # torchrun; a job step of SLURM
 
 
@@ -89,8 +96,9 @@ class Run:
         """Computes what is not there yet of this shard. Raises InputError if the folder holds a run with other settings."""
         self.store.claim(self.settings(), [(method.name, method.describe()) for method in self.methods])
         names = (shard or Shard()).pick(self.opened.names)
+        again = self._failed(names) if self.retry else set()
         for number, name in enumerate(names, 1):
-            self._evaluate_sequence(name)
+            self._evaluate_sequence(name, again)
             if progress is not None:
                 progress(number, len(names))
 
@@ -98,32 +106,50 @@ class Run:
         """Whether all methods have a result on all sequences, whoever computed them."""
         return all(self.store.records(method.name) is not None for method in self.methods)
 
-    def _evaluate_sequence(self, name: str) -> None:
+    def _failed(self, names: Sequence[str]) -> set[Job]:
+        """The results with failures that are counted, or without truth."""
+        found: set[Job] = set()
+        for method in self.methods:
+            records = [record for name in self.opened.names if (record := self.store.record(method.name, name)) is not None]
+            offered = offered_groups(records, self.opened.task)
+            bad = [record for record in records if record["status"] != "scored" or counted_failures(record, offered)]
+            found |= {(method.name, record["sequence"]) for record in bad if record["sequence"] in names}
+        return found
+
+    def _evaluate_sequence(self, name: str, again: Container[Job]) -> None:
+        """All methods on one sequence; what is there is kept, but for what is to be computed `again`."""
         try:
             sequence = self.opened.sequence(name)
         except FAILURES as error:
-            for method in self._waiting(name, ""):
+            waiting = self._waiting(name, "", again)
+            self._require_same_data(name, "", {}, again)
+            for method in waiting:
                 self._unusable(method, name, self._reason(error, method))
             return
-        waiting = self._waiting(name, sequence.digest())
-        if not waiting:
-            return
+        waiting = self._waiting(name, sequence.digest(), again)
+        hashes: dict[str, str] = {}
         try:
             truth = load_truth(self.opened, sequence)
-            self.store.write_frames(list_frames(self.opened.root, sequence, hashes=self.hashes))
+            hashes = truth_hashes(self.opened, truth)
+            row = list_frames(self.opened.root, sequence, hashes=self.hashes) if waiting else None
         except FAILURES as error:
+            self._require_same_data(name, sequence.digest(), hashes, again)
             for method in waiting:
                 self._unusable(method, name, self._reason(error, method), digest=sequence.digest())
             return
+        self._require_same_data(name, sequence.digest(), hashes, again)
+        if row is not None:
+            self.store.write_frames(row)
         for method in waiting:
-            self._evaluate_one(method, sequence, truth)
+            self._evaluate_one(method, sequence, truth, hashes)
 
-    def _evaluate_one(self, method: Method, sequence: EvaluationSequence, truth: Truth) -> None:
-        scores = Scores()
-        meter = Meter()
+    def _evaluate_one(self, method: Method, sequence: EvaluationSequence, truth: Truth, hashes: dict[str, str]) -> None:
+        scores, meter = Scores(), Meter()
+        offered: list[str] = []
         try:
             with meter:
                 prediction = method.predict(sequence, truth)
+            offered = offers(prediction, truth.groups)
             check_prediction(prediction, truth, self.opened.task)
             scores = score_prediction(truth, prediction, self.protocol, self.opened.dataset.name)
         except FAILURES as error:
@@ -138,13 +164,16 @@ class Run:
             return
         failed = self.opened.task in scores.failures or bool(scores.failures and not set(truth.groups) - scores.failures.keys())
         if failed:
-            logger.warning("%s failed on %s: %s", method.name, sequence.name, next(iter(scores.failures.values())))
+            reason = scores.failures.get(self.opened.task, next(iter(scores.failures.values())))
+            logger.warning("%s failed on %s: %s", method.name, sequence.name, reason)
         self.store.write_record(
             self._record(method, sequence.name, sequence.digest())
             | {
                 "status": "failed" if failed else "scored",
                 "frames": sequence.num_frames,
                 "groups": [group for group in truth.groups if group not in hopeless] or ["pictures"],
+                "truth": hashes,
+                "offers": [group for group in offered if group not in hopeless],
                 "failures": scores.failures,
                 "scores": scores.values,
                 "pixels": scores.pixels,
@@ -159,31 +188,42 @@ class Run:
     def _unusable(self, method: Method, name: str, reason: str, *, digest: str = "") -> None:
         """The data set itself is at fault: no method has a number there."""
         logger.warning("%s cannot be used: %s", name, reason)
-        nothing: dict[str, Any] = {"groups": [], "scores": {}, "pixels": 0, "statistics": {}, "per_frame": {}, "path": {}, "trust": {}}
+        nothing: dict[str, Any] = {key: {} for key in ("scores", "statistics", "per_frame", "path", "trust")}
+        nothing |= {"frames": 0, "pixels": 0, "groups": [], "offers": [], "cost": None}
         self.store.write_record(
-            self._record(method, name, digest) | {"status": "unusable", "frames": 0, "failures": {"truth": reason}, **nothing, "cost": None}
+            self._record(method, name, digest) | {"status": "unusable", "failures": {"truth": reason}, "truth": {}, **nothing}
         )
 
     def _record(self, method: Method, name: str, digest: str) -> Record:
         settings = settings_hash(self.settings(), method.describe())
         return {"settings": settings, "sequence": name, "digest": digest, "method": method.name, "source": method.source(name)}
 
-    def _waiting(self, name: str, digest: str) -> list[Method]:
+    def _require_same_data(self, name: str, digest: str, hashes: dict[str, str], again: Container[Job]) -> None:
+        """Raises InputError if a result that stays, of whatever method in the folder, has other frames or another truth."""
+        for method in self.store.methods():
+            record = self.store.record(method, name)
+            if record is None or record["status"] == "unusable" or (method, name) in again:
+                continue
+            if record["digest"] != digest or record["truth"] != hashes:
+                self._refuse(method, name, "frames" if record["digest"] != digest else "ground truth")
+
+    def _refuse(self, method: str, name: str, what: str) -> NoReturn:
+        raise InputError(
+            f"The result of {method} on {name} in {self.store.folder} was made with other {what}; choose another --out, or --overwrite it."
+        )
+
+    def _waiting(self, name: str, digest: str, again: Container[Job]) -> list[Method]:
         """The methods that have no result on this sequence. Raises InputError if frames or predictions are others than they were."""
         waiting = []
         for method in self.methods:
             record = self.store.record(method.name, name)
-            if record is None or (self.retry and record["status"] != "scored"):
+            if record is None or (method.name, name) in again:
                 waiting.append(method)
                 continue
             now = self._record(method, name, digest if record["status"] != "unusable" else record["digest"])
             changed = [key for key in ("settings", "digest", "source") if record[key] != now[key]]
             if changed:
-                what = {"settings": "settings", "digest": "frames", "source": "predictions"}[changed[0]]
-                raise InputError(
-                    f"The result of {method.name} on {name} in {self.store.folder} was made with other {what}; "
-                    "choose another --out, or --overwrite it."
-                )
+                self._refuse(method.name, name, {"settings": "settings", "digest": "frames", "source": "predictions"}[changed[0]])
         return waiting
 
     def _reason(self, error: BaseException, method: Method) -> str:
@@ -236,6 +276,22 @@ def load_truth(opened: OpenSet, sequence: EvaluationSequence) -> Truth:
         cam_to_world=poses,
         moving=moving,
     )
+
+
+def truth_hashes(opened: OpenSet, truth: Truth) -> dict[str, str]:
+    """SHA-256 of what was read from files of depth, cameras and intrinsics, as far as they are known and scored.
+
+    None of truth that is rendered: the scene's name decides it, but its last bits are those of the machine that rendered it.
+    Cameras and intrinsics, which are computed from what the files hold, count to a millionth.
+    """
+    if opened.dataset.name in RENDERED:
+        return {}
+    found = {}
+    for name, array in (("depth", truth.depth), ("cameras", truth.cam_to_world), ("intrinsics", truth.intrinsics)):
+        if array is not None:
+            exact = array if name == "depth" else np.round(array.astype(np.float64) * FINE) + 0.0  # no -0
+            found[name] = hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(exact).tobytes()).hexdigest()
+    return found
 
 
 def check_prediction(prediction: Prediction, truth: Truth, task: str) -> None:

@@ -7,7 +7,7 @@ focal length; its shares (delta, AUC, F1) count as 0. After scale and shift no d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from geo4d.metrics.protocol import DepthProtocol
 
 logger = logging.getLogger(__name__)
 TRUST_BINS = 10
+# Groups that are scored from depth and fail where it fails, but may fail alone; trust needs a confidence too
+FROM_DEPTH = ("median scale", "boundary", "trust")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ METRICS = {
     "log_rmse": Metric("log RMSE", "depth"),
     "delta2": Metric("delta < 1.25^2", "depth", is_share=True, in_tables=False),
     "delta3": Metric("delta < 1.25^3", "depth", is_share=True, in_tables=False),
-    "abs_rel_median_scale": Metric("Abs Rel, median scale", "depth"),
+    "abs_rel_median_scale": Metric("Abs Rel, median scale", "median scale"),
     "boundary_f1": Metric("Boundary F1", "boundary", is_share=True),
     "point_rel": Metric("Point Rel", "points"),
     "point_delta": Metric("Point delta < 0.25", "points", is_share=True),
@@ -92,7 +94,7 @@ class Scores:
     """Numbers of one prediction, and what plots are drawn from; plain data but for the container."""
 
     values: dict[str, float | None] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)  # group -> why it could not be scored
+    failures: dict[str, str] = field(default_factory=dict)  # group -> why it could not be scored, offered or not
     pixels: int = 0  # whose depth was scored
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)
     path: dict[str, list[list[float]]] = field(default_factory=dict)  # predicted (aligned) and true centres
@@ -107,7 +109,7 @@ def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationP
         "depth": lambda: _score_depth(scores, truth, prediction, protocol, depth_protocol),
         "pose": lambda: _score_pose(scores, truth, prediction, protocol, is_metric=depth_protocol.alignment.kind == "none"),
         "focal": lambda: _score_focal(scores, truth, prediction),
-        "points": lambda: _score_points(scores, truth, prediction),
+        "points": lambda: _score_points(scores, truth, prediction, depth_protocol),
     }
     for group, score in parts.items():
         if group in truth.groups:
@@ -133,14 +135,34 @@ def count_failures(scores: Scores, truth: Truth, protocol: EvaluationProtocol, d
         logger.warning("The %s cannot be scored for any method: %s", group, known_nothing.failures[group])
         scores.failures.pop(group, None)
     for name, value in known_nothing.values.items():
-        if METRICS[name].group in scores.failures and value is not None:
+        if failure(name, scores.failures) is not None and value is not None:
             scores.values[name] = 0.0 if METRICS[name].is_share else value
     if "depth" in scores.failures:
         scores.pixels = known_nothing.pixels
+    if failure("abs_rel_trusted", scores.failures) is not None:
         scores.values["abs_rel_trusted"] = known_nothing.values["abs_rel"]  # no part of it is better than another
-        if known_nothing.values.get("boundary_f1") is not None:
-            scores.values["boundary_f1"] = 0.0
+    if known_nothing.values.get("boundary_f1") is None:
+        scores.failures.pop("boundary", None)  # the truth has no edge to be found
     return hopeless
+
+
+def failure(name: str, failures: Mapping[str, str]) -> str | None:
+    """Why a number could not be scored, as groups failed; None if it could."""
+    group = METRICS[name].group
+    return failures.get(group, failures.get("depth") if group in FROM_DEPTH else None)
+
+
+def offers(prediction: Prediction, groups: Sequence[str]) -> list[str]:
+    """Which of the groups whose truth is known the prediction says anything of, whether or not that can be scored."""
+    has_depth = prediction.depth is not None
+    has = {
+        "depth": has_depth,
+        "pose": prediction.cam_to_world is not None,
+        "focal": has_depth and prediction.intrinsics is not None,  # depth tells which pixels they are in
+        "points": has_depth and prediction.intrinsics is not None,
+    }
+    found = [group for group in groups if has.get(group, False)]
+    return found + ["trust"] * ("depth" in found and prediction.confidence is not None)
 
 
 def constant_prediction(truth: Truth) -> Prediction:
@@ -190,28 +212,46 @@ def _score_depth(scores: Scores, truth: Truth, prediction: Prediction, protocol:
     assert truth.depth is not None and truth.valid is not None
     depth = prediction.depth_at(_depth_size(truth), interpolation=protocol.interpolation)
     found = depth_metrics(depth, truth.depth, truth.valid, protocol=depth_protocol)
-    by_median = DepthProtocol(DepthAlignment("median"), depth_protocol.max_depth, depth_protocol.clip)
-    scale_only = depth_metrics(depth, truth.depth, truth.valid, protocol=by_median)
-    scores.values |= {name: getattr(found, name) for name in NUMBERS} | {"abs_rel_median_scale": scale_only.abs_rel}
+    scores.values |= {name: getattr(found, name) for name in NUMBERS}
     scores.pixels = found.pixels
     scores.per_frame["abs_rel"] = [None if frame is None else frame.abs_rel for frame in found.frames]
+    by_median = DepthProtocol(DepthAlignment("median"), depth_protocol.max_depth, depth_protocol.clip)
+    try:
+        scores.values["abs_rel_median_scale"] = depth_metrics(depth, truth.depth, truth.valid, protocol=by_median).abs_rel
+    except InputError as error:  # affine depth may have a median that is not positive
+        scores.failures["median scale"] = str(error)
     if truth.valid.mean() > DENSE:
-        try:
-            scores.values["boundary_f1"] = boundary_metrics(depth, truth.depth, truth.valid).f1
-        except InputError as error:  # depth has been scored, so it is the truth that has no edge
-            logger.debug("no boundaries: %s", error)
+        _score_boundary(scores, truth, prediction, depth)
     if prediction.confidence is not None:
-        _score_trust(scores, truth, prediction, depth, found)
+        _score_trust(scores, truth, prediction, depth, found, depth_protocol)
 
 
-def _score_trust(scores: Scores, truth: Truth, prediction: Prediction, depth: np.ndarray, found: DepthMetrics) -> None:
+def _score_boundary(scores: Scores, truth: Truth, prediction: Prediction, depth: np.ndarray) -> None:
+    assert truth.depth is not None and truth.valid is not None
+    if not (depth[truth.valid] > 0).any():
+        scores.failures["boundary"] = f"{prediction.source} holds no positive depth, without which there are no boundaries."
+        return
+    try:
+        scores.values["boundary_f1"] = boundary_metrics(depth, truth.depth, truth.valid).f1
+    except InputError as error:  # the prediction has depth, so it is the truth that has no edge
+        logger.debug("no boundaries: %s", error)
+
+
+def _score_trust(
+    scores: Scores, truth: Truth, prediction: Prediction, depth: np.ndarray, found: DepthMetrics, depth_protocol: DepthProtocol
+) -> None:
     """Does the error fall where the confidence rises? In bins of as many pixels, from the least trusted to the most."""
-    assert truth.depth is not None and truth.valid is not None and prediction.confidence is not None
+    assert truth.depth is not None and prediction.confidence is not None
     sure = Prediction(prediction.source, prediction.confidence, None, None).depth_at(_depth_size(truth))
-    use = truth.valid & np.isfinite(depth) & np.isfinite(sure)
+    scored = _in_range(truth, depth_protocol)
+    use = scored & np.isfinite(depth) & np.isfinite(sure)
     if int(use.sum()) < TRUST_BINS:
+        if int(scored.sum()) >= TRUST_BINS:  # else it is the truth that has too little
+            scores.failures["trust"] = f"{prediction.source} holds finite confidence for fewer than {TRUST_BINS} pixels of known depth."
         return
     aligned = found.fit.apply(depth)[use]
+    if depth_protocol.clip is not None:
+        aligned = np.minimum(aligned, depth_protocol.clip)
     error = np.abs(aligned - truth.depth[use]) / truth.depth[use]
     order = np.argsort(sure[use], kind="stable")
     groups = np.array_split(order, TRUST_BINS)
@@ -246,19 +286,25 @@ def _score_focal(scores: Scores, truth: Truth, prediction: Prediction) -> None:
     scores.values["focal_error"] = focal_error(_intrinsics(prediction, truth.size), truth.intrinsics)
 
 
-def _score_points(scores: Scores, truth: Truth, prediction: Prediction) -> None:
+def _score_points(scores: Scores, truth: Truth, prediction: Prediction, depth_protocol: DepthProtocol) -> None:
     """Points in their cameras' frames, one scale a video; lenses and depth together."""
-    assert truth.depth is not None and truth.valid is not None and truth.intrinsics is not None
-    size = _depth_size(truth)
+    assert truth.depth is not None and truth.intrinsics is not None
+    size, valid = _depth_size(truth), _in_range(truth, depth_protocol)
     step = int(np.ceil(np.sqrt(max(truth.depth.size / MAX_POINTS, 1.0))))
     grid = (slice(None), slice(None, None, step), slice(None, None, step))
-    if not truth.valid[grid].any():
+    if not valid[grid].any():
         grid = (slice(None),) * 3
     scale = np.array([size[1] / truth.size[1], size[0] / truth.size[0], 1.0])[:, None]
     depth = prediction.depth_at(size)
     predicted = _points(depth, _intrinsics(prediction, size), grid)
-    found = point_metrics(predicted, _points(truth.depth, scale * truth.intrinsics, grid), truth.valid[grid], alignment=PointAlignment())
+    found = point_metrics(predicted, _points(truth.depth, scale * truth.intrinsics, grid), valid[grid], alignment=PointAlignment())
     scores.values |= {"point_rel": found.rel, "point_delta": found.delta}
+
+
+def _in_range(truth: Truth, depth_protocol: DepthProtocol) -> np.ndarray:
+    """Where the true depth is known and scored, (t, h, w) bool."""
+    assert truth.depth is not None and truth.valid is not None
+    return truth.valid if depth_protocol.max_depth is None else truth.valid & (truth.depth < depth_protocol.max_depth)
 
 
 def _points(depth: np.ndarray, intrinsics: np.ndarray, grid: tuple[slice, ...]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 settings.json                        what all methods share: data set, rule, protocol, code
 sequences/<method>/method.json       what makes the method's results what they are
-sequences/<method>/<sequence>.json   scores, failures, cost
+sequences/<method>/<sequence>.json   scores, failures, hashes of the truth, cost
 frames/<sequence>.json               which frames, with hashes
 """
 
@@ -11,8 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterable
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +24,9 @@ from urllib.parse import quote
 from geo4d.errors import InputError
 
 SETTINGS = "settings.json"
-FORMAT, VERSION = "geo4d-evaluation", 1
+FORMAT, VERSION = "geo4d-evaluation", 2  # 2: records say what a prediction offers, and hash the truth
+TEMPORARY = ".tmp"  # how names of files end that are not whole yet
+LOOKS, PAUSE_S = 4, 0.25  # for the settings that another process may be writing: a shared folder shows new files late
 KINDS = ("pipeline", "predictions", "baseline")  # order of rows in tables
 Record = dict[str, Any]
 
@@ -33,14 +39,28 @@ class Store:
 
     def claim(self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Makes the folder that of these settings. Raises InputError if it is that of others, or holds something else."""
-        if self.folder.exists() and not (self.folder / SETTINGS).exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise InputError(f"{self.folder} holds something that is no run of geo4d evaluate; choose an empty or new folder.")
         try:
+            if not self._can_be_ours():
+                raise InputError(f"{self.folder} holds something that is no run of geo4d evaluate; choose an empty or new folder.")
             self._agree(self.folder / SETTINGS, {"format": FORMAT, "version": VERSION, **settings})
             for name, described in methods:
                 self._agree(self._method(name) / "method.json", described)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written ({error.strerror}); choose another --out.") from error
+
+    def _can_be_ours(self) -> bool:
+        """Whether the folder is a run, or may become one: other processes may be making it at this moment."""
+        for look in range(LOOKS):
+            time.sleep(PAUSE_S if look else 0)
+            if not self.folder.exists():
+                return True
+            if not self.folder.is_dir():
+                return False
+            # listed before the settings are looked for: they are the first file of a run, so whatever it holds is younger
+            foreign = [path for path in self.folder.iterdir() if not _is_temporary(path)]
+            if not foreign or (self.folder / SETTINGS).exists():
+                return True
+        return False
 
     def _agree(self, path: Path, settings: dict[str, Any]) -> None:
         """Writes settings, or compares them with those that are there."""
@@ -69,7 +89,9 @@ class Store:
             raise InputError(f"{self.folder} holds no run of geo4d evaluate ({SETTINGS} is missing).")
         settings = read_json(self.folder / SETTINGS)
         if (settings.get("format"), settings.get("version")) != (FORMAT, VERSION):
-            raise InputError(f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}.")
+            raise InputError(
+                f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; evaluate it again."
+            )
         return settings
 
     def methods(self) -> dict[str, dict[str, Any]]:
@@ -117,13 +139,33 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """In one move. Raises InputError if the place cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` in one move when all is written, and is removed if that fails.
+
+    No two writers get one name, on whatever machines: it holds the host, the process and a random part. Raises InputError if
+    the place cannot be written.
+    """
+    own = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{own}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+    finally:
+        with suppress(OSError):  # gone already, or never there
+            temporary.unlink()
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether it is a name of `whole_file`."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -84,9 +84,11 @@ def score(clip: TrueClip, prediction: Prediction) -> dict[str, float]:
 
     Raises InputError if it cannot be scored.
     """
-    scores = score_prediction(truth_of(clip), prediction, PROTOCOLS["relative"], "procedural")
-    if scores.failures:
-        raise InputError(next(iter(scores.failures.values())))
+    truth = truth_of(clip)
+    scores = score_prediction(truth, prediction, PROTOCOLS["relative"], "procedural")
+    failed = [reason for group, reason in scores.failures.items() if group in truth.groups]  # a number beside them may be missing
+    if failed:
+        raise InputError(failed[0])
     return chosen(scores.values)
 
 
@@ -115,20 +117,33 @@ def score_baselines(clip: TrueClip) -> dict[str, dict[str, float]]:
 
 
 def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median of every number over the clips, and the ratios to the baselines."""
-    groups = [group for group in ("statistics", "constant", "mean", "model") if group in clips[0]]
-    result: dict[str, Any] = {
-        group: {key: float(np.median([clip[group][key] for clip in clips])) for key in clips[0][group]} for group in groups
-    }
+    """Median of every number over the clips that have it, and the ratios to the baselines where both have an Abs Rel."""
+    groups = [group for group in ("statistics", "constant", "mean", "model") if any(group in clip for clip in clips)]
+    result: dict[str, Any] = {}
+    for group in groups:
+        numbers = [clip[group] for clip in clips if group in clip]
+        names = _in_order({name for each in numbers for name in each}, numbers)
+        result[group] = {name: float(np.median([each[name] for each in numbers if name in each])) for name in names}
     if "model" in result:
-        model = result["model"]["abs_rel"]
-        guesses = [name for name in ("constant", "mean") if name in result]
-        result["ratio"] = {f"abs_rel_by_{name}": model / result[name]["abs_rel"] for name in guesses}
-        for name in guesses:
-            each = [clip["model"]["abs_rel"] / clip[name]["abs_rel"] for clip in clips]
-            result["ratio"][f"median_ratio_by_{name}"] = float(np.median(each))
+        whole = {name: ratio for name in ("constant", "mean") if (ratio := _ratio(result, name)) is not None}
+        result["ratio"] = {f"abs_rel_by_{name}": ratio for name, ratio in whole.items()}
+        for name in whole:
+            each = [ratio for clip in clips if (ratio := _ratio(clip, name)) is not None]
+            if each:
+                result["ratio"][f"median_ratio_by_{name}"] = float(np.median(each))
         result["failures"] = sum("failure" in clip for clip in clips)
     return result
+
+
+def _in_order(names: set[str], rows: list[dict[str, float]]) -> list[str]:
+    """As in SCORES, and others as they come."""
+    return [*(name for name in SCORES if name in names), *dict.fromkeys(name for row in rows for name in row if name not in SCORES)]
+
+
+def _ratio(clip: dict[str, Any], guess: str) -> float | None:
+    """Abs Rel of the model by that of a baseline; None where either has none, or the baseline no error."""
+    model, other = (clip.get(name, {}).get("abs_rel") for name in ("model", guess))
+    return model / other if model is not None and other else None
 
 
 def table(result: dict[str, Any]) -> str:
@@ -136,7 +151,9 @@ def table(result: dict[str, Any]) -> str:
     median = result["median"]
     groups = [group for group in ("model", "constant", "mean") if group in median]
     lines = [f"{'metric':24s}" + "".join(f"{group:>12s}" for group in groups)]
-    lines += [f"{key:24s}" + "".join(f"{median[g][key]:12.4f}" for g in groups) for key in median[groups[0]]]
+    for name in _in_order({name for group in groups for name in median[group]}, [median[group] for group in groups]):
+        values = [f"{median[group][name]:12.4f}" if name in median[group] else f"{'-':>12s}" for group in groups]
+        lines.append(f"{name:24s}" + "".join(values))
     lines += [f"{key:24s}{value:12.4f}" for key, value in median.get("ratio", {}).items()]
     if median.get("failures"):
         lines.append(f"{median['failures']} of {len(result['clips'])} clips failed and count as constant depth")

@@ -113,16 +113,18 @@ def test_variants_in_one_table(tmp_path, capsys):
         p.name for p in out.iterdir()
     }
     scores = [Store(out / name).records(name)[0]["scores"]["abs_rel"] for name in ("fast", "slow", "stride 2")]
-    assert scores[0] != scores[1]
+    assert scores[0] != scores[1] and "## Failures" not in text
     settings = json.loads((out / "slow" / "sequences" / "slow" / "method.json").read_text())
     assert settings["alignment"]["solver"] == "paper" and settings["stride"] == 4 and settings["model"] == "tiny"
     before = (out / "fast" / "sequences" / "fast" / "kitchen.json").stat().st_mtime_ns
     files = ["--shard", "2/2"]
+    (tmp_path / "open").hardlink_to(out / "config.yaml")  # as another process has it open
     (tmp_path / "a.yaml").write_text(
         f"dataset: rgbd\nroot: {tmp_path / 'data'}\nout: {out}\npipeline: {{model: tiny, device: cpu}}\nvariants:\n  fast: []\n"
     )
     assert main(["ablate", str(tmp_path / "a.yaml"), "-q"]) == 0
     assert "| fast |" in capsys.readouterr().out and (out / "fast" / "sequences" / "fast" / "kitchen.json").stat().st_mtime_ns == before
+    assert "slow:" in (tmp_path / "open").read_text() and "slow:" not in (out / "config.yaml").read_text()
     assert main(["ablate", str(tmp_path / "a.yaml"), f"out={tmp_path / 'new'}", "-q", *files]) == 0  # the other half has the one room
     assert capsys.readouterr().out == "" and not (tmp_path / "new" / "table.md").exists()
     assert main(["ablate", str(tmp_path / "a.yaml"), "pipeline.stride=3", "-q"]) == 2
