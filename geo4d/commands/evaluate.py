@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from geo4d.commands.infer import add_model_arguments
+from geo4d.errors import ConfigError
 
-COMPARE, SYNTHETIC = "compare", "synthetic"
+COMPARE, SYNTHETIC, PROCEDURAL = "compare", "synthetic", "procedural"
+# options that hold for some uses alone; elsewhere they would do nothing, so they are refused
+OF_A_RULE = ("task", "rule", "include", "start", "frame_stride", "frames", "depth_scale")
+OF_SYNTHETIC = ("seed", "num")
+OF_PREDICTIONS = ("key", "disparity", "normalised_intrinsics", "quaternions")
+OF_A_MODEL = ("model", "vae", "device", "dtype", "stride", "steps", "no_tracks", "keep")
+OF_A_RUN = ("root", "list", "predictions", "baselines_only", "protocol", "json", "overwrite", "retry", "shard")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--task", default=None, help="depth, pose or pictures; default: the first that the rule is for")
     data.add_argument("--rule", default=None, help="which frames; a wrong name lists the rules; default: as in the released evaluation")
     data.add_argument("--list", default=None, metavar="FILE", help="frame list of geo4d data prepare, instead of a rule")
-    data.add_argument("--include", default="*", help="pattern of sequence names")
+    data.add_argument("--include", default=None, help="pattern of sequence names; default: all")
     data.add_argument("--start", type=int, default=None, help="first frame; default: the rule's")
     data.add_argument("--frame-stride", type=int, default=None, help="frames from one to the next; default: the rule's")
     data.add_argument("--frames", type=int, default=None, help="at most so many of a sequence; default: the rule's")
     data.add_argument("--depth-scale", type=float, default=None, help="stored value of one metre; default: the rule's")
     data.add_argument("--seed", type=int, default=None, help="scene split (synthetic); default: the held-out set")
-    data.add_argument("--num", type=int, default=16, help="clips (synthetic)")
+    data.add_argument("--num", type=int, default=None, help="clips (synthetic); default: 16")
     _add_method_arguments(parser)
     out = parser.add_argument_group("results")
     out.add_argument("--protocol", default=None, help="a wrong name lists them; default: geo4d, or relative for your own data")
@@ -50,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     """What is evaluated."""
     add_model_arguments(parser)
-    parser.set_defaults(model=None)
+    parser.set_defaults(model=None, device=None, dtype=None)  # what is not said is left to the settings (key=value)
     group = parser.add_argument_group("methods")
     group.add_argument(
         "--predictions",
@@ -63,9 +70,9 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--disparity", action="store_true", help="what --predictions call depth is 1 / depth")
     group.add_argument("--normalised-intrinsics", action="store_true", help="intrinsics of --predictions are in units of the image's size")
     group.add_argument("--quaternions", choices=("xyzw", "wxyz"), default=None, help="order in trajectory files of --predictions")
-    group.add_argument("--stride", type=int, default=4, help="frames between windows")
+    group.add_argument("--stride", type=int, default=None, help="frames between windows; default: 4")
     group.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
-    group.add_argument("--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone")
+    group.add_argument("--no-tracks", action="store_true", help="cameras by the network alone")
     group.add_argument("--baselines-only", action="store_true", help="constant depth and mean map alone, no model")
     group.add_argument("--no-baselines", dest="baselines", action="store_false", help="no constant depth and mean map in the table")
 
@@ -74,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
     """Scores what is not scored yet; writes and prints the tables when all of it is."""
     from tempfile import TemporaryDirectory
 
-    from geo4d.errors import ConfigError
     from geo4d.evaluation.runner import find_shard
 
+    _refuse_what_does_nothing(args)
     if args.dataset == COMPARE:
         _compare(args)
         return
@@ -95,19 +102,21 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace, out: Path) -> None:
     import logging
     import sys
-    from dataclasses import asdict
 
     from geo4d.evaluation.methods import make_methods
     from geo4d.evaluation.protocols import choose_protocol
-    from geo4d.evaluation.report import clip_summary, write_report
+    from geo4d.evaluation.report import write_report
     from geo4d.evaluation.results import markdown
     from geo4d.evaluation.runner import Run, find_shard
-    from geo4d.evaluation.store import Store, write_json
+    from geo4d.evaluation.store import Store
     from geo4d.progress import Bars
 
     shard, opened = find_shard(args.shard), _open(args)
     name, protocol = choose_protocol(args.protocol, opened.dataset.name)
-    models, config, form = _models(args, opened.task), _pipeline(args), _form(args)
+    config, form = _pipeline(args), _form(args)
+    models = _models(args, config, opened.task)
+    if args.overwrite:
+        _refuse_to_remove(args, out)
     methods = make_methods(models, args.predictions, config, form, out / "predictions" if args.keep else None)
     store = Store(out)
     if args.overwrite:
@@ -120,16 +129,73 @@ def _evaluate(args: argparse.Namespace, out: Path) -> None:
     results = write_report(store, opened, plots=args.plots and args.out is not None)
     sys.stdout.write(markdown(results))
     if args.json:
-        about = {"root": Path(_root(args) or ".").name, "frames": results.rows[0].records[0]["frames"]}
-        result = clip_summary(results, asdict(_clips(args)) if args.dataset == SYNTHETIC else about)
-        result["settings"] = {key: getattr(config, key) for key in ("model", "vae", "device", "dtype", "stride", "steps", "tracks")}
-        write_json(Path(args.json), result)
+        _write_numbers(args, results, methods, store)
+
+
+def _write_numbers(args: argparse.Namespace, results: Any, methods: list[Any], store: Any) -> None:
+    """Medians and clips of one method, and how that method came to them."""
+    from dataclasses import asdict
+
+    from geo4d.evaluation.methods import Pipeline
+    from geo4d.evaluation.report import clip_summary
+    from geo4d.evaluation.store import write_json
+
+    about = {"root": Path(_root(args) or ".").name, "frames": results.rows[0].records[0]["frames"]}
+    result = clip_summary(results, asdict(_clips(args)) if args.dataset == SYNTHETIC else about)
+    name = next((row.method for row in results.rows if not row.is_baseline), None)  # as clip_summary chooses: perhaps of another call
+    ours = next((method.config for method in methods if method.name == name and isinstance(method, Pipeline)), None)
+    if ours is not None:
+        result["settings"] = {key: getattr(ours, key) for key in ("model", "vae", "device", "dtype", "stride", "steps", "tracks")}
+    else:
+        result["settings"] = {} if name is None else {"method": name, **store.methods()[name]}
+    write_json(Path(args.json), result)
+
+
+def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
+    """Raises ConfigError for an option that would be without effect."""
+    if args.dataset == COMPARE:
+        everything = (*OF_A_RULE, *OF_SYNTHETIC, *OF_PREDICTIONS, *OF_A_MODEL, *OF_A_RUN)
+        _refuse(args, everything, "geo4d evaluate compare takes two folders, --methods and --out")
+        return
+    _refuse(args, ("methods",), "it is for geo4d evaluate compare")
+    if args.dataset == SYNTHETIC:
+        others = ("root", "list", *(name for name in OF_A_RULE if name not in ("include", "frames")))
+        _refuse(args, others, "synthetic clips are rendered: give --seed, --num, --frames or --include")
+    else:
+        _refuse(args, OF_SYNTHETIC, "it is for geo4d evaluate synthetic (the sampler's seed is the word seed=1)")
+    if args.dataset in (SYNTHETIC, PROCEDURAL):
+        _refuse(args, ("depth_scale",), "depth of rendered clips is not stored")
+        if (root := _root(args)) is not None:
+            raise ConfigError(f"geo4d evaluate {args.dataset} reads no folder, so {root} would do nothing; leave it out.")
+    if args.list is not None:
+        _refuse(args, OF_A_RULE, "a frame list says which frames; prepare another one")
+    if args.baselines_only and not args.baselines:
+        raise ConfigError("--baselines-only and --no-baselines contradict each other; leave out one.")
+    if not args.predictions:
+        _refuse(args, OF_PREDICTIONS, "it says how to read --predictions")
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """Raises ConfigError if one of these options was given."""
+    values = {name: getattr(args, name) for name in names}
+    given = next((name for name, value in values.items() if value is not None and value is not False and value != []), None)
+    if given is not None:
+        raise ConfigError(f"--{given.replace('_', '-')} would do nothing here: {reason}.")
+
+
+def _refuse_to_remove(args: argparse.Namespace, out: Path) -> None:
+    """Raises ConfigError if something that is to be read lies in the folder that is to be replaced."""
+    read = [("--predictions", entry.partition("=")[2] or entry) for entry in args.predictions]
+    others = {"the data set": _root(args), "--list": args.list, "--model": args.model, "--vae": args.vae}
+    read += [(what, path) for what, path in others.items() if path is not None]
+    for what, entry in read:
+        path = Path(entry).expanduser()
+        if path.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(f"--overwrite would remove {path} ({what}), which lies in --out {out}; choose another --out, or move it.")
 
 
 def _root(args: argparse.Namespace) -> str | None:
     """The folder, however it was given. Raises ConfigError if it was given twice."""
-    from geo4d.errors import ConfigError
-
     roots = [word for word in args.settings if "=" not in word] + ([] if args.root is None else [args.root])
     if len(roots) > 1:
         raise ConfigError(f"geo4d evaluate {args.dataset} takes one folder; got {', '.join(roots)}.")
@@ -140,54 +206,70 @@ def _clips(args: argparse.Namespace) -> Any:
     from geo4d.evaluation.synthetic import HELD_OUT_SEED, SyntheticSet
 
     frames = SyntheticSet().frames if args.frames is None else args.frames
-    return SyntheticSet(HELD_OUT_SEED if args.seed is None else args.seed, args.num, frames)
+    num = SyntheticSet().num if args.num is None else args.num
+    return SyntheticSet(HELD_OUT_SEED if args.seed is None else args.seed, num, frames)
 
 
 def _open(args: argparse.Namespace) -> Any:
-    from geo4d.errors import ConfigError
     from geo4d.evaluation.prepare import reopen
     from geo4d.evaluation.sets import open_set
     from geo4d.evaluation.sets.procedural import open_scenes
 
-    root = _root(args)
+    root, include = _root(args), "*" if args.include is None else args.include
     if args.dataset == SYNTHETIC:
         clips = _clips(args)
-        return open_scenes(clips.seed, clips.num, clips.frames, args.include)
+        return open_scenes(clips.seed, clips.num, clips.frames, include)
     if args.list is not None:
         opened = reopen(args.list, root)
         if opened.dataset.name != args.dataset:
             raise ConfigError(f"{args.list} lists frames of {opened.dataset.name}, not of {args.dataset}; name the set that it is of.")
         return opened
     changes = {"start": args.start, "stride": args.frame_stride, "count": args.frames, "depth_scale": args.depth_scale}
-    return open_set(args.dataset, root, task=args.task, rule=args.rule, include=args.include, **changes)
+    return open_set(args.dataset, root, task=args.task, rule=args.rule, include=include, **changes)
 
 
-def _models(args: argparse.Namespace, task: str) -> list[str]:
-    """The model, unless there are predictions instead, and the baselines, unless there is nothing to score."""
+def _models(args: argparse.Namespace, config: Any, task: str) -> list[str]:
+    """The model, unless there are predictions instead, and the baselines, unless there is nothing to score.
+
+    Raises ConfigError for settings of a model where none is scored.
+    """
     from geo4d.evaluation.methods import BASELINES
 
-    wanted = [] if args.baselines_only else [args.model] if args.model else [] if args.predictions else ["small"]
+    words = [word for word in args.settings if "=" in word]
+    asked = args.model is not None or any(_key(word) == "model" for word in words)
+    wanted = [] if args.baselines_only or (args.predictions and not asked) else [config.model]
+    if not wanted:
+        reason = "no model is scored; give --model beside --predictions, or leave out --baselines-only"
+        _refuse(args, OF_A_MODEL, reason)
+        if words:
+            raise ConfigError(f"{words[0]} would do nothing here: {reason}.")
     if args.baselines_only or (args.baselines and task != "pictures"):
         wanted += [name for name in BASELINES if name not in wanted]
     return wanted
 
 
 def _pipeline(args: argparse.Namespace) -> Any:
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from geo4d.config import load_config
     from geo4d.evaluation.methods import PipelineConfig
 
-    given = {name: getattr(args, name) for name in ("vae", "device", "dtype", "stride", "steps", "tracks")}
     words = [word for word in args.settings if "=" in word]
-    named = load_config(PipelineConfig, overrides=words)
-    default = asdict(PipelineConfig())
-    kept = {name: value for name, value in given.items() if value != default[name]}
-    return replace(named, model=args.model or named.model, **kept)
+    named, said = load_config(PipelineConfig, overrides=words), {_key(word) for word in words}
+    options = {name: getattr(args, name) for name in ("model", "vae", "device", "dtype", "stride", "steps")}
+    given = {name: value for name, value in options.items() if value is not None} | ({"tracks": False} if args.no_tracks else {})
+    twice = next((name for name, value in given.items() if name in said and getattr(named, name) != value), None)
+    if twice is not None:
+        raise ConfigError(f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep one.")
+    return replace(named, **given)
+
+
+def _key(word: str) -> str:
+    """Of a word key=value."""
+    return word.partition("=")[0].strip()
 
 
 def _form(args: argparse.Namespace) -> Any:
-    from geo4d.errors import ConfigError
     from geo4d.evaluation.predictions import PredictionForm
 
     pairs = [entry.partition("=") for entry in args.key]
@@ -201,7 +283,6 @@ def _form(args: argparse.Namespace) -> Any:
 def _compare(args: argparse.Namespace) -> None:
     import sys
 
-    from geo4d.errors import ConfigError
     from geo4d.evaluation.compare import compare_runs
     from geo4d.evaluation.store import write_text
 

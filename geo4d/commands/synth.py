@@ -10,9 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d synth --out DIR`, `geo4d synth --benchmark v1 --out DIR`."""
     parser.add_argument("--out", required=True, help="folder; each clip becomes a folder in it")
     parser.add_argument("--num", type=int, default=None, help="clips; default: 4, or all of the benchmark")
-    parser.add_argument("--seed", type=int, default=0, help="scene split: scene i of a seed is always the same")
-    parser.add_argument("--frames", type=int, default=32, help="frames a clip, at 24 a second")
-    parser.add_argument("--size", type=int, nargs=2, default=(256, 384), metavar=("H", "W"), help="pixels")
+    parser.add_argument("--seed", type=int, default=None, help="scene split: scene i of a seed is always the same; default: 0")
+    parser.add_argument("--frames", type=int, default=None, help="frames a clip, at 24 a second; default: 32")
+    parser.add_argument("--size", type=int, nargs=2, default=None, metavar=("H", "W"), help="pixels; default: 256 384")
     parser.add_argument("--sheet", action="store_true", help="write contact_sheet.png of 16 scenes as well")
     group = parser.add_argument_group("benchmark", "sixty clips that are the same wherever they are built")
     group.add_argument("--benchmark", default=None, metavar="VERSION", help="v1; frames, sizes and seeds are its own")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Renders and writes, clip by clip; clips that are there are left alone."""
+    """Renders and writes, clip by clip; the same clips are left alone where they are there already."""
     import logging
 
     from geo4d.errors import ConfigError
@@ -30,20 +30,24 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.synthetic.files import write_clip, write_contact_sheet
 
     out, bars = Path(args.out), Bars(hidden=args.quiet)
-    num = 4 if args.num is None and args.benchmark is None else args.num
-    if (num is not None and num < 1) or args.frames < 1 or min(args.size) < 8:
-        raise ConfigError(f"synth needs at least 1 clip, 1 frame and 8 pixels a side; got {num}, {args.frames} and {args.size}.")
+    seed, frames = (default if value is None else value for value, default in ((args.seed, 0), (args.frames, 32)))
+    num, size = 4 if args.num is None and args.benchmark is None else args.num, tuple(args.size or (256, 384))
+    if (num is not None and num < 1) or frames < 1 or min(size) < 8:
+        raise ConfigError(f"synth needs at least 1 clip, 1 frame and 8 pixels a side; got {num}, {frames} and {size}.")
     if args.benchmark is not None:
+        given = [f"--{name}" for name in ("seed", "frames", "size") if getattr(args, name) is not None] + ["--sheet"] * args.sheet
+        if given:
+            raise ConfigError(f"{given[0]} would do nothing here: a benchmark has clips of its own; leave it out.")
         _benchmark(args, out, num)
         return
     if args.check or args.only != "*":
         raise ConfigError("--check and --only are for a benchmark; name it, such as --benchmark v1.")
     assert num is not None
     for index in range(num):
-        write_clip(out / f"{index:05d}", scene_seed(args.seed, index), frames=args.frames, size=tuple(args.size))
+        write_clip(out / f"{index:05d}", scene_seed(seed, index), frames=frames, size=size)
         bars("clips", index + 1, num)
     if args.sheet:
-        write_contact_sheet(out / "contact_sheet.png", [scene_seed(args.seed, index) for index in range(16)])
+        write_contact_sheet(out / "contact_sheet.png", [scene_seed(seed, index) for index in range(16)])
     logging.getLogger("geo4d").info("Wrote %s: rgb.mp4, depth.npy, intrinsics.npy, cam_to_world.npy, ... for each clip", out)
 
 

@@ -21,13 +21,15 @@ KEYS = {  # what an array means, by the names that projects give it
     "depth": ("depth", "depths", "depth_z", "depth_pred"),
     "disparity": ("disparity", "disps"),
     "points_cam": ("points_cam", "local_points", "pts3d_cam", "point_map"),  # their z is the depth
+    "points_world": ("points_world", "world_points", "pts3d_world"),  # the same, once brought into their cameras
     "valid": ("valid", "mask"),
     "cam_to_world": ("cam_to_world", "cam_c2w", "camera_c2w", "camera_poses", "pose_pred"),
     "world_to_cam": ("world_to_cam", "extrinsic", "extrinsics"),
     "intrinsics": ("intrinsics", "intrinsic"),
 }
+POINTS_OF_EITHER = ("points", "pts3d", "pointmap")  # some projects mean the camera's frame, others the world's or the first camera's
 CONFIDENCE = ("confidence", "depth_conf", "conf")  # of depth, in any unit: only its order counts
-TAILS = {"points_cam": (3,), "cam_to_world": (4, 4), "world_to_cam": (4, 4), "intrinsics": (3, 3)}
+TAILS = {"points_cam": (3,), "points_world": (3,), "cam_to_world": (4, 4), "world_to_cam": (4, 4), "intrinsics": (3, 3)}
 MIN_FOCAL_PX = 8.0  # below it a focal length is not in pixels
 
 
@@ -90,6 +92,7 @@ class Prediction:
 def read_prediction(folder: str | Path, sequence: str, frames: int, *, form: PredictionForm | None = None) -> Prediction:
     """The prediction for one sequence of so many frames.
 
+    Depth may also be given as points, in their cameras' frames (their z is it) or, beside cameras, in the world.
     It is looked for as `<folder>/<sequence>/` (a result of `geo4d infer`, .npy and .npz files, a file for each frame,
     trajectory files) or `<folder>/<sequence>.npz`; a "/" in the sequence's name may be "_" there. 3x4 poses get their last
     row, a batch of one and a channel of one are taken off.
@@ -141,21 +144,46 @@ def _find(folder: Path, sequence: str) -> Path:
 def _from_arrays(source: Path, form: PredictionForm) -> Prediction:
     arrays = gather_arrays(source, form.quaternions)
     found = {meaning: _pick(source, arrays, meaning, form) for meaning in KEYS}
-    if not any(found[key] is not None for key in ("depth", "disparity", "points_cam", "cam_to_world", "world_to_cam")):
+    _refuse_unclear_points(source, arrays, found, form)
+    if not any(found[key] is not None for key in ("depth", "disparity", "points_cam", "points_world", "cam_to_world", "world_to_cam")):
         raise BadData(source, f"holds no depth and no cameras: got {', '.join(sorted(arrays)) or 'no array'}; expected names such as "
                       f"{', '.join(names[0] for names in KEYS.values())}")  # fmt: skip
-    depth = _depth(source, found, form)
     poses, world_to_cam, intrinsics = found["cam_to_world"], found["world_to_cam"], found["intrinsics"]
     if poses is not None and world_to_cam is not None:
         raise BadData(source, "holds cameras both ways, cam_to_world and world_to_cam; keep one")
     if world_to_cam is not None:
         with naming(source, "world_to_cam matrices that have an inverse"):
             poses = np.linalg.inv(world_to_cam)
+    if found["points_world"] is not None and not any(found[key] is not None for key in ("depth", "disparity", "points_cam")):
+        found["points_cam"] = _into_cameras(source, found["points_world"], poses)
+    depth = _depth(source, found, form)
     count = len(depth) if depth is not None else len(poses) if poses is not None else 0
     if intrinsics is not None and len(intrinsics) == 1 and count > 1:
         intrinsics = np.repeat(intrinsics, count, axis=0)  # one camera for the whole video
     pixels = None if intrinsics is None else _in_pixels(source, intrinsics, depth, form)
     return Prediction(source, depth, poses, pixels, _confidence(arrays, depth))
+
+
+def _refuse_unclear_points(
+    source: Path, arrays: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray | None], form: PredictionForm
+) -> None:
+    """Raises BadData where depth could come from points alone, whose frame nobody has said."""
+    if any(found[key] is not None for key in ("depth", "disparity", "points_cam", "points_world")):
+        return
+    name = next((name for name in POINTS_OF_EITHER if name in arrays and name not in form.keys.values()), None)
+    if name is not None:
+        say = f"say which by --key points_cam={name} or --key points_world={name}"
+        raise BadData(source, f"holds {name}, which may be in their cameras' frames or in the world's; {say}")
+
+
+def _into_cameras(source: Path, points_world: np.ndarray, cam_to_world: np.ndarray | None) -> np.ndarray:
+    """Points (t, h, w, 3) of the world in the frame of the camera that sees them."""
+    if cam_to_world is None or len(cam_to_world) != len(points_world):
+        got = "none" if cam_to_world is None else str(len(cam_to_world))
+        raise BadData(source, f"holds points of {len(points_world)} frames in the world; expected as many cameras to give depth, got {got}")
+    with naming(source, "cam_to_world matrices that have an inverse"):
+        world_to_cam = np.linalg.inv(cam_to_world.astype(np.float64))
+    return np.einsum("tij,thwj->thwi", world_to_cam[:, :3, :3], points_world) + world_to_cam[:, None, None, :3, 3]
 
 
 def _confidence(arrays: Mapping[str, np.ndarray], depth: np.ndarray | None) -> np.ndarray | None:

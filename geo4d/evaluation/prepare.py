@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,20 @@ from typing import Any
 from geo4d.data.frames import BadData, Problem
 from geo4d.errors import InputError
 from geo4d.evaluation.sets import OpenSet, open_set
-from geo4d.evaluation.sets.base import CHANGEABLE, EvaluationSequence
+from geo4d.evaluation.sets.base import CHANGEABLE, EvaluationSequence, without_root
 
 FORMAT, VERSION = "geo4d-frames", 1
+TEXTS, LISTS = ("dataset", "task", "rule", "digest"), ("sequences", "missing", "problems")
+PARTS = {"changes": dict, **dict.fromkeys(TEXTS, str), **dict.fromkeys(LISTS, list)}  # of a list that can be opened again
+PARTS_OF_SEQUENCE = {"name": str, "digest": str, "frames": list}
+PARTS_OF_PROBLEM = {"sequence": str, "file": str, "reason": str}
+
+
+@dataclass(frozen=True)
+class Unusable(Problem):
+    """A sequence that cannot be evaluated, and the file that is at fault."""
+
+    sequence: str
 
 
 @dataclass(frozen=True)
@@ -57,22 +68,20 @@ class Prepared:
 def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> Prepared:
     """Makes the frame list of an open set; every picture and depth map is read once, and hashed if `hashes`.
 
-    A sequence that cannot be used becomes a problem and is not in the list. Sequences of a single frame are refused for poses.
+    A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one. Sequences of a
+    single frame are refused for poses. Depth that the task does not need may be broken; why is then among what is left out.
     """
-    rows, problems = [], []
+    rows: list[dict[str, Any]] = []
+    problems: list[Unusable] = []
     for number, name in enumerate(opened.names, 1):
         try:
             sequence = opened.sequence(name)
-            _require_whole(opened.root, sequence)
-            rows.append(list_frames(opened.root, sequence, hashes=hashes))
-        except BadData as error:
-            problems.append(error.problem)
+            rows.append(list_frames(opened.root, _require_whole(opened, sequence), hashes=hashes))
         except InputError as error:
-            problems.append(Problem(name, str(error).rstrip(".")))
+            found = _problem(error, name, opened.root)
+            problems.append(Unusable(found.file, found.reason, name))
         if progress is not None:
             progress(number, len(opened.names))
-    below = f"{opened.root}{os.sep}"  # a list says nothing of the machine it was made on
-    problems = [Problem(problem.file.removeprefix(below), problem.reason.replace(below, "")) for problem in problems]
     return Prepared(frame_list(opened, rows, problems), tuple(problems))
 
 
@@ -91,8 +100,19 @@ def frame_list(opened: OpenSet, rows: list[dict[str, Any]], problems: Sequence[P
         "digest": hashlib.sha256("\n".join(row["digest"] for row in rows).encode()).hexdigest(),
         "sequences": rows,
         "missing": list(opened.missing),
-        "problems": [{"file": problem.file, "reason": problem.reason} for problem in problems],
+        "problems": [_entry(problem) for problem in problems],
     }
+
+
+def _entry(problem: Problem) -> dict[str, str]:
+    """A record without a sequence is that of the sequence which it names as its file."""
+    sequence = problem.sequence if isinstance(problem, Unusable) else problem.file
+    return {"sequence": sequence, "file": problem.file, "reason": problem.reason}
+
+
+def _problem(error: InputError, name: str, root: Path) -> Problem:
+    """What is wrong with the sequence of that name."""
+    return without_root(error.problem if isinstance(error, BadData) else Problem(name, str(error).rstrip(".")), root)
 
 
 def list_frames(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> dict[str, Any]:
@@ -119,13 +139,18 @@ def list_frames(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> di
 
 
 def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool = False) -> OpenSet:
-    """Opens the set of a saved list again, with the sequences of the list alone.
+    """Opens the set of a saved list again, with the sequences of the list alone; those that could not be used are still of no use.
 
-    Raises InputError if the data in `root` give other frames, or with `contents` if a file holds something else.
+    Raises InputError if the list has no sequence that can be used, if the data in `root` give other frames, or with `contents` if a
+    file holds something else.
     """
     entries = load_frame_list(path)
     name = entries["rule"].split(" ")[0]
     opened = open_set(entries["dataset"], root, task=entries["task"], rule=name, **entries["changes"])
+    unusable = {entry["sequence"]: Problem(entry["file"], entry["reason"]) for entry in entries["problems"]}
+    listed = [row["name"] for row in entries["sequences"]]
+    if not listed:
+        raise InputError(f"{path} has no sequence that can be used; mend what it names under problems, and prepare it again.")
     for row in entries["sequences"]:
         if row["name"] not in opened.names:
             raise InputError(f"{path} lists the sequence {row['name']}, which is not in {opened.root}; unpack it there.")
@@ -134,7 +159,7 @@ def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool =
             _tell_difference(Path(path), sequence, row)
         if contents:
             _require_contents(opened.root, row)
-    return replace(opened, names=tuple(row["name"] for row in entries["sequences"]))
+    return replace(opened, names=tuple(sorted({*listed, *unusable})), missing=tuple(entries["missing"]), unusable=unusable)
 
 
 def load_frame_list(path: str | Path) -> dict[str, Any]:
@@ -142,30 +167,75 @@ def load_frame_list(path: str | Path) -> dict[str, Any]:
     try:
         entries = json.loads(Path(path).read_text())
         if entries["format"] == FORMAT and entries["version"] == VERSION:
+            _require_parts(entries)
             return entries
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no list of frames that can be read ({error}); write it by geo4d data prepare.") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} is no list of frames that can be read ({reason}); write it by geo4d data prepare.") from error
     raise InputError(f"{path} is {entries['format']} of version {entries['version']}; expected {FORMAT} {VERSION}; prepare it again.")
 
 
-def _require_whole(root: Path, sequence: EvaluationSequence) -> None:
-    """Raises BadData for a picture or depth map that is broken or of another size than the first."""
-    sizes: dict[str, tuple[int, ...]] = {}
-    for index, image in enumerate(sequence.frames):
-        shape = sequence.read_image(index).shape[:2]
-        _require_first_size(sizes, "picture", shape, root / image)
-        if sequence.depth_frames is not None:
-            depth, valid = sequence.depth(index)
-            sequence.require_size(index, depth.shape, shape)
-            _require_first_size(sizes, "depth map", depth.shape, root / sequence.depth_frames[index])
-            if not valid.any():
-                raise BadData(root / sequence.depth_frames[index], "has no pixel whose depth is known")
+def _require_parts(entries: dict[str, Any]) -> None:
+    """Raises KeyError or TypeError for a list in which something is not there, or of another kind."""
+    _require_kinds(entries, PARTS)
+    _require_kinds(entries["changes"], dict.fromkeys(entries["changes"], (int, float)))
+    for problem in entries["problems"]:
+        _require_kinds(problem, PARTS_OF_PROBLEM)
+    for row in entries["sequences"]:
+        _require_kinds(row, PARTS_OF_SEQUENCE)
+        for frame in row["frames"]:
+            _require_kinds(frame, {"image": str})
 
 
-def _require_first_size(sizes: dict[str, tuple[int, ...]], what: str, size: tuple[int, ...], file: Path) -> None:
-    first = sizes.setdefault(what, size)
-    if size != first:
-        raise BadData(file, f"is {size[1]} x {size[0]}, the first {what} {first[1]} x {first[0]}; all must have one size")
+def _require_kinds(part: Any, kinds: Mapping[str, type | tuple[type, ...]]) -> None:
+    if not isinstance(part, dict):
+        raise TypeError(f"it holds {json.dumps(part)[:40]} where a part with {', '.join(kinds)} was expected")
+    for key, kind in kinds.items():
+        if not isinstance(part[key], kind):
+            raise TypeError(f"its {key} is {json.dumps(part[key])[:40]}")
+
+
+def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationSequence:
+    """The sequence, by the rule of a run: all pictures, and depth if the task needs it, can be read and have one size.
+
+    Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file at fault.
+    """
+    size = _require_one_size("picture", opened.root, sequence.frames, lambda index: sequence.read_image(index).shape[:2])
+    if sequence.depth_frames is None:
+        return sequence
+    try:
+        _require_depth(opened.root, sequence, size)
+    except InputError as error:
+        if opened.task == "depth":
+            raise
+        return replace(sequence, left_out=(*sequence.left_out, _problem(error, sequence.name, opened.root)))
+    return sequence
+
+
+def _require_depth(root: Path, sequence: EvaluationSequence, image_size: tuple[int, ...]) -> None:
+    """Raises BadData for a depth map that is broken or of another size, or if nothing is known in any of them."""
+    assert sequence.depth_frames is not None
+    known = [False] * sequence.num_frames
+
+    def read(index: int) -> tuple[int, ...]:
+        depth, valid = sequence.depth(index)
+        known[index] = bool(valid.any())
+        return depth.shape
+
+    size = _require_one_size("depth map", root, sequence.depth_frames, read)
+    sequence.require_size(0, size, image_size)
+    if not any(known):
+        raise BadData(root / sequence.depth_frames[0], f"and the other depth maps of {sequence.name} are zero in every pixel")
+
+
+def _require_one_size(what: str, root: Path, files: Sequence[str], read: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+    """The size (h, w) that all files have. Raises BadData for the first of another size."""
+    first = read(0)
+    for index, file in enumerate(files):
+        size = read(index) if index else first
+        if size != first:
+            raise BadData(root / file, f"is {size[1]} x {size[0]}, the first {what} {first[1]} x {first[0]}; all must have one size")
+    return first
 
 
 def _tell_difference(path: Path, sequence: EvaluationSequence, row: dict[str, Any]) -> None:

@@ -14,11 +14,13 @@ from geo4d.evaluation.synthetic import TrueClip
 def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int | None) -> TrueClip:
     """Frames with the depth map nearest in time and the camera at their time (within 20 ms); others are left out.
 
-    Focal length comes from intrinsics.txt (fx fy cx cy) if it is there, else from the TUM default of 525 pixels.
+    Focal length comes from intrinsics.txt (fx fy cx cy). Raises InputError if it or one of the lists is not there.
     """
     for name in ("rgb.txt", "depth.txt", "groundtruth.txt"):
         if not (root / name).is_file():
             raise InputError(f"{root / name} is missing; expected a recording in TUM layout (rgb.txt, depth.txt, groundtruth.txt).")
+    if not (root / "intrinsics.txt").is_file():
+        raise InputError(f"{root / 'intrinsics.txt'} is missing; expected fx fy cx cy of the pictures, for no focal length is invented.")
     recording = open_set("tum", root, count=max_frames, depth_scale=depth_scale)
     return true_clip(recording.sequence(recording.names[0]))
 

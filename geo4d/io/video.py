@@ -176,15 +176,15 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 def _folder_frames(folder: Path, warnings: list[str]) -> Iterator[tuple[float, Callable[[], Image.Image]]]:
     """The folder's images in natural order, at FOLDER_FPS."""
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")), key=_natural)
+    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")), key=natural_order)
     if not files:
         raise InputError(f"The folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder or a video file.")
     for index, file in enumerate(files):
         yield index / FOLDER_FPS, lambda file=file: _open_image(file)
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sorts 2 before 10."""
+def natural_order(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts files by name, 2 before 10: the order of frames in every folder that is read."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", path.name) if part]
 
 

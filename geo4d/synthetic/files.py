@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import matplotlib
@@ -20,12 +22,47 @@ from geo4d.scene import Clip
 from geo4d.synthetic.render import FPS, render_clips
 
 ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
+CLIP_FILE = "clip.json"  # what a clip was rendered from, in its folder
+LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres and in units of the image's longer side
 
 
 def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int]) -> None:
-    """Writes rgb.mp4 and one .npy for each kind of truth; a folder that exists is complete and stays."""
-    if not folder.exists():
-        save_clip(folder, render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0]))
+    """Writes rgb.mp4, one .npy for each kind of truth and clip.json; a folder that exists is complete and stays.
+
+    Raises InputError if the folder holds a clip of another seed, length or size, or the place cannot be written.
+    """
+    entry = {"seed": str(seed), "frames": frames, "size": list(size)}
+    if folder.exists():
+        _require_same(folder, entry)
+    else:
+        clip = render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0])
+        save_clip(folder, clip, extra={CLIP_FILE: json.dumps(entry, indent=1) + "\n"})
+
+
+def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Raises InputError unless the folder holds the clip of that entry."""
+    try:
+        found = json.loads((folder / CLIP_FILE).read_text()) if (folder / CLIP_FILE).is_file() else _guess_entry(folder, entry)
+        changed = [key for key in entry if found.get(key) != entry[key]]
+    except (OSError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{folder} holds no clip of geo4d synth that can be read; remove it, or choose another --out.") from error
+    if changed:
+        key = changed[0]
+        got = f"{found[key]}" if found.get(key) is not None else "another"
+        raise InputError(f"{folder} holds a clip of {key} {got}, asked for {entry[key]}; remove it, or choose another --out.")
+
+
+def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a folder without clip.json, as they were written before: its seed is that of the entry if the cameras are, else None."""
+    names = ("depth", "cam_to_world", "intrinsics")
+    depth, poses, intrinsics = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names)
+    frames, *size = depth.shape
+    small = 8  # cameras do not depend on the size but for the unit of the intrinsics
+    true = render_clips([int(entry["seed"])], num_frames=frames, size=(small, small)).map(lambda x: x[0])
+    same = np.allclose(poses, true.cam_to_world.numpy(), atol=LOOK_ALIKE) and np.allclose(
+        intrinsics[:, 0, 0] / max(size), true.intrinsics[:, 0, 0].numpy() / small, atol=LOOK_ALIKE
+    )
+    return {"seed": entry["seed"] if same else None, "frames": frames, "size": size}
 
 
 def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mapping[str, str] | None = None) -> None:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from geo4d.cli import main
 from geo4d.config import load_config
@@ -67,9 +69,10 @@ def test_what_is_refused(tmp_path, capsys):
     assert "needs at least one clip of two frames; got 0 of 32" in refusal(capsys, evaluate("synthetic", "--num", 0))
     assert "There is no protocol 'x'" in refusal(capsys, evaluate(*words, "--protocol", "x"))
     assert "did you mean 'stride'" in refusal(capsys, evaluate(*words, "strides=3"))
-    assert "--key must be MEANING=NAME" in refusal(capsys, evaluate(*words, "--key", "depth"))
+    theirs = [*words, "--predictions", tmp_path]
+    assert "--key must be MEANING=NAME" in refusal(capsys, evaluate(*theirs, "--key", "depth"))
     assert "There is no folder of predictions" in refusal(capsys, evaluate(*words, "--predictions", tmp_path / "none"))
-    assert "There is no array 'pose'" in refusal(capsys, evaluate(*words, "--key", "pose=c2w"))
+    assert "There is no array 'pose'" in refusal(capsys, evaluate(*theirs, "--key", "pose=c2w"))
     assert "Shards cannot --overwrite" in refusal(capsys, evaluate(*words, "--shard", "1/2", "--overwrite", "--out", tmp_path / "out"))
     (tmp_path / "file").touch()
     assert "holds something that is no run" in refusal(capsys, evaluate(*words, "--out", tmp_path / "file"))
@@ -83,3 +86,103 @@ def test_every_ablation_is_made_of_settings_that_exist(file):
     assert len(made) >= 2 and len({str(variant) for variant in made}) == len(made) and all(isinstance(m, PipelineConfig) for m in made)
     for variant in made:
         variant.infer_config()
+
+
+def write_kitchen(root):
+    """A recording of two frames in the plainest layout, and a perfect prediction of it."""
+    generator = np.random.default_rng(1)
+    depth = generator.uniform(1, 4, (2, 32, 48)).astype(np.float32)
+    for kind in ("rgb", "depth"):
+        (root / "data" / "kitchen" / kind).mkdir(parents=True)
+    for i, values in enumerate(depth):
+        Image.fromarray(generator.integers(0, 255, (32, 48, 3), np.uint8)).save(root / "data" / "kitchen" / "rgb" / f"{i}.png")
+        np.save(root / "data" / "kitchen" / "depth" / f"{i}.npy", values)
+    (root / "predicted").mkdir()
+    np.savez(root / "predicted" / "kitchen.npz", depth=depth)
+    return root / "data", root / "predicted"
+
+
+def test_the_model_that_is_named_is_scored(tmp_path, capsys):
+    """However it is named: model=tiny is --model tiny."""
+    words = ["synthetic", "--num", 1, "--frames", 3, "alignment.samples=64", "--json", tmp_path / "a.json"]
+    assert evaluate(*words, "model=tiny", "device=cpu") == 0
+    settings = json.loads((tmp_path / "a.json").read_text())["settings"]
+    assert settings["model"] == "tiny" and settings["device"] == "cpu"
+    table = capsys.readouterr().out
+    assert "| tiny |" in table and "small" not in table
+    assert "model is given twice: small as an option, tiny as a word" in refusal(capsys, evaluate(*words, "model=tiny", "--model", "small"))
+    assert "stride is given twice: 4 as an option, 8 as a word" in refusal(capsys, evaluate(*words, "stride=8", "--stride", 4))
+    assert "tracks is given twice: False as an option, True" in refusal(capsys, evaluate(*words, "tracks=true", "--no-tracks"))
+
+
+def test_numbers_of_predictions_name_no_model(tmp_path):
+    data, predicted = write_kitchen(tmp_path)
+    assert evaluate("rgbd", data, "--predictions", f"peer={predicted}", "--json", tmp_path / "a.json") == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["settings"]["method"] == "peer" and found["settings"]["kind"] == "predictions" and "model" not in found["settings"]
+    assert found["median"]["model"]["abs_rel"] == pytest.approx(0, abs=1e-6)
+    assert evaluate("rgbd", data, "--baselines-only", "--json", tmp_path / "b.json") == 0
+    assert json.loads((tmp_path / "b.json").read_text())["settings"] == {}
+
+
+def test_numbers_name_the_method_that_they_are_of(tmp_path):
+    """A run may hold methods of other calls; the numbers are of one, and so are the settings."""
+    data, predicted = write_kitchen(tmp_path)
+    words = ["rgbd", data, "--out", tmp_path / "out", "--no-plots"]
+    assert evaluate(*words, "--predictions", f"a={predicted}") == 0
+    assert evaluate(*words, "--predictions", f"b={predicted}", "--disparity", "--json", tmp_path / "b.json") == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["settings"]["method"] == "a" and found["settings"]["form"]["depth_is_disparity"] is False
+
+
+def test_overwriting_never_removes_what_is_to_be_read(tmp_path, capsys, monkeypatch):
+    data, predicted = write_kitchen(tmp_path)
+    out = tmp_path / "out"
+    assert evaluate("rgbd", data, "--baselines-only", "--out", out, "--no-plots") == 0
+    predicted.rename(out / "predictions")
+    words = ["rgbd", data, "--no-plots", "--overwrite"]
+    monkeypatch.chdir(tmp_path)
+    for folder in (f"mine={out}/predictions", "out/../out/predictions"):
+        error = refusal(capsys, evaluate(*words, "--predictions", folder, "--out", "out"))
+        assert "--overwrite would remove" in error and "which lies in --out out; choose another --out" in error
+    assert (out / "predictions" / "kitchen.npz").is_file() and (out / "settings.json").is_file()
+    assert main(["data", "prepare", "rgbd", str(data), "--out", str(out / "frames.json"), "-q"]) == 0
+    capsys.readouterr()
+    assert "frames.json (--list)" in refusal(capsys, evaluate(*words, "--baselines-only", "--list", out / "frames.json", "--out", out))
+    assert (out / "frames.json").is_file()
+    assert evaluate("rgbd", data, "--no-plots", "--predictions", out / "predictions", "--out", out) == 0  # beside what is there
+
+
+IDLE = {  # words -> what is said of them
+    ("synthetic", "--task", "pose"): "--task would do nothing here: synthetic clips are rendered",
+    ("synthetic", "--rule", "x"): "--rule would do nothing here",
+    ("synthetic", "--start", "0"): "--start would do nothing here",
+    ("synthetic", "--frame-stride", "2"): "--frame-stride would do nothing here",
+    ("synthetic", "--list", "x.json"): "--list would do nothing here",
+    ("synthetic", "--depth-scale", "2"): "--depth-scale would do nothing here",
+    ("synthetic", "--root", "x"): "--root would do nothing here",
+    ("synthetic", "x"): "reads no folder, so x would do nothing",
+    ("procedural", "x"): "reads no folder, so x would do nothing",
+    ("procedural", "--seed", "0"): "--seed would do nothing here: it is for geo4d evaluate synthetic",
+    ("rgbd", "x", "--num", "3"): "--num would do nothing here",
+    ("rgbd", "x", "--methods", "a", "b"): "--methods would do nothing here: it is for geo4d evaluate compare",
+    ("rgbd", "x", "--list", "l.json", "--include", "a*"): "--include would do nothing here: a frame list says which frames",
+    ("rgbd", "x", "--list", "l.json", "--frames", "3"): "--frames would do nothing here",
+    ("rgbd", "x", "--list", "l.json", "--task", "pose"): "--task would do nothing here",
+    ("rgbd", "x", "--list", "l.json", "--depth-scale", "1"): "--depth-scale would do nothing here",
+    ("rgbd", "x", "--disparity"): "--disparity would do nothing here: it says how to read --predictions",
+    ("synthetic", "--num", "1", "--baselines-only", "--no-baselines"): "contradict each other",
+    ("synthetic", "--num", "1", "--baselines-only", "--model", "tiny"): "--model would do nothing here: no model is scored",
+    ("synthetic", "--num", "1", "--baselines-only", "steps=3"): "steps=3 would do nothing here: no model is scored",
+    ("synthetic", "--num", "1", "--predictions", ".", "--steps", "0"): "--steps would do nothing here: no model is scored",
+    ("compare", "a", "b", "--json", "x.json"): "--json would do nothing here: geo4d evaluate compare takes two folders",
+    ("compare", "a", "b", "--frames", "3"): "--frames would do nothing here",
+    ("compare", "a", "b", "--protocol", "geo4d"): "--protocol would do nothing here",
+}
+
+
+@pytest.mark.parametrize("words", IDLE, ids=" ".join)
+def test_options_that_would_do_nothing_are_refused(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert IDLE[words] in refusal(capsys, evaluate(*words))
+    assert list(tmp_path.iterdir()) == []

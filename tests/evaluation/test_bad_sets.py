@@ -98,7 +98,7 @@ def damage_number_of_poses(root):
     write_rgbd(root)
     path = root / "kitchen" / "cam_to_world.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    return "rgbd", {}, r"cam_to_world\.txt: holds 5 poses for 6 pictures"
+    return "rgbd", {"task": "pose"}, r"cam_to_world\.txt: holds 5 poses for 6 pictures"
 
 
 def damage_name(root):

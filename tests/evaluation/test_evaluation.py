@@ -95,7 +95,12 @@ def test_a_recording_in_tum_layout(tmp_path):
     for kind, lines in lists.items():
         (tmp_path / f"{kind}.txt").write_text("# comment\n" + "\n".join(lines))
     (tmp_path / "groundtruth.txt").write_text(format_tum(np.arange(3) * 0.1, clip.cam_to_world))
+    with pytest.raises(InputError, match=r"intrinsics\.txt is missing; expected fx fy cx cy"):
+        read_tum_clip(tmp_path, depth_scale=1000.0, max_frames=10)
+    fx, fy, cx, cy = (clip.intrinsics[0, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    (tmp_path / "intrinsics.txt").write_text(f"{fx} {fy} {cx} {cy}\n")
     read = read_tum_clip(tmp_path, depth_scale=1000.0, max_frames=10)
+    np.testing.assert_allclose(read.intrinsics, clip.intrinsics, rtol=1e-6)
     near = clip.depth < 65  # what 16 bits of millimetres can hold
     np.testing.assert_allclose(read.depth[near], clip.depth[near], atol=1e-3)
     np.testing.assert_allclose(read.cam_to_world, clip.cam_to_world, atol=1e-6)

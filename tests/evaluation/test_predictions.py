@@ -46,6 +46,7 @@ def named(**names):
             "batched": depth[None, ..., None],
             "disparity": 1 / depth,
             "points": points(),
+            "world": points() @ poses[:, None, :3, :3].swapaxes(-1, -2) + poses[:, None, None, :3, 3],
             "mask": np.isfinite(depth),
             "c2w": poses,
             "c2w34": poses[None, :, :3],
@@ -96,6 +97,16 @@ FORMS = {
     "batch and channel of one": (named(depth="batched", extrinsic="w2c", intrinsic="k", images="mask"), {}),
     "one camera": (named(depths="depth", cam_c2w="c2w", intrinsic="k1"), {}),
     "points": (named(local_points="points", mask="mask", camera_poses="c2w34", intrinsics="k"), {}),
+    "world points": (named(world_points="world", mask="mask", camera_poses="c2w34", intrinsics="k"), {}),
+    "world points, world to camera": (
+        named(points="world", mask="mask", extrinsic="w2c34", K="k"),
+        {"keys": {"points_world": "points", "intrinsics": "K"}},
+    ),
+    "points that are the cameras'": (
+        named(points="points", mask="mask", cam_to_world="c2w", intrinsics="k"),
+        {"keys": {"points_cam": "points"}},
+    ),
+    "depth beside points": (named(depth="depth", points="world", cam_to_world="c2w", intrinsics="k"), {}),
     "disparity": (named(disparity="disparity", world_to_cam="w2c", intrinsics="k"), {}),
     "depth that is disparity": (named(depth="disparity", cam_to_world="c2w", intrinsics="k"), {"depth_is_disparity": True}),
     "other names": (named(z="depth", c2w="c2w", K="k"), {"keys": {"depth": "z", "cam_to_world": "c2w", "intrinsics": "K"}}),
@@ -113,7 +124,7 @@ def test_every_form_gives_the_same(form, tmp_path):
     write(tmp_path)
     prediction = read_prediction(tmp_path, NAME, FRAMES, form=PredictionForm(**options))
     depth, poses, k = truth()
-    np.testing.assert_allclose(prediction.depth, depth, rtol=1e-6)
+    np.testing.assert_allclose(prediction.depth, depth, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(prediction.cam_to_world, poses, atol=1e-9)
     np.testing.assert_allclose(prediction.intrinsics, k)
 
@@ -166,6 +177,7 @@ def test_cameras_alone(tmp_path):
 
 
 DEPTH = np.ones((FRAMES, 4, 6), np.float32)
+POINTS = np.ones((FRAMES, 4, 6, 3))
 POSES = np.tile(np.eye(4), (FRAMES, 1, 1))
 BAD = {
     "length": ({"depth": DEPTH[:-1]}, r"holds depth of 5 frames; alley_2 has 6: predict every frame"),
@@ -178,6 +190,14 @@ BAD = {
     "two depths": ({"depth": DEPTH, "depths": DEPTH}, r"holds depth and depths, which both mean depth"),
     "mask": ({"depth": DEPTH, "mask": DEPTH[:, :2] > 0}, r"holds a mask of shape \[6, 2, 6\] for depth of shape \[6, 4, 6\]"),
     "singular": ({"extrinsics": 0 * POSES}, r"is not world_to_cam matrices that have an inverse"),
+    "points of which frame": (
+        {"points": POINTS},
+        r"holds points, which may be in their cameras' frames.*say which by --key points_cam=points",
+    ),
+    "points beside cameras": ({"pts3d": POINTS, "cam_to_world": POSES}, r"or --key points_world=pts3d"),
+    "points of the world alone": ({"points_world": POINTS}, r"holds points of 6 frames in the world; expected as many cameras.*got none"),
+    "points and fewer cameras": ({"points_world": POINTS, "cam_to_world": POSES[:5]}, r"expected as many cameras to give depth, got 5"),
+    "singular cameras": ({"points_world": POINTS, "cam_to_world": 0 * POSES}, r"is not cam_to_world matrices that have an inverse"),
     "kind": ({"depth": DEPTH.astype(complex)}, r"holds depth of complex128"),
 }
 

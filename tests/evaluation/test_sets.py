@@ -1,5 +1,7 @@
 """Every evaluation set in its true layout, from a scene whose truth is known: what was written comes back, in our conventions."""
 
+import re
+
 import numpy as np
 import pytest
 from layouts import (
@@ -18,8 +20,11 @@ from layouts import (
 )
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.evaluation.prepare import prepare
+from geo4d.evaluation.runner import load_truth
 from geo4d.evaluation.sets import SETS, open_set
 from geo4d.evaluation.sets.associate import associate_greedily, interpolate_poses, nearest
+from geo4d.io.video import read_video
 from geo4d.metrics import RELEASED_PROTOCOLS, depth_metrics, pose_metrics
 
 STEP = {"start": 0, "stride": 1}
@@ -215,3 +220,129 @@ def test_poses_between_the_rows_of_a_trajectory():
     np.testing.assert_allclose(half[0, :3, 3], [1, 0, 0])
     np.testing.assert_allclose(half[0, :2, 0], [np.sqrt(0.5), np.sqrt(0.5)])
     np.testing.assert_allclose(half[1], poses[1], atol=1e-12)
+
+
+def unpadded(folder):
+    """Names without zeros in front, as many cameras give them."""
+    for file in sorted(folder.iterdir()):
+        file.rename(file.with_name(f"{int(file.stem)}{file.suffix}"))
+
+
+@pytest.mark.parametrize("rule", ["name", "order"])
+def test_frames_come_in_the_order_of_their_numbers(rule, tmp_path):
+    """2 before 10, as geo4d infer reads the folder."""
+    clip = write_rgbd(tmp_path / "rgbd", clip=shoot(12))
+    for kind in ("rgb", "depth"):
+        unpadded(tmp_path / "rgbd" / "kitchen" / kind)
+    (sequence,) = open_set("rgbd", tmp_path / "rgbd", rule=rule)
+    assert [name.split("/")[-1] for name in sequence.frames] == [f"{i}.png" for i in range(12)]
+    np.testing.assert_array_equal(sequence.images(), read_video(tmp_path / "rgbd" / "kitchen" / "rgb").frames)
+    np.testing.assert_allclose(sequence.depths()[0], np.where(clip.valid, clip.depth, 0), atol=1e-3)
+    np.testing.assert_allclose(sequence.cam_to_world, somewhere(clip), atol=1e-6)
+    write_davis(tmp_path, clip=clip)
+    unpadded(tmp_path / "JPEGImages" / "480p" / "bear")
+    (sequence,) = open_set("davis", tmp_path)
+    assert [name.split("/")[-1] for name in sequence.frames] == [f"{i}.jpg" for i in range(12)]
+
+
+def test_times_as_names_come_in_the_order_of_time(tmp_path):
+    names = ["1548266470.88376.png", "1548266470.9.png", "1548266471.05.png"]  # as fractions, .9 is later than .88376
+    tiny(tmp_path / "rgbd_bonn_crowd2" / "rgb", names)
+    tiny(tmp_path / "rgbd_bonn_crowd2" / "depth", names, np.uint16)
+    sequence = open_set("bonn", tmp_path, start=0).sequence("crowd2")
+    assert [name.split("/")[-1] for name in sequence.frames] == names and np.all(np.diff(sequence.timestamps) > 0)
+
+
+def test_no_focal_length_is_invented(tmp_path):
+    write_tum(tmp_path, "mine")
+    opened = open_set("tum", tmp_path)
+    (sequence,) = opened
+    assert sequence.intrinsics is None and load_truth(opened, sequence).groups == ("depth", "pose")
+    clip = write_tum(tmp_path, "mine", calibrated=True)
+    opened = open_set("tum", tmp_path)
+    (sequence,) = opened
+    np.testing.assert_allclose(sequence.intrinsics, clip.intrinsics, atol=1e-5)
+    assert load_truth(opened, sequence).groups == ("depth", "pose", "focal", "points")
+
+
+def test_files_outside_the_folder(tmp_path):
+    """A list may name files anywhere; nothing of the machine's folders comes into a frame list."""
+    write_tum(tmp_path / "data", "mine")
+    folder = tmp_path / "data" / "mine"
+    (folder / "rgb").rename(tmp_path / "elsewhere")
+    (folder / "rgb.txt").write_text((folder / "rgb.txt").read_text().replace("rgb/", f"{tmp_path}/elsewhere/"))
+    (sequence,) = open_set("tum", tmp_path / "data")
+    assert sequence.num_frames == FRAMES and sequence.images().shape == (FRAMES, 48, 64, 3)
+    assert not any("/" in name for name in sequence.frames)
+    prepared = prepare(open_set("tum", tmp_path / "data"))
+    assert not prepared.problems and str(tmp_path) not in str(prepared.entries)
+
+
+def break_sintel(root):
+    write_sintel(root)
+    (root / "training" / "camdata_left" / "alley_2" / "frame_0003.cam").unlink()
+    return r"training/camdata_left/alley_2/frame_0003\.cam: is missing"
+
+
+def break_seven_scenes(root):
+    write_seven_scenes(root)
+    (root / "chess" / "seq-03" / "frame-000000.pose.txt").unlink()
+    return r"chess/seq-03/frame-000000\.pose\.txt: is missing"
+
+
+def break_scannet(root):
+    write_scannet(root)
+    (root / "scene0707_00" / "pose" / "9.txt").unlink()
+    return r"scene0707_00/pose/9\.txt: is missing"
+
+
+def break_rgbd(root):
+    write_rgbd(root)
+    (root / "kitchen" / "cam_to_world.txt").write_text("1 2 3\n")
+    return r"kitchen/cam_to_world\.txt: has 1 lines of 3 numbers"
+
+
+def break_trajectory(root):
+    write_rgbd(root)
+    (root / "kitchen" / "cam_to_world.txt").unlink()
+    (root / "kitchen" / "trajectory.txt").write_text("no numbers\n")
+    return r"trajectory\.txt is not a TUM trajectory"
+
+
+BROKEN = {"sintel": break_sintel, "7scenes": break_seven_scenes, "scannet": break_scannet, "rgbd": break_rgbd}
+
+
+@pytest.mark.parametrize(("name", "break_cameras"), [*BROKEN.items(), ("rgbd", break_trajectory)])
+def test_depth_counts_where_cameras_are_broken(name, break_cameras, tmp_path):
+    message = break_cameras(tmp_path)
+    changes = STEP if name == "7scenes" else {}
+    opened = open_set(name, tmp_path, task="depth", **changes)
+    (sequence,) = opened
+    (problem,) = sequence.left_out
+    assert sequence.cam_to_world is None and re.search(message, f"{problem.file}: {problem.reason}")
+    assert str(tmp_path) not in f"{problem.file}: {problem.reason}"
+    groups = load_truth(opened, sequence).groups
+    assert "depth" in groups and "pose" not in groups
+    with pytest.raises(InputError, match=message):
+        next(iter(open_set(name, tmp_path, task="pose", **changes)))
+
+
+def test_broken_intrinsics_leave_depth_and_cameras(tmp_path):
+    write_rgbd(tmp_path)
+    (tmp_path / "kitchen" / "intrinsics.txt").write_text("1 2 3\n")
+    opened = open_set("rgbd", tmp_path)
+    (sequence,) = opened
+    assert load_truth(opened, sequence).groups == ("depth", "pose")
+    assert [problem.file for problem in sequence.left_out] == ["kitchen/intrinsics.txt"]
+    write_tum(tmp_path, "mine")
+    (tmp_path / "mine" / "intrinsics.txt").write_text("1 2 3\n")
+    opened = open_set("tum", tmp_path)
+    (sequence,) = opened
+    assert load_truth(opened, sequence).groups == ("depth", "pose")
+    assert [problem.file for problem in sequence.left_out] == ["mine/intrinsics.txt"]
+    write_kitti(tmp_path)
+    (tmp_path / "2011_09_26" / "calib_cam_to_cam.txt").write_text("P_rect_02: 1 2 3\n")
+    opened = open_set("kitti", tmp_path)
+    (sequence,) = opened
+    assert load_truth(opened, sequence).groups == ("depth",)
+    assert [problem.file for problem in sequence.left_out] == ["2011_09_26/calib_cam_to_cam.txt"]

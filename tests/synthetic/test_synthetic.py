@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from geo4d.errors import ConfigError
+from geo4d.cli import main
+from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.camera import project, unproject
 from geo4d.geometry.rigid import invert_rigid, transform_points
 from geo4d.synthetic import SceneConfig, render_clips, render_motion, scene_seed
-from geo4d.synthetic.files import write_clip, write_contact_sheet
+from geo4d.synthetic.files import CLIP_FILE, write_clip, write_contact_sheet
 
 SEEDS = [scene_seed(31, i) for i in range(6)]
 
@@ -116,5 +117,40 @@ def test_clips_as_files(tmp_path):
     write_clip(tmp_path / "a", SEEDS[0], frames=3, size=(32, 48))
     assert np.load(tmp_path / "a" / "depth.npy").shape == (3, 32, 48)
     assert (tmp_path / "a" / "rgb.mp4").stat().st_size > 500
+    before = (tmp_path / "a" / "depth.npy").stat().st_mtime_ns
+    write_clip(tmp_path / "a", SEEDS[0], frames=3, size=(32, 48))
+    assert (tmp_path / "a" / "depth.npy").stat().st_mtime_ns == before
     write_contact_sheet(tmp_path / "sheet.png", SEEDS[:4], size=(24, 36))
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("has_entry", [True, False], ids=["with clip.json", "of before"])
+def test_a_folder_with_other_clips_is_refused(has_entry, tmp_path):
+    write_clip(tmp_path / "a", SEEDS[0], frames=3, size=(32, 48))
+    if not has_entry:
+        (tmp_path / "a" / CLIP_FILE).unlink()
+    write_clip(tmp_path / "a", SEEDS[0], frames=3, size=(32, 48))
+    got = str(SEEDS[0]) if has_entry else "another"
+    for seed, frames, size, message in (
+        (SEEDS[1], 3, (32, 48), f"a holds a clip of seed {got}, asked for {SEEDS[1]}; remove it"),
+        (SEEDS[0], 4, (32, 48), "a holds a clip of frames 3, asked for 4"),
+        (SEEDS[0], 3, (48, 32), r"a holds a clip of size \[32, 48\], asked for \[48, 32\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_clip(tmp_path / "a", seed, frames=frames, size=size)
+    (tmp_path / "a" / CLIP_FILE).write_text("[]")
+    with pytest.raises(InputError, match="holds no clip of geo4d synth that can be read"):
+        write_clip(tmp_path / "a", SEEDS[0], frames=3, size=(32, 48))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InputError, match="holds no clip of geo4d synth that can be read"):
+        write_clip(tmp_path / "b", SEEDS[0], frames=3, size=(32, 48))
+
+
+def test_the_command_does_not_take_other_clips_for_its_own(tmp_path, capsys):
+    words = ["synth", "--out", str(tmp_path), "--num", "1", "--frames", "2", "--size", "16", "24", "-q"]
+    assert main(words) == 0 and main(words) == 0
+    assert main([*words, "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "00000 holds a clip of seed" in error and error.count("\n") == 1
+    assert main(["synth", "--benchmark", "v1", "--out", str(tmp_path), "--seed", "0", "-q"]) == 2
+    assert "--seed would do nothing here" in capsys.readouterr().err

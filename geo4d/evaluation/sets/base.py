@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,9 @@ import numpy as np
 from geo4d.data.files import naming, read_grey, read_rgb, read_size
 from geo4d.data.frames import BadData, Problem
 from geo4d.errors import ConfigError, InputError
-from geo4d.evaluation.archives import number_of
-from geo4d.io.video import FOLDER_FPS, IMAGE_SUFFIXES
+from geo4d.io.video import FOLDER_FPS, IMAGE_SUFFIXES, natural_order
+
+logger = logging.getLogger(__name__)
 
 TASKS = ("depth", "pose", "pictures")
 CHANGEABLE = ("start", "stride", "count", "max_gap_s", "depth_scale")  # of a rule, by the user
@@ -172,15 +175,18 @@ class OpenSet:
     rule: Rule
     names: tuple[str, ...]
     missing: tuple[str, ...]  # sequences that the rule names but that are not there
+    unusable: Mapping[str, Problem] = field(default_factory=dict)  # of `names`, those that a frame list says cannot be used, and why
 
     def __iter__(self) -> Iterator[EvaluationSequence]:
-        """The sequences, one after the other."""
+        """The sequences, one after the other. Raises InputError at the first that cannot be used."""
         return map(self.sequence, self.names)
 
     def sequence(self, name: str) -> EvaluationSequence:
-        """One sequence. Raises InputError if something that the task needs is not there or broken."""
+        """One sequence. Raises InputError if something that the task needs is not there or broken, or was when the list was made."""
         if name not in self.names:
             raise InputError(f"{self.dataset.name} has no sequence {name!r}; expected one of {', '.join(self.names)}.")
+        if name in self.unusable:
+            raise BadData(self.unusable[name].file, self.unusable[name].reason)
         sequence = self.dataset.load(self.root, name, self.rule, self.task)
         poses = sequence.cam_to_world
         if self.task == "pose" and (poses is None or len(poses) < 2):
@@ -262,14 +268,41 @@ def read_matrices(file: Path, rows: int) -> np.ndarray:
         return values.reshape(-1, 4, 4)
 
 
-def list_images(folder: Path, *, by_number: bool = False) -> list[Path]:
-    """Images of a folder by name, or by the last number in their names. Raises BadData if there is none."""
+def list_images(folder: Path, *, order: Callable[[Path], Any] = natural_order) -> list[Path]:
+    """Images of a folder, by name with 2 before 10 as `geo4d infer` reads them, or in another order. Raises BadData if there is none."""
     if not folder.is_dir():
         raise BadData(folder, "is missing; expected a folder of images")
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
     if not files:
         raise BadData(folder, "holds no image")
-    return sorted(files, key=number_of) if by_number else files
+    return sorted(files, key=order)
+
+
+def by_time(file: Path) -> str:
+    """The order of files whose names are seconds: a fraction with fewer digits is no earlier, so they are compared as text."""
+    return file.name
+
+
+def unless_needed(read: Callable[[], Item], left_out: list[Problem], root: Path, name: str, *, needed: bool) -> Item | None:
+    """Truth of the sequence `name` that the task may do without: where it is broken, None, and why is added to `left_out`.
+
+    Raises InputError if it is `needed`.
+    """
+    try:
+        return read()
+    except InputError as error:
+        if needed:
+            raise
+        problem = without_root(error.problem if isinstance(error, BadData) else Problem(name, str(error).rstrip(".")), root)
+        logger.warning("Cameras of %s cannot be used, and are not scored: %s: %s", name, problem.file, problem.reason)
+        left_out.append(problem)
+        return None
+
+
+def without_root(problem: Problem, root: Path) -> Problem:
+    """The same record without the folder of the data set: a list says nothing of the machine it was made on."""
+    below = f"{root}{os.sep}"
+    return Problem(problem.file.removeprefix(below), problem.reason.replace(below, ""))
 
 
 def scaled_intrinsics(fx: float, fy: float, cx: float, cy: float, image: Path, size: tuple[int, int] = (480, 640)) -> np.ndarray:

@@ -13,6 +13,7 @@ from geo4d.evaluation.sets.base import (
     EvaluationSequence,
     EvaluationSet,
     Rule,
+    by_time,
     from_files,
     list_images,
     read_png_depth,
@@ -51,7 +52,7 @@ def _find(root: Path, rule: Rule) -> list[str]:
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root / f"rgbd_bonn_{name}"
     pictures, maps = ("rgb_110", "depth_110") if rule.gathered else ("rgb", "depth")
-    images, depths = list_images(folder / pictures), list_images(folder / maps)
+    images, depths = (list_images(folder / kind, order=by_time) for kind in (pictures, maps))
     poses: np.ndarray | None = None
     left_out: list[Problem] = []
     if rule.pairing == "order":

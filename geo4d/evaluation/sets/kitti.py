@@ -8,8 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from geo4d.data.files import naming
-from geo4d.data.frames import BadData
-from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, Rule, from_files, list_images, number_of, read_png_depth
+from geo4d.data.frames import BadData, Problem
+from geo4d.evaluation.archives import number_of
+from geo4d.evaluation.sets.base import (
+    EvaluationSequence,
+    EvaluationSet,
+    Rule,
+    from_files,
+    list_images,
+    read_png_depth,
+    unless_needed,
+)
 
 DRIVES = tuple(
     f"{date}_drive_{drive:04d}_sync_02"
@@ -41,6 +50,9 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
         depths = rule.pick(list_images(root / "val" / drive / "proj_depth" / "groundtruth" / "image_02"))
         images = [folder / "data" / file.name for file in depths]
     calibration, clock = root / date / "calib_cam_to_cam.txt", folder / "timestamps.txt"
+    left_out: list[Problem] = []
+    there = calibration.exists()
+    intrinsics = unless_needed(lambda: _read_calibration(calibration), left_out, root, name, needed=False) if there else None
     return from_files(
         root,
         name,
@@ -48,7 +60,8 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
         depths=depths,
         decode=partial(read_png_depth, scale=rule.depth_scale),
         timestamps=_read_times(clock, images) if clock.exists() else None,
-        intrinsics=np.repeat(_read_calibration(calibration)[None], len(images), axis=0) if calibration.exists() else None,
+        intrinsics=None if intrinsics is None else np.repeat(intrinsics[None], len(images), axis=0),
+        left_out=tuple(left_out),
     )
 
 

@@ -18,8 +18,10 @@ from geo4d.evaluation.sets.base import (
     read_matrices,
     read_png_depth,
     relative,
+    unless_needed,
 )
 from geo4d.io.reconstruction import read_tum
+from geo4d.io.video import natural_order
 
 DEPTH_SUFFIXES = (".png", ".npy")
 
@@ -33,15 +35,17 @@ def _find(root: Path, rule: Rule) -> list[str]:
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root if (root / "rgb").is_dir() else root / name
     images = list_images(folder / "rgb")
-    intrinsics, poses = _read_intrinsics(folder, len(images)), _read_poses(folder, len(images))
+    left_out: list[Problem] = []
+    intrinsics = unless_needed(lambda: _read_intrinsics(folder, len(images)), left_out, root, name, needed=False)
+    poses = unless_needed(lambda: _read_poses(folder, len(images)), left_out, root, name, needed=task == "pose")
     if task == "pose" and poses is None:
         raise BadData(folder / "cam_to_world.txt", "is missing; expected it (16 numbers a line) or trajectory.txt (TUM lines)")
     depths = _list_depths(folder / "depth", needed=task == "depth")
     rows = list(range(len(images)))
-    left_out: list[Problem] = []
     partner: dict[int, Path] = {}
     if depths is not None:
-        partner, left_out = _pair(root, images, depths, rule)
+        partner, alone = _pair(root, images, depths, rule)
+        left_out += alone
         rows = [i for i in rows if i in partner]
     rows = rule.pick(rows)
     return from_files(
@@ -57,10 +61,10 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
 
 
 def _list_depths(folder: Path, *, needed: bool) -> list[Path] | None:
-    files = sorted(file for file in folder.glob("*") if file.suffix in DEPTH_SUFFIXES and not file.name.startswith("."))
+    files = [file for file in folder.glob("*") if file.suffix in DEPTH_SUFFIXES and not file.name.startswith(".")]
     if not files and needed:
         raise BadData(folder, "holds no depth map; expected a .png (16 bits) or .npy (metres) for each picture")
-    return files or None
+    return sorted(files, key=natural_order) or None
 
 
 def _pair(root: Path, images: list[Path], depths: list[Path], rule: Rule) -> tuple[dict[int, Path], list[Problem]]:

@@ -9,16 +9,17 @@ import numpy as np
 
 from geo4d.data.files import naming
 from geo4d.data.frames import BadData, Problem
+from geo4d.evaluation.archives import number_of
 from geo4d.evaluation.sets.base import (
     EvaluationSequence,
     EvaluationSet,
     Rule,
     from_files,
     list_images,
-    number_of,
     read_matrices,
     read_png_depth,
     relative,
+    unless_needed,
 )
 
 SCENES = tuple(f"scene{number:04d}_00" for number in range(707, 807))
@@ -31,11 +32,12 @@ def _find(root: Path, rule: Rule) -> list[str]:
 
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root / name
-    images = rule.pick(list_images(folder / ("color_90" if rule.gathered else "color"), by_number=True))
+    images = rule.pick(list_images(folder / ("color_90" if rule.gathered else "color"), order=number_of))
     depths = [folder / ("depth_90" if rule.gathered else "depth") / f"{file.stem}.png" for file in images]
     source = folder / ("pose_90.txt" if rule.gathered else "pose")
-    poses = _read_poses(source, images) if task == "pose" or source.exists() else None
     left_out: list[Problem] = []
+    needed = task == "pose" or rule.drops_lost_poses  # which frames count depends on them
+    poses = unless_needed(lambda: _read_poses(source, images), left_out, root, name, needed=needed) if needed or source.exists() else None
     if poses is not None:
         lost = np.flatnonzero(~np.isfinite(poses).all((1, 2)))
         if len(lost) and rule.drops_lost_poses:
@@ -46,13 +48,15 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
             left_out = [Problem(relative(source, root), f"lost {len(lost)} poses of the rule's frames, so the scene has no cameras")]
             poses = None
     calibration = folder / "intrinsic" / "intrinsic_color.txt"
+    there = calibration.exists()
+    intrinsics = unless_needed(lambda: _read_intrinsics(calibration), left_out, root, name, needed=False) if there else None
     return from_files(
         root,
         name,
         images,
         depths=depths if task == "depth" or all(file.is_file() for file in depths) else None,
         decode=partial(read_png_depth, scale=rule.depth_scale),
-        intrinsics=np.repeat(_read_intrinsics(calibration)[None], len(images), axis=0) if calibration.exists() else None,
+        intrinsics=None if intrinsics is None else np.repeat(intrinsics[None], len(images), axis=0),
         cam_to_world=poses,
         left_out=tuple(left_out),
         depth_has_own_size=True,

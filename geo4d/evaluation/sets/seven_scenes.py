@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo4d.data.frames import BadData
+from geo4d.data.frames import BadData, Problem
 from geo4d.evaluation.sets.base import (
     EvaluationSequence,
     EvaluationSet,
@@ -16,6 +16,7 @@ from geo4d.evaluation.sets.base import (
     read_matrices,
     read_png_depth,
     scaled_intrinsics,
+    unless_needed,
 )
 
 COLOUR = (525.0, 525.0, 320.0, 240.0)  # at 640 x 480
@@ -50,7 +51,9 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     if task == "depth" and rule.depth_ending == REGISTERED and not depths[0].is_file():
         raise BadData(depths[0], "is missing: depth must be registered to colour first; or choose the rule raw")
     cameras = [folder / f"{frame}.pose.txt" for frame in frames]
-    poses = _read_poses(cameras) if task == "pose" or cameras[0].is_file() else None
+    left_out: list[Problem] = []
+    there = task == "pose" or any(file.is_file() for file in cameras)
+    poses = unless_needed(lambda: _read_poses(cameras), left_out, root, name, needed=task == "pose") if there else None
     return from_files(
         root,
         name,
@@ -59,6 +62,7 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
         decode=partial(_read_depth, scale=rule.depth_scale),
         intrinsics=np.repeat(scaled_intrinsics(*COLOUR, images[0])[None], len(images), axis=0),
         cam_to_world=poses,
+        left_out=tuple(left_out),
     )
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from geo4d.data.base import KILOMETRE
 from geo4d.data.files import naming
-from geo4d.data.frames import BadData
-from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, Rule, from_files, list_images
+from geo4d.data.frames import BadData, Problem
+from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, Rule, from_files, list_images, unless_needed
 
 TAG = 202021.25  # first number of every .dpt and .cam file
 POSE_SEQUENCES = (  # in the others the camera hardly moves
@@ -27,7 +27,9 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     images = rule.pick(list_images(root / "training" / "final" / name))
     depths = [root / "training" / "depth" / name / f"{file.stem}.dpt" for file in images]
     folder = root / "training" / "camdata_left" / name
-    cameras = _read_cameras(folder, images) if task == "pose" or folder.is_dir() else None
+    left_out: list[Problem] = []
+    there = task == "pose" or folder.is_dir()
+    cameras = unless_needed(lambda: _read_cameras(folder, images), left_out, root, name, needed=task == "pose") if there else None
     return from_files(
         root,
         name,
@@ -36,6 +38,7 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
         decode=read_dpt,
         intrinsics=None if cameras is None else cameras[0],
         cam_to_world=None if cameras is None else cameras[1],
+        left_out=tuple(left_out),
     )
 
 

@@ -7,22 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from geo4d.data.files import naming, read_size
+from geo4d.data.files import naming
 from geo4d.data.frames import BadData, Problem
 from geo4d.evaluation.sets.associate import associate_greedily, interpolate_poses, pair_by_time
 from geo4d.evaluation.sets.base import (
     EvaluationSequence,
     EvaluationSet,
     Rule,
+    by_time,
     from_files,
     list_images,
     read_png_depth,
+    relative,
     scaled_intrinsics,
+    unless_needed,
 )
 from geo4d.io.reconstruction import read_tum
 
 FREIBURG3 = (535.4, 539.2, 320.1, 247.6)  # calibrated, at 640 x 480
-DEFAULT_FOCAL_PX = 525.0  # of cameras of this kind, where nothing else is known
 DYNAMIC = tuple(f"rgbd_dataset_freiburg3_{what}_{how}" for what in ("sitting", "walking") for how in ("static", "xyz", "halfsphere", "rpy"))
 Times = tuple[np.ndarray, list[Path]]
 Calibration = tuple[float, float, float, float]
@@ -58,6 +60,7 @@ def _load(root: Path, name: str, rule: Rule, task: str, *, calibration: Calibrat
         images, times, depths, poses, left_out = _by_time(folder, rule, task)
     if not images:
         raise BadData(folder / "rgb.txt", f"gives no frame from number {rule.start} on; choose an earlier start")
+    intrinsics = unless_needed(lambda: _intrinsics(folder, images[0], calibration), left_out, root, name, needed=False)
     return from_files(
         root,
         name,
@@ -65,7 +68,7 @@ def _load(root: Path, name: str, rule: Rule, task: str, *, calibration: Calibrat
         depths=depths,
         decode=partial(read_png_depth, scale=rule.depth_scale),
         timestamps=times,
-        intrinsics=np.repeat(_intrinsics(folder, images[0], calibration)[None], len(images), axis=0),
+        intrinsics=None if intrinsics is None else np.repeat(intrinsics[None], len(images), axis=0),
         cam_to_world=poses,
         left_out=tuple(left_out),
     )
@@ -83,7 +86,7 @@ def _greedy(folder: Path, rule: Rule) -> tuple[list[Path], np.ndarray, np.ndarra
 
 
 def _gathered(folder: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    images = list_images(folder / "rgb_90")
+    images = list_images(folder / "rgb_90", order=by_time)
     times, poses = read_tum(folder / "groundtruth_90.txt")
     if len(poses) != len(images):
         raise BadData(folder / "groundtruth_90.txt", f"holds {len(poses)} poses for the {len(images)} pictures of rgb_90")
@@ -99,7 +102,7 @@ def _by_time(folder: Path, rule: Rule, task: str) -> tuple[list[Path], np.ndarra
     others = {} if depth is None else {"depth map": (maps, depth[0])}
     if trajectory is not None:
         others["pose"] = (path, trajectory[0])
-    keep, index, left_out = pair_by_time(times, [file.relative_to(folder).as_posix() for file in files], others, rule.max_gap_s)
+    keep, index, left_out = pair_by_time(times, [relative(file, folder) for file in files], others, rule.max_gap_s)
     picked = rule.pick(range(len(keep)))
     keep = keep[picked]
     return (
@@ -111,17 +114,14 @@ def _by_time(folder: Path, rule: Rule, task: str) -> tuple[list[Path], np.ndarra
     )
 
 
-def _intrinsics(folder: Path, image: Path, calibration: Calibration | None) -> np.ndarray:
-    """(3, 3): intrinsics.txt (fx fy cx cy, pixel centres at +0.5) if it is there, else the calibration, else the usual focal length."""
+def _intrinsics(folder: Path, image: Path, calibration: Calibration | None) -> np.ndarray | None:
+    """(3, 3): intrinsics.txt (fx fy cx cy, pixel centres at +0.5) if it is there, else the calibration; None where neither is known."""
     file = folder / "intrinsics.txt"
     if file.is_file():
         with naming(file, "a text file of fx fy cx cy"):
             fx, fy, cx, cy = map(float, file.read_text().split())
             return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-    if calibration is not None:
-        return scaled_intrinsics(*calibration, image)
-    height, width = read_size(image)
-    return np.array([[DEFAULT_FOCAL_PX, 0, width / 2], [0, DEFAULT_FOCAL_PX, height / 2], [0, 0, 1.0]])
+    return None if calibration is None else scaled_intrinsics(*calibration, image)
 
 
 ALL = {"depth": (), "pose": ()}
