@@ -187,7 +187,7 @@ def test_bad_windows_are_replaced_and_counted(tartan, caplog):
     bad = tartan / "office/Easy/P001/image_left/000003_left.png"
     cut_short(bad)
     tally = Tally(0.9)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "geo4d"):
         runs = [list(batches(mixture, range(12), workers=workers, tally=tally)) for workers in (0, 2)]
     assert len(runs[0]) == len(runs[1]) == 12
     for one, two in zip(*runs, strict=True):

@@ -112,7 +112,7 @@ def sparse(root, **settings):
 def test_recordings_that_are_of_no_use_are_counted(tmp_path, caplog):
     root = lossy(tmp_path, 5)
     with (
-        caplog.at_level(logging.WARNING),
+        caplog.at_level(logging.WARNING, "geo4d"),
         pytest.raises(InputError, match=r"5 of 10 recordings of clips .* 5 % .*00000.*data check") as caught,
     ):
         open_source(sparse(root), seed=0, stream=1)
@@ -120,7 +120,7 @@ def test_recordings_that_are_of_no_use_are_counted(tmp_path, caplog):
     named = [record.getMessage() for record in caplog.records]
     assert [f"{root}/{number:05d}/depth.npy: is missing" in message for number, message in enumerate(named[:3])] == [True] * 3
     assert len(named) == 4 and "2 more problems" in named[3]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "geo4d"):
         source = open_source(sparse(root, most_bad=0.5), seed=0, stream=1)
     assert isinstance(source, MixtureSource) and len(source.sets["clips"].recordings) == 5
 
@@ -128,7 +128,7 @@ def test_recordings_that_are_of_no_use_are_counted(tmp_path, caplog):
 def test_recordings_that_are_left_out_are_no_loss(tmp_path, caplog):
     config = sparse(lossy(tmp_path, 5))
     config.sets["clips"] = SetConfig(config.sets["clips"].root, include="0000[5-9]")
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "geo4d"):
         assert len(open_source(config, seed=0, stream=1).sets["clips"].recordings) == 5
     assert not caplog.records
 
