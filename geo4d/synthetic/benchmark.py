@@ -21,14 +21,13 @@ import torch
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Clip
-from geo4d.synthetic.files import save_clip
+from geo4d.synthetic.files import CLIP_FILE, save_clip
 from geo4d.synthetic.render import FPS, make_batch, render_clips, scene_seed
 from geo4d.synthetic.staging import CameraStyle, Staging
 from geo4d.synthetic.worlds import SceneConfig
 
 BENCHMARK_SPLIT = 920001
 MANIFEST = "manifest.json"
-CLIP_FILE = "clip.json"  # in each clip's folder
 Category = Literal["indoor", "outdoor", "driving"]
 Motion = Literal["easy", "medium", "hard"]
 SIZES: dict[Category, tuple[int, int]] = {"indoor": (128, 168), "outdoor": (128, 192), "driving": (112, 192)}  # height, width
