@@ -280,6 +280,9 @@ class Geo4D:
             "video": fingerprint_frames(clip.frames),
             "model": fingerprint_model(self.model),
             "dtype": str(self.model.dtype),
+            "device": self.model.device.type,
+            "torch version": torch.__version__,
+            "windows per batch": config.windows_per_batch,  # the last bits of a window depend on what it is computed with
             "compat": config.compat,
             "frame rate": clip.fps,
             "stride": config.stride,

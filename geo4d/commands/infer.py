@@ -126,13 +126,16 @@ def report(out: Path) -> None:
 def _is_finished(out: Path, args: argparse.Namespace) -> bool:
     """Whether the folder holds a whole result of these settings; one of other settings is refused."""
     from geo4d.errors import InputError
-    from geo4d.io.reconstruction import SUMMARY
+    from geo4d.io.reconstruction import SUMMARY, is_intact
 
     if not (out / SUMMARY).exists():
         return False
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     if not (out / SETTINGS).exists() or (out / SETTINGS).read_text() != _settings(args):
         raise InputError(f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it.")
+    if not is_intact(out):
+        logger.warning("Warning: The result in %s is damaged, and is computed again.", out)
+        return False
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -37,12 +38,13 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / SUMMARY).unlink(missing_ok=True)
-        for name in ARRAYS:
-            _write(directory / f"{name}.npy", getattr(reconstruction, name))
-        for name in OPTIONAL:
-            (directory / f"{name}.npy").unlink(missing_ok=True)
-            if getattr(reconstruction, name) is not None:
-                _write(directory / f"{name}.npy", getattr(reconstruction, name))
+        files = []
+        for name in (*ARRAYS, *OPTIONAL):
+            files.append(directory / f"{name}.npy")
+            if getattr(reconstruction, name) is None:
+                files.pop().unlink(missing_ok=True)
+            else:
+                _write(files[-1], getattr(reconstruction, name))
         trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
         (directory / "trajectory_tum.txt").write_text(trajectory)
         summary = {
@@ -53,6 +55,7 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             "source_size": list(reconstruction.source_size),
             "is_metric": reconstruction.is_metric,
             "conventions": CONVENTIONS,
+            "sha256": {file.name: _sha256(file) for file in files},
             "diagnostics": _plain(reconstruction.diagnostics),
         }
         temporary = directory / f".{SUMMARY}"
@@ -86,6 +89,25 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         if array.shape != expected:
             raise InputError(f"{directory} holds {name} of shape {array.shape}; expected {expected}; run geo4d infer again.")
     return Reconstruction(**arrays, source_size=source_size, is_metric=is_metric, diagnostics=diagnostics)
+
+
+def is_intact(directory: str | Path) -> bool:
+    """Whether a folder holds a whole result of which every array is as it was written: nothing cut, nothing changed."""
+    directory = Path(directory)
+    try:
+        load_reconstruction(directory)
+        digests = json.loads((directory / SUMMARY).read_text())["sha256"]
+        return bool(digests) and all(_sha256(directory / name) == digests[name] for name in digests)
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def format_tum(timestamps: np.ndarray, cam_to_world: np.ndarray) -> str:

@@ -65,27 +65,27 @@ class Predictor:
     ) -> dict[str, Any]:
         """Fields of WindowPredictions for uint8 frames (t, h, w, 3) at a working resolution.
 
-        The result does not depend on how windows are batched (to rounding), nor on what came from the cache.
+        The result depends on how windows are batched by rounding alone, and not at all on what came from the cache: a batch of
+        which any window is missing there is computed whole, since a window's last bits depend on what it is computed with.
         """
         results: dict[int, dict[str, Any]] = {} if cache is None else cache.load(len(windows))
-        done = len(results)
-        conditions = self._encode(frames, progress) if done < len(windows) else None
+        numbers = range(len(windows))
+        batches = [list(numbers[i : i + self.config.windows_per_batch]) for i in numbers[:: self.config.windows_per_batch]]
+        missing = [batch for batch in batches if not all(g in results for g in batch)]
+        conditions = self._encode(frames, progress) if missing else None
+        done = len(windows) - sum(map(len, missing))
         if progress is not None:
             progress("windows", done, len(windows))
-        size = self.config.windows_per_batch
-        for i in range(0, len(windows), size):
-            # batches keep their places whatever is cached, so that a resumed run repeats the arithmetic of a whole one
-            batch = [g for g in range(i, min(i + size, len(windows))) if g not in results]
-            if not batch or conditions is None:
-                continue
+        for batch in missing:
+            assert conditions is not None
             for g, fields in zip(batch, self._predict_batch(conditions, windows, batch, fps), strict=True):
-                results[g] = fields
-                if cache is not None:
+                if cache is not None and g not in results:
                     cache.store(g, fields)
+                results[g] = fields
             done += len(batch)
             if progress is not None:
                 progress("windows", done, len(windows))
-        ordered = [results.pop(g) for g in range(len(windows))]
+        ordered = [results.pop(g) for g in numbers]
         return {key: _stack([fields[key] for fields in ordered]) for key in ordered[0]}
 
     def _encode(self, frames: np.ndarray, progress: Progress | None) -> Conditions:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,12 +218,12 @@ def test_a_killed_run_resumes_without_repeating_windows(tmp_path: Path, capsys: 
     process = subprocess.Popen([*command, "--no-preview", *options], env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (out / WORK_FOLDER / "window_00001.npz").exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (out / WORK_FOLDER / "window_00001.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in (out / WORK_FOLDER).glob("window_*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in (out / WORK_FOLDER).glob("window_*.safetensors")}
     assert 2 <= len(kept) < 9, "the run was not killed half way"
     assert not (out / SUMMARY).exists()
 
@@ -257,6 +258,27 @@ def test_a_run_killed_while_it_wrote_the_result_resumes(video: Path, tmp_path: P
     (out / "confidence.tmp").write_bytes(b"half")
     assert infer(video, out, "--resume") == 0
     assert_same_result(out, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["depth.npy", "cam_to_world.npy", "pose_covariance.npy", SUMMARY])
+@pytest.mark.parametrize("damage", ["cut", "changed", "lost"])
+def test_a_finished_result_that_is_damaged_is_computed_again(finished: Path, video: Path, tmp_path: Path, name: str, damage: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    content = (out / name).read_bytes()
+    damaged = {"cut": content[: len(content) // 2], "changed": content[:-9] + bytes([content[-9] ^ 4]) + content[-8:], "lost": None}[damage]
+    (out / name).unlink()
+    if damaged is not None:
+        (out / name).write_bytes(damaged)
+    assert infer(video, out, "--resume", "--max-frames", "6") == 0
+    assert_same_result(out, finished)
+
+
+@pytest.fixture(scope="module")
+def finished(video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert infer(video, out, "--max-frames", "6") == 0
+    return out
 
 
 def test_the_summary_tells_how_it_was_made(video: Path, tmp_path: Path) -> None:

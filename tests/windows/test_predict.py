@@ -1,5 +1,7 @@
 """The model over the plan: independent of batching, of the order and of what came from the cache."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +86,12 @@ def test_the_cache_gives_the_same_bits_and_spares_the_work(model: GeometryModel,
     cached = one.predict(FRAMES, WINDOWS, 24.0, cache=cache)
     assert_same(whole, cached)
     for g in range(size, 4):
-        (tmp_path / "cache" / f"window_{g:05d}.npz").unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.npz")}
+        cache.path(g).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("window_*")}
     calls: list[tuple[str, int, int]] = []
     resumed = one.predict(FRAMES, WINDOWS, 24.0, cache=cache, progress=lambda *call: calls.append(call))
     assert_same(whole, resumed)
-    assert all((tmp_path / "cache" / name).stat().st_mtime_ns == time for name, time in kept.items())
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [call for call in calls if call[0] == "windows"][-1] == ("windows", 4, 4)
     assert len([call for call in calls if call[0] == "windows"]) == -(-4 // size)
     assert one.predict(FRAMES, WINDOWS, 24.0, cache=cache, progress=lambda *call: calls.append(call))
@@ -97,12 +99,84 @@ def test_the_cache_gives_the_same_bits_and_spares_the_work(model: GeometryModel,
     assert sum(stage == "encode" for stage, _, _ in calls) == 2
 
 
-def test_a_damaged_cache_file_is_computed_again(model: GeometryModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one, cache = predictor(model), WindowCache(tmp_path, {})
-    whole = one.predict(FRAMES, WINDOWS, 24.0, cache=cache)
-    (tmp_path / "window_00001.npz").write_bytes(b"PK half a file")
-    assert_same(whole, one.predict(FRAMES, WINDOWS, 24.0, cache=cache), tolerance=1e-4)
-    assert "window_00001.npz is damaged" in caplog.text
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"PK half a file")
+
+
+def flip_a_number(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 8
+    path.write_bytes(content)
+
+
+def flip_the_header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[20] ^= 8
+    path.write_bytes(content)
+
+
+def replace_by_another_run(path: Path) -> None:
+    other = WindowCache(path.parent.parent / "other", {"seed": 1})
+    other.store(0, {"points": torch.zeros(16, 64, 64, 3), "points_origin": "unknown"})
+    path.write_bytes(other.path(0).read_bytes())
+
+
+DAMAGES = [remove, cut, empty, overwrite, flip_a_number, flip_the_header, replace_by_another_run]
+
+
+@pytest.mark.parametrize("damaged", [[0], [1], [2], [3], [0, 1], [1, 2], [0, 3]], ids=str)
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_whatever_is_lost_of_the_cache_a_resumed_run_has_the_bits_of_a_whole_one(
+    two_to_a_batch: tuple, tmp_path: Path, damage: Callable[[Path], None], damaged: list[int]
+) -> None:
+    one, whole, source = two_to_a_batch
+    shutil.copytree(source, tmp_path / "cache")
+    cache = WindowCache(tmp_path / "cache", {"seed": 0})
+    for g in damaged:
+        damage(cache.path(g))
+    assert sorted({0, 1, 2, 3} - set(damaged)) == sorted(cache.load(4))
+    assert_same(whole, one.predict(FRAMES, WINDOWS, 24.0, cache=cache))
+    assert sorted(cache.load(4)) == [0, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def two_to_a_batch(model: GeometryModel, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """A predictor, the windows of a whole run, and its cache."""
+    folder = tmp_path_factory.mktemp("whole") / "cache"
+    one = predictor(model, windows_per_batch=2)
+    return one, one.predict(FRAMES, WINDOWS, 24.0, cache=WindowCache(folder, {"seed": 0})), folder
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"seed": ', b"[1, 2]", b"\xff\xfe"])
+def test_a_lost_or_damaged_manifest_costs_nothing(two_to_a_batch: tuple, tmp_path: Path, content: bytes | None) -> None:
+    _, _, source = two_to_a_batch
+    shutil.copytree(source, tmp_path / "cache")
+    manifest = tmp_path / "cache" / "manifest.json"
+    manifest.unlink() if content is None else manifest.write_bytes(content)
+    assert len(WindowCache(tmp_path / "cache", {"seed": 0}).load(4)) == 4
+    manifest.write_bytes(b"")
+    assert WindowCache(tmp_path / "cache", {"seed": 1}).load(4) == {}
+
+
+def test_a_damaged_cache_file_is_computed_again_and_said(two_to_a_batch: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, _, source = two_to_a_batch
+    shutil.copytree(source, tmp_path / "cache")
+    cache = WindowCache(tmp_path / "cache", {"seed": 0})
+    cut(cache.path(1))
+    assert sorted(cache.load(4)) == [0, 2, 3]
+    assert "window_00001.safetensors is damaged" in caplog.text
 
 
 def test_the_cache_of_another_run_is_refused(tmp_path: Path) -> None:
