@@ -30,7 +30,7 @@ from alignment_long import long_videos
 from alignment_network import network
 
 from geo4d import Reconstruction
-from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
+from geo4d.alignment import AlignmentConfig, align
 from geo4d.scene import Tracks
 from geo4d.tracks import track_points
 
@@ -46,7 +46,7 @@ ABLATIONS = (
 def timed(case: Case, config: AlignmentConfig) -> tuple[Reconstruction, dict[str, float]]:
     """The result, its scores and its CPU seconds."""
     started = time.process_time()
-    result = align(case.predictions, config)
+    result = align(case.predictions, config=config)
     seconds = time.process_time() - started
     return result, {**score(result, case), "CPU s": seconds}
 
@@ -71,7 +71,7 @@ def solvers(args: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("Give case files, or --seeds of procedural scenes.")
     rows, pairs = [], []
     for case in cases:
-        align(case.predictions, AlignmentConfig(motion=False))  # libraries warm up
+        align(case.predictions, config=AlignmentConfig(motion=False))  # libraries warm up
         fast = timed(case, AlignmentConfig(motion=False))[1]
         paper = timed(case, AlignmentConfig(solver="paper", paper_steps=args.steps))[1]
         rows += [(f"{case.name} fast", fast), (f"{case.name} paper", paper)]
@@ -147,9 +147,7 @@ def _ablated(case: Case, solver: str, modalities: str, steps: int, tracks: Track
         **{f"use_{name}": key in modalities for key, name in MODALITIES.items()},
     )
     started = time.process_time()
-    result = align(case.predictions, config)
-    if "tracks" in solver:
-        result = refine_with_tracks(result, tracks)
+    result = align(case.predictions, tracks=tracks if "tracks" in solver else None, config=config)
     seconds = time.process_time() - started
     scores = {**score(result, case), "CPU s": seconds}
     unknown = (*COLUMNS[:3], "focal %") if modalities == "d" else ()

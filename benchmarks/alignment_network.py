@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geo4d import Geo4D, Reconstruction
-from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
+from geo4d.alignment import AlignmentConfig, align
 from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
 from geo4d.evaluation.tum import read_tum_clip
 from geo4d.io.video import Video
@@ -64,9 +64,7 @@ def predict(model: Any, clip: TrueClip) -> tuple[WindowPredictions, Tracks]:
 def aligned(windows: WindowPredictions, tracks: Tracks, name: str) -> tuple[Reconstruction, float]:
     """One variant's result and its CPU seconds."""
     started = time.process_time()
-    result = align(windows, VARIANTS[name])
-    if "tracks" in name:
-        result = refine_with_tracks(result, tracks)
+    result = align(windows, tracks=tracks if "tracks" in name else None, config=VARIANTS[name])
     return result, time.process_time() - started
 
 

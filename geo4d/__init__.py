@@ -26,7 +26,6 @@ _WHERE = {
     "load_tracks": "geo4d.io.tracks",
     "load_windows": "geo4d.io.windows",
     "read_video": "geo4d.io.video",
-    "refine_with_tracks": "geo4d.alignment",
     "render_clips": "geo4d.synthetic",
     "save_reconstruction": "geo4d.io.reconstruction",
     "save_tracks": "geo4d.io.tracks",
@@ -36,7 +35,7 @@ _WHERE = {
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from geo4d.alignment import AlignmentConfig, Distance, IncrementalAlignment, Priors, align, refine_with_tracks
+    from geo4d.alignment import AlignmentConfig, Distance, IncrementalAlignment, Priors, align
     from geo4d.errors import Geo4DError
     from geo4d.io.export import export
     from geo4d.io.reconstruction import load_reconstruction, save_reconstruction

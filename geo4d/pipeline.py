@@ -17,7 +17,7 @@ from PIL import Image
 
 import geo4d.io.reconstruction  # noqa: F401  (gives Reconstruction its save and load)
 from geo4d._typing import Int, Tensor
-from geo4d.alignment import AlignmentConfig, Priors, align, refine_with_tracks
+from geo4d.alignment import AlignmentConfig, Priors, align
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
@@ -219,9 +219,7 @@ class Geo4D:
         expected: what the windows' disagreement tells, times what the model's validation showed it to leave out.
         """
         with one_thread():
-            result = align(predictions, alignment, priors=priors, progress=progress)
-            if clip.tracks is not None:
-                result = refine_with_tracks(result, clip.tracks, priors=priors)
+            result = align(predictions, tracks=clip.tracks, priors=priors, config=alignment, progress=progress)
         warnings = [*clip.warnings, *self._warnings(clip), *result.diagnostics["warnings"]]
         for warning in warnings:
             logger.warning("Warning: %s", warning)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.depth.correction_config import CorrectionConfig
 from geo4d.errors import ConfigError
 
 
@@ -32,6 +34,8 @@ class AlignmentConfig:
     paper_learning_rate: float = 0.03
     min_field_of_view_deg: float = 20.0
     max_field_of_view_deg: float = 120.0
+    bundle: BundleConfig = field(default_factory=BundleConfig)  # cameras by followed points
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)  # depth by triangulated points
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.align import FIELDS, Prepared, Progress, finish, prepare
+from geo4d.alignment.align import FIELDS, Progress, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.initialise import FocalGuess
-from geo4d.alignment.motion import find_motion
-from geo4d.alignment.observations import observe_points, ray_cameras
-from geo4d.alignment.own import own_cameras, solve_agreed
+from geo4d.alignment.joint.agreement import own_cameras, solve_agreed
+from geo4d.alignment.joint.guess import FocalGuess
+from geo4d.alignment.joint.observations import observe_points, ray_cameras
+from geo4d.alignment.joint.solve import assess
+from geo4d.alignment.joint.steps import Joint, Prepared, prepare
+from geo4d.alignment.joint.terms import Raw
+from geo4d.alignment.joint.unknowns import Unknowns
 from geo4d.alignment.priors import Priors
-from geo4d.alignment.solve import assess
-from geo4d.alignment.terms import Raw
-from geo4d.alignment.unknowns import Unknowns
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.similarity import Similarity
-from geo4d.scene import Reconstruction, WindowPredictions
+from geo4d.scene import Reconstruction, Tracks, WindowPredictions
 
 
 class IncrementalAlignment:
@@ -74,8 +74,13 @@ class IncrementalAlignment:
         self._windows, self._kind = predictions.windows.clone(), _kind(predictions)
         return len(recent.windows)
 
-    def reconstruct(self, predictions: WindowPredictions, *, progress: Progress | None = None) -> Reconstruction:
-        """Depth of all frames, with the cameras as they are. Raises InputError before the first `update`, or for other windows."""
+    def reconstruct(
+        self, predictions: WindowPredictions, *, tracks: Tracks | None = None, progress: Progress | None = None
+    ) -> Reconstruction:
+        """Depth of all frames, with the cameras as they are, or corrected by the points followed so far (`tracks`).
+
+        Raises InputError before the first `update`, or for other windows.
+        """
         if self._unknowns is None or self._guess is None:
             raise InputError("Nothing has been aligned yet; call update with window predictions first.")
         self._check(predictions)
@@ -86,9 +91,8 @@ class IncrementalAlignment:
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
         ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._raw)
-        solved = assess(ready.problem(self.config), unknowns)
-        result = finish(predictions, ready, solved, own_cameras(observations, unknowns), priors, progress)
-        return replace(result, dynamic=find_motion(result)) if self.config.motion else result
+        joint = Joint(ready, assess(ready.problem(self.config), unknowns), own_cameras(observations, unknowns))
+        return complete(predictions, draft_of(predictions, joint, priors, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:
         windows, known = predictions.windows, self._windows
@@ -120,16 +124,16 @@ class IncrementalAlignment:
         """A first guess of recent windows, brought into the world of the earlier ones, which keep their places."""
         old = self._unknowns
         assert old is not None
-        to_world = _part(old.windows, first).compose(_inverse(_part(start.windows, 0)))
+        to_world = old.windows[first].compose(start.windows[0].inverse())
         known = frames < len(old.centre)
         rotation = to_world.rotation @ start.rotation
         centre = to_world.apply(start.centre)
         rotation[known], centre[known] = old.rotation[frames[known]], old.centre[frames[known]]
-        windows = _overwrite(_all(to_world, len(start.windows.scale)).compose(start.windows), old.windows, first)
+        windows = _overwritten(to_world.expand(len(start.windows.scale)).compose(start.windows), old.windows, first)
         rays = start.rays
         if rays is not None:
-            rays = _all(to_world, len(rays.scale)).compose(rays)
-            rays = rays if old.rays is None else _overwrite(rays, old.rays, first)
+            rays = to_world.expand(len(rays.scale)).compose(rays)
+            rays = rays if old.rays is None else _overwritten(rays, old.rays, first)
         log_focal = start.log_focal.clone()
         log_focal[known] = old.log_focal[frames[known]]
         return Unknowns(rotation, centre, windows, log_focal, rays)
@@ -144,8 +148,8 @@ class IncrementalAlignment:
         rotation = _grown(old.rotation, count, torch.eye(3, dtype=torch.float64))
         centre, log_focal = _grown(old.centre, count, old.centre[-1]), _grown(old.log_focal, count, old.log_focal[-1])
         rotation[frames], centre[frames], log_focal[frames] = found.rotation, found.centre, found.log_focal
-        rays = None if found.rays is None or old.rays is None else _joined(old.rays, found.rays, first)
-        self._unknowns = Unknowns(rotation, centre, _joined(old.windows, found.windows, first), log_focal, rays)
+        rays = None if found.rays is None or old.rays is None else old.rays[:first].then(found.rays)
+        self._unknowns = Unknowns(rotation, centre, old.windows[:first].then(found.windows), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
         self._guess = FocalGuess(log_focal, ready.guess.sigma, shift, [*self._guess.own[:first], *own], self._guess.zooms)
 
@@ -164,29 +168,9 @@ def _recent(predictions: WindowPredictions, first: int) -> tuple[WindowPredictio
     return replace(predictions, windows=renumbered, images=None, timestamps=None, source_size=None, **parts), frames
 
 
-def _part(similarity: Similarity, index: int) -> Similarity:
-    return Similarity(similarity.scale[index], similarity.rotation[index], similarity.translation[index])
-
-
-def _all(similarity: Similarity, count: int) -> Similarity:
-    return Similarity(similarity.scale.expand(count), similarity.rotation.expand(count, 3, 3), similarity.translation.expand(count, 3))
-
-
-def _inverse(similarity: Similarity) -> Similarity:
-    back = similarity.rotation.mT
-    return Similarity(1 / similarity.scale, back, -(back @ similarity.translation) / similarity.scale)
-
-
-def _overwrite(similarity: Similarity, old: Similarity, first: int) -> Similarity:
+def _overwritten(similarities: Similarity, old: Similarity, first: int) -> Similarity:
     """The first ones replaced by the old ones from `first` on."""
-    count = len(old.scale) - first
-    parts = zip((old.scale, old.rotation, old.translation), (similarity.scale, similarity.rotation, similarity.translation), strict=True)
-    return Similarity(*(torch.cat([before[first:], now[count:]]) for before, now in parts))
-
-
-def _joined(old: Similarity, new: Similarity, first: int) -> Similarity:
-    parts = zip((old.scale, old.rotation, old.translation), (new.scale, new.rotation, new.translation), strict=True)
-    return Similarity(*(torch.cat([before[:first], now]) for before, now in parts))
+    return old[first:].then(similarities[len(old.scale) - first :])
 
 
 def _grown(values: Float[Tensor, "t *s"], count: int, fill: Float[Tensor, "*s"]) -> Float[Tensor, "n *s"]:

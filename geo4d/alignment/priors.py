@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.observations import Lens
-from geo4d.alignment.terms import Known
+from geo4d.alignment.cameras import Lens
+from geo4d.alignment.joint.terms import Known
 from geo4d.errors import ConfigError, InputError
+from geo4d.geometry.pixels import resize_nearest
 from geo4d.scene import WindowPredictions
 
 LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone
@@ -147,14 +148,16 @@ class Priors:
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
-        depth = _resized(np.asarray(self.depth, dtype=np.float32), *predictions.grid_size)
+        depth = resize_nearest(np.asarray(self.depth, dtype=np.float32), *predictions.grid_size)
         known = np.isfinite(depth) & (depth > 0)
         if not known.any():
             raise InputError("The prior depth holds no value above 0; leave it out.")
         return torch.from_numpy(np.log(np.where(known, depth, np.nan)))
 
     def _ignored(self, predictions: WindowPredictions) -> Bool[Tensor, "t h w"] | None:
-        return None if self.ignore is None else torch.from_numpy(_resized(np.asarray(self.ignore).astype(bool), *predictions.grid_size))
+        return (
+            None if self.ignore is None else torch.from_numpy(resize_nearest(np.asarray(self.ignore).astype(bool), *predictions.grid_size))
+        )
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,3 @@ class Resolved:
     known: Known
     log_depth: Tensor | None  # (t, h, w), nan where unknown
     ignore: Tensor | None  # (t, h, w)
-
-
-def _resized(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest values on another grid over the same extent."""
-    rows = np.minimum(((np.arange(height) + 0.5) * maps.shape[1] / height).astype(int), maps.shape[1] - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * maps.shape[2] / width).astype(int), maps.shape[2] - 1)
-    return np.ascontiguousarray(maps[:, rows][:, :, columns])

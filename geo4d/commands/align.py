@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Aligns and writes."""
-    from geo4d.alignment import AlignmentConfig, align, refine_with_tracks
+    from geo4d.alignment import AlignmentConfig, align
     from geo4d.commands.infer import report
     from geo4d.config import load_config, save_config
     from geo4d.io.reconstruction import open_output_directory, save_reconstruction
@@ -41,9 +41,7 @@ def run(args: argparse.Namespace) -> None:
     tracks = None if args.tracks is None else load_tracks(args.tracks)
     priors = read_priors(args)
     with one_thread():
-        result = align(predictions, config, priors=priors, progress=Bars(hidden=args.quiet))
-        if tracks is not None:
-            result = refine_with_tracks(result, tracks, priors=priors)
+        result = align(predictions, tracks=tracks, priors=priors, config=config, progress=Bars(hidden=args.quiet))
     for warning in result.diagnostics["warnings"]:
         logger.warning("Warning: %s", warning)
     open_output_directory(out, overwrite=args.overwrite)

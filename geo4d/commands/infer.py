@@ -21,6 +21,7 @@ logger = logging.getLogger("geo4d.infer")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d infer VIDEO --out DIR`."""
     parser.add_argument("video", help="video file or folder of images")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, as of geo4d align: focal=per_frame")
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     add_model_arguments(parser)
     parser.add_argument("--start", type=int, default=0, help="first frame")
@@ -69,6 +70,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last."""
+    from geo4d.alignment import AlignmentConfig
+    from geo4d.config import load_config
     from geo4d.io.reconstruction import open_output_directory, save_reconstruction
     from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.windows import save_windows
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
     names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
     config = InferConfig(**{name: getattr(args, name) for name in names})
+    alignment = load_config(AlignmentConfig, overrides=args.settings)
     out = Path(args.out)
     if out.exists() and not args.overwrite:
         open_output_directory(out, resume=args.resume)  # a refusal need not wait for the video to be read
@@ -99,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
     result = model.reconstruct(
         video,
         config,
+        alignment=alignment,
         priors=priors,
         cache_dir=out / WORK_FOLDER,
         progress=Bars(hidden=args.quiet),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from geo4d._typing import Float, Tensor
+from geo4d._typing import Float, Int, Tensor
 
 
 def pixel_grid(
@@ -20,3 +21,37 @@ def resize_intrinsics(intrinsics: Float[Tensor, "*b 3 3"], from_size: tuple[int,
     """Intrinsics of the same camera after its image is resized from (height, width) to (height, width)."""
     scale = intrinsics.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0], 1.0])
     return scale[:, None] * intrinsics
+
+
+def sample_grid(height: int, width: int, samples: int) -> Int[Tensor, "p"]:
+    """About `samples` pixels on a regular grid, as indices into the flattened map."""
+    rows = max(2, min(height, round((samples * height / width) ** 0.5)))
+    columns = max(2, min(width, round(samples / rows)))
+    v = ((torch.arange(rows) + 0.5) * height / rows).long()
+    u = ((torch.arange(columns) + 0.5) * width / columns).long()
+    return (v[:, None] * width + u).flatten()
+
+
+def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
+    """Pixel centres from the image centre, divided by the longer side."""
+    v = (torch.arange(height, dtype=torch.float64) + 0.5 - height / 2) / max(height, width)
+    u = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / max(height, width)
+    return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1).flatten(0, 1)
+
+
+def nearest_index(target: int, source: int) -> np.ndarray:
+    """For each pixel of a line of `target` pixels the nearest of `source` pixels over the same extent, (target,) int64."""
+    return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)
+
+
+def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Maps (t, h, w, ...) on another grid over the same extent, by the nearest values; themselves if it is their own grid."""
+    if maps.shape[1:3] == (height, width):
+        return maps
+    return np.ascontiguousarray(maps[:, nearest_index(height, maps.shape[1])][:, :, nearest_index(width, maps.shape[2])])
+
+
+def nearest_pixel(position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) of an image lie after it is resized; sizes are (height, width)."""
+    row = np.clip((position[:, 1] * to_size[0] / from_size[0]).astype(int), 0, to_size[0] - 1)
+    return row, np.clip((position[:, 0] * to_size[1] / from_size[1]).astype(int), 0, to_size[1] - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,29 @@ class Similarity:
     def apply_to(self, index: int, point: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
         """One point by one similarity of a batch."""
         return self.scale[index] * self.rotation[index] @ point + self.translation[index]
+
+    def inverse(self) -> Similarity:
+        """The similarity that undoes this one."""
+        back = self.rotation.mT
+        return Similarity(1 / self.scale, back, -(back @ self.translation[..., None])[..., 0] / self.scale[..., None])
+
+    def __getitem__(self, index: Any) -> Similarity:
+        """Some of a batch."""
+        return Similarity(self.scale[index], self.rotation[index], self.translation[index])
+
+    def expand(self, count: int) -> Similarity:
+        """One similarity, or a batch of one, as a batch of `count`."""
+        scale, rotation, translation = self.scale.reshape(1), self.rotation.reshape(1, 3, 3), self.translation.reshape(1, 3)
+        return Similarity(scale.expand(count), rotation.expand(count, 3, 3), translation.expand(count, 3))
+
+    def then(self, following: Similarity) -> Similarity:
+        """A batch with another one behind it."""
+        return Similarity(*(torch.cat(pair) for pair in zip(self.parts, following.parts, strict=True)))
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale, rotation, translation."""
+        return self.scale, self.rotation, self.translation
 
     def compose(self, first: Similarity) -> Similarity:
         """The similarity that does `first`, then this one."""

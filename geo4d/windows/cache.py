@@ -73,7 +73,7 @@ class WindowCache:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
             words = json.loads(metadata["words"])
             whole = metadata["run"] == self._run and metadata["digest"] == _digest_fields(tensors, words)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
@@ -104,7 +104,10 @@ def _digest(parts: list[bytes]) -> str:
 def _digest_fields(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
     parts = [json.dumps(words, sort_keys=True).encode()]
     for name, tensor in sorted(tensors.items()):
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+        parts += [
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(),
+            tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(),
+        ]
     return _digest(parts)
 
 

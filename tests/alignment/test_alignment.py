@@ -22,7 +22,7 @@ from geo4d.scene import WindowPredictions
 def test_exact_windows_give_the_exact_scene(shifted, drop):
     predictions, truth = exact_windows(shifted=shifted)
     config = AlignmentConfig(**{f"use_{name}": False for name in drop})
-    check(align(predictions, config), truth)
+    check(align(predictions, config=config), truth)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 15, 16, 17])
@@ -107,10 +107,10 @@ def test_pixels_without_weight_may_hold_anything():
 
 def test_disparity_alone_and_rays_alone():
     predictions, truth = exact_windows()
-    only = align(predictions, AlignmentConfig(use_points=False, use_rays=False))
+    only = align(predictions, config=AlignmentConfig(use_points=False, use_rays=False))
     assert np.allclose(only.cam_to_world, np.eye(4)) and only.valid.any()
     assert "static" in only.diagnostics["warnings"][0]
-    cameras = align(predictions, AlignmentConfig(use_points=False, use_disparity=False))
+    cameras = align(predictions, config=AlignmentConfig(use_points=False, use_disparity=False))
     assert not cameras.valid.any()
     poses = truth[1]
     assert pose_metrics(cameras.cam_to_world, np.linalg.inv(poses[:1]) @ poses).ate_sim3 < 1e-3

@@ -11,7 +11,7 @@ from scenes import check, exact_windows
 from test_alignment import released_case
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.terms import angular_acceleration
+from geo4d.alignment.joint.terms import angular_acceleration
 from geo4d.errors import AlignmentError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.pose import pose_metrics
@@ -72,7 +72,7 @@ def test_a_window_without_weight_does_not_cut_the_chain(dead):
     predictions, truth = exact_windows()
     weight = predictions.weight.clone()
     weight[dead] = 0
-    result = align(replace(predictions, weight=weight), AlignmentConfig(use_rays=False))
+    result = align(replace(predictions, weight=weight), config=AlignmentConfig(use_rays=False))
     # frames that the dead window alone holds have no other evidence
     held = int(predictions.windows[[g for g in range(len(weight)) if g != dead]].max()) + 1
     poses = np.linalg.inv(truth[1][:1]) @ truth[1]

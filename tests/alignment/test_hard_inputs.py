@@ -127,7 +127,7 @@ def test_one_window_and_two(frames):
 @pytest.mark.parametrize("frames", [1, 2, 17])
 def test_few_frames_and_few_modalities(frames, modalities):
     predictions, truth = exact_windows(frames)
-    result = align(predictions, AlignmentConfig(**{f"use_{name}": False for name in modalities}))
+    result = align(predictions, config=AlignmentConfig(**{f"use_{name}": False for name in modalities}))
     assert result.num_frames == frames
     if frames > 1:
         check(result, truth, ate=1e-2)
@@ -144,7 +144,7 @@ def test_a_zoom_is_noticed_and_followed():
     predictions, truth = exact_windows(32, focal=focals)
     shared = align(predictions)
     assert any("focal=per_frame" in warning for warning in shared.diagnostics["warnings"])
-    result = align(predictions, AlignmentConfig(focal="per_frame"))
+    result = align(predictions, config=AlignmentConfig(focal="per_frame"))
     assert not any("focal=per_frame" in warning for warning in result.diagnostics["warnings"])
     check(result, truth, depth=0.01, ate=0.02, focal=0.01, true_focal=focals.numpy())
     assert result.intrinsics[-1, 0, 0] == pytest.approx(float(focals[-1]), rel=0.03)
@@ -153,7 +153,7 @@ def test_a_zoom_is_noticed_and_followed():
 def test_a_steady_focal_length_is_not_taken_for_a_zoom():
     predictions, truth = exact_windows(32, noise=0.02)
     assert not any("focal" in warning for warning in align(predictions).diagnostics["warnings"])
-    check(align(predictions, AlignmentConfig(focal="per_frame")), truth, depth=0.02, ate=0.03, focal=0.03)
+    check(align(predictions, config=AlignmentConfig(focal="per_frame")), truth, depth=0.02, ate=0.03, focal=0.03)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])

@@ -65,7 +65,7 @@ def test_noise_hurts_no_more_than_in_one_solve(noisy):
     growing = IncrementalAlignment(STILL)
     for count in (2, 5):
         assert growing.update(first_windows(predictions, count)) == count  # all within the lag
-    grown, batch = growing.reconstruct(predictions), align(predictions, STILL)
+    grown, batch = growing.reconstruct(predictions), align(predictions, config=STILL)
     ate, depth = errors(batch, truth)
     assert ate > 1e-3  # the noise is felt at all
     grown_ate, grown_depth = errors(grown, truth)

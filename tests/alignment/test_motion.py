@@ -5,8 +5,8 @@ import pytest
 from scenes import exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.assemble import scaled
-from geo4d.alignment.motion import GAPS, find_motion
+from geo4d.alignment.finish.assemble import scaled
+from geo4d.alignment.finish.moving import GAPS, find_motion
 from geo4d.io.reconstruction import load_reconstruction, save_reconstruction
 from geo4d.synthetic import render_clips, scene_seed
 from geo4d.synthetic.windows import NoiseLaw, simulate_windows
@@ -66,7 +66,7 @@ def test_it_depends_on_depth_and_cameras_only_up_to_their_unit(results):
 
 def test_it_is_computed_if_asked_for():
     predictions, _ = exact_windows(20)
-    assert align(predictions, AlignmentConfig(motion=False)).dynamic is None
+    assert align(predictions, config=AlignmentConfig(motion=False)).dynamic is None
     assert align(predictions).dynamic.max() < 0.05  # a room that stands
 
 
@@ -82,5 +82,5 @@ def test_it_is_kept_on_disk(results, tmp_path):
     save_reconstruction(result, tmp_path / "with")
     np.testing.assert_array_equal(load_reconstruction(tmp_path / "with").dynamic, result.dynamic)
     predictions, _ = exact_windows(3)
-    save_reconstruction(align(predictions, AlignmentConfig(motion=False)), tmp_path / "with")  # the old one must not stay
+    save_reconstruction(align(predictions, config=AlignmentConfig(motion=False)), tmp_path / "with")  # the old one must not stay
     assert load_reconstruction(tmp_path / "with").dynamic is None

@@ -10,7 +10,8 @@ import torch
 from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.fuse import Candidates, Fusion
+from geo4d.alignment.depth.fusion import Fusion
+from geo4d.alignment.depth.sources import Candidates
 from geo4d.errors import AlignmentError, ConfigError
 
 PAPER = AlignmentConfig(solver="paper", paper_steps=150)
@@ -18,7 +19,7 @@ PAPER = AlignmentConfig(solver="paper", paper_steps=150)
 
 def test_the_loss_falls_and_the_scene_comes_out() -> None:
     predictions, truth = exact_windows(20, noise=0.03)
-    result = align(predictions, PAPER)
+    result = align(predictions, config=PAPER)
     assert result.diagnostics["solver"] == "paper"
     assert result.diagnostics["last_loss"] < result.diagnostics["first_loss"]
     check(result, truth, depth=0.05, ate=0.15, focal=0.2)
@@ -29,7 +30,7 @@ def test_fast_is_the_better_one_on_noisy_windows() -> None:
     predictions, (depth, _) = exact_windows(20, noise=0.05)
     errors = {}
     for solver in ("fast", "paper"):
-        result = align(predictions, AlignmentConfig(solver=solver, paper_steps=150))  # type: ignore[arg-type]
+        result = align(predictions, config=AlignmentConfig(solver=solver, paper_steps=150))  # type: ignore[arg-type]
         ratio = result.depth / depth
         errors[solver] = float(np.abs(ratio / np.median(ratio) - 1).mean())
     assert errors["fast"] < errors["paper"]
@@ -38,7 +39,7 @@ def test_fast_is_the_better_one_on_noisy_windows() -> None:
 def test_any_terms_beside_the_points() -> None:
     predictions, truth = exact_windows(18)
     bare = dataclasses.replace(predictions, disparity=None, ray_direction=None, ray_moment=None)
-    result = align(bare, PAPER)
+    result = align(bare, config=PAPER)
     assert result.diagnostics["terms"] == ["points"]
     check(result, truth, depth=0.05, ate=0.1, focal=0.2)
 
@@ -50,7 +51,7 @@ def test_what_the_paper_solver_cannot_do_is_said() -> None:
     with pytest.raises(ConfigError, match="paper_steps of at least 1"):
         AlignmentConfig(paper_steps=0)
     with pytest.raises(AlignmentError, match="there are none"):
-        align(dataclasses.replace(predictions, points=None, weight=None), PAPER)
+        align(dataclasses.replace(predictions, points=None, weight=None), config=PAPER)
 
 
 def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
@@ -60,6 +61,8 @@ def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
     truth = torch.rand(14, 6, 8, generator=generator)
 
     class Said:
+        modality = "said"
+
         def __init__(self, noise: float) -> None:
             self.values = truth[windows] + noise * torch.randn(4, 8, 6, 8, generator=generator)
 

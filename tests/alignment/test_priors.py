@@ -8,8 +8,8 @@ import torch
 from scenes import FOCAL, SIZE, H, W, camera_path, exact_windows, render
 
 from geo4d.alignment import AlignmentConfig, Distance, Priors, align
-from geo4d.alignment.observations import sample_grid
 from geo4d.errors import AlignmentError, ConfigError, InputError
+from geo4d.geometry.pixels import sample_grid
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.pose import pose_metrics
@@ -73,7 +73,7 @@ def is_one_sentence(error):
 def test_fixed_intrinsics_are_kept_even_where_the_evidence_is_against_them(exact, each):
     predictions, _, _ = exact
     given = matrix(33.0)
-    result = align(predictions, CONFIG, priors=Priors(intrinsics=np.tile(given, (FRAMES, 1, 1)) if each else given))
+    result = align(predictions, config=CONFIG, priors=Priors(intrinsics=np.tile(given, (FRAMES, 1, 1)) if each else given))
     np.testing.assert_allclose(result.intrinsics, np.tile(given, (FRAMES, 1, 1)), rtol=1e-12)
     assert not result.is_metric
 
@@ -82,18 +82,18 @@ def test_a_zoom_that_is_known_is_exact():
     focals = FOCAL * np.linspace(1.0, 1.4, FRAMES)
     predictions, depth, poses = scene(focal=torch.from_numpy(focals))
     given = np.stack([matrix(focal) for focal in focals])
-    result = align(predictions, CONFIG, priors=Priors(intrinsics=given))
+    result = align(predictions, config=CONFIG, priors=Priors(intrinsics=given))
     np.testing.assert_allclose(result.intrinsics, given, rtol=1e-9)
     assert depth_error(result, depth) < 1e-4
     assert pose_metrics(result.cam_to_world, relative(poses)).ate_sim3 < 1e-4
-    assert depth_error(align(predictions, CONFIG), depth) > 1e-3  # which one focal length for all frames is not
+    assert depth_error(align(predictions, config=CONFIG), depth) > 1e-3  # which one focal length for all frames is not
 
 
 def test_intrinsics_are_in_pixels_of_the_video(exact):
     predictions, depth, _ = exact
     video = replace(predictions, source_size=(4 * H, 3 * W))
     given = np.diag([3.0, 4.0, 1.0]) @ matrix()
-    result = align(video, CONFIG, priors=Priors(intrinsics=given))
+    result = align(video, config=CONFIG, priors=Priors(intrinsics=given))
     np.testing.assert_allclose(result.intrinsics[0], matrix(), rtol=1e-12)
     assert depth_error(result, depth) < 1e-5
     np.testing.assert_allclose(result.at_source_resolution(0)[1], given, rtol=1e-12)
@@ -122,11 +122,11 @@ def off_centre_windows():
 def test_known_principal_points_and_pixel_shapes_make_a_crop_observable():
     predictions, depth, poses, given = off_centre_windows()
     path = np.ptp(poses[:, :3, 3], axis=0).max()
-    result = align(predictions, CONFIG, priors=Priors(intrinsics=given))
+    result = align(predictions, config=CONFIG, priors=Priors(intrinsics=given))
     np.testing.assert_allclose(result.intrinsics[0], given, rtol=1e-9)
     assert depth_error(result, depth) < 1e-4
     assert pose_metrics(result.cam_to_world, relative(poses)).ate_sim3 < 1e-4 * path
-    without = align(predictions, CONFIG)
+    without = align(predictions, config=CONFIG)
     assert depth_error(without, depth) > 1e-2
     assert pose_metrics(without.cam_to_world, relative(poses)).ate_sim3 > 1e-2 * path
 
@@ -134,7 +134,7 @@ def test_known_principal_points_and_pixel_shapes_make_a_crop_observable():
 def test_a_wrong_focal_length_loses_in_proportion_to_its_sigma(exact):
     predictions, _, _ = exact
     sigmas = (0.0, 0.01, 0.03, 0.3)
-    found = [align(predictions, CONFIG, priors=Priors(intrinsics=matrix(33.0), focal_sigma=s)).intrinsics[0, 0, 0] for s in sigmas]
+    found = [align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(33.0), focal_sigma=s)).intrinsics[0, 0, 0] for s in sigmas]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(33.0, rel=1e-9) and found[1] > 31 and found[-1] == pytest.approx(FOCAL, rel=1e-3)
 
@@ -146,7 +146,7 @@ def test_a_wrong_focal_length_loses_in_proportion_to_its_sigma(exact):
 def test_fixed_cameras_are_kept_and_give_their_unit(exact, metric):
     predictions, depth, poses = exact
     given = ELSEWHERE @ enlarged(poses, 2.5)  # a world and a unit of their own
-    result = align(predictions, CONFIG, priors=Priors(cam_to_world=given, poses_are_metric=metric))
+    result = align(predictions, config=CONFIG, priors=Priors(cam_to_world=given, poses_are_metric=metric))
     np.testing.assert_allclose(result.cam_to_world, relative(given), atol=1e-9)
     assert scale_of(result, depth) == pytest.approx(2.5, rel=1e-4) and depth_error(result, depth) < 1e-4
     assert result.is_metric == metric
@@ -159,7 +159,7 @@ def test_soft_cameras_give_metres_only_where_they_are_metric(exact, metric, size
     predictions, depth, poses = exact
     given = ELSEWHERE @ enlarged(poses, size)
     priors = Priors(cam_to_world=given, poses_are_metric=metric, pose_turn_sigma_deg=0.5, pose_centre_sigma=0.02)
-    result = align(predictions, CONFIG, priors=priors)
+    result = align(predictions, config=CONFIG, priors=priors)
     assert result.is_metric == metric
     assert scale_of(result, depth) == pytest.approx(size if metric else OWN_UNIT, rel=1e-3)
     assert depth_error(result, depth) < 1e-4
@@ -172,7 +172,7 @@ def test_fixed_cameras_mend_what_the_windows_get_wrong(exact):
     generator = torch.Generator().manual_seed(0)
     jitter = 0.03 * torch.randn(predictions.points.shape, generator=generator)
     shaken = replace(predictions, points=predictions.points + jitter, disparity=None, ray_direction=None, ray_moment=None)
-    free, fixed = align(shaken, CONFIG), align(shaken, CONFIG, priors=Priors(cam_to_world=poses, intrinsics=matrix()))
+    free, fixed = align(shaken, config=CONFIG), align(shaken, config=CONFIG, priors=Priors(cam_to_world=poses, intrinsics=matrix()))
     assert pose_metrics(free.cam_to_world, relative(poses)).ate_sim3 > 1e-3
     np.testing.assert_allclose(fixed.cam_to_world, relative(poses), atol=1e-9)
     assert depth_error(fixed, depth) < depth_error(free, depth)
@@ -184,7 +184,7 @@ def shift_kept(predictions, poses, turn_sigma, centre_sigma):
     wrong = np.array(poses)
     wrong[6, :3, 3] += [0.0, 0.15, 0.0]
     priors = Priors(cam_to_world=wrong, poses_are_metric=True, pose_turn_sigma_deg=turn_sigma, pose_centre_sigma=centre_sigma)
-    return float((align(predictions, CONFIG, priors=priors).cam_to_world - relative(poses))[6, 1, 3]) / 0.15
+    return float((align(predictions, config=CONFIG, priors=priors).cam_to_world - relative(poses))[6, 1, 3]) / 0.15
 
 
 def test_a_wrong_camera_loses_in_proportion_to_its_sigma(noisy):
@@ -206,9 +206,9 @@ def test_metric_cameras_that_do_not_move_give_no_metres():
     predictions, depth, poses = scene(poses=camera_path(FRAMES, turn=0.0, move=(0.0, 0.0, 0.0)))
     for soft in ({}, {"pose_turn_sigma_deg": 0.1, "pose_centre_sigma": 0.01}):
         priors = Priors(cam_to_world=poses, poses_are_metric=True, **soft)
-        result = align(predictions, CONFIG, priors=priors)
+        result = align(predictions, config=CONFIG, priors=priors)
         assert not result.is_metric and any("how large" in warning for warning in result.diagnostics["warnings"])
-        known = align(predictions, CONFIG, priors=replace(priors, depth=depth))
+        known = align(predictions, config=CONFIG, priors=replace(priors, depth=depth))
         assert known.is_metric and scale_of(known, depth) == pytest.approx(1, rel=1e-4)
 
 
@@ -243,7 +243,7 @@ DEPTHS = {
 def test_metric_depth_gives_metres(exact, kind):
     predictions, depth, poses = exact
     given = DEPTHS[kind](3.0 * depth)
-    result = align(predictions, CONFIG, priors=Priors(depth=given))
+    result = align(predictions, config=CONFIG, priors=Priors(depth=given))
     assert result.is_metric
     assert scale_of(result, depth) == pytest.approx(3.0, rel=1e-3) and depth_error(result, depth) < 1e-3
     np.testing.assert_allclose(result.cam_to_world, relative(enlarged(poses, 3.0)), atol=1e-2)
@@ -254,7 +254,7 @@ def test_precise_depth_outweighs_the_windows_and_vague_depth_does_not(noisy):
     predictions, depth, _ = noisy
     waves = 1 + 0.1 * np.sin(np.arange(W) / 3)
     for sigma, followed in ((0.001, True), (1.0, False)):
-        result = align(predictions, CONFIG, priors=Priors(depth=depth * waves, depth_sigma=sigma))
+        result = align(predictions, config=CONFIG, priors=Priors(depth=depth * waves, depth_sigma=sigma))
         to_given, to_windows = depth_error(result, depth * waves), depth_error(result, depth)
         assert (to_given < 0.2 * to_windows) if followed else (to_windows < 0.2 * to_given)
 
@@ -273,8 +273,8 @@ def test_ignored_pixels_change_nothing_whatever_they_hold(noisy, garbage):
     points, disparity = predictions.points.clone(), predictions.disparity.clone()
     points[hidden] = {"nan": torch.nan * points[hidden], "far": 1000 * points[hidden], "behind": -points[hidden]}[garbage]
     disparity[hidden] = torch.nan if garbage == "nan" else 0.3
-    before = align(predictions, CONFIG, priors=priors)
-    after = align(replace(predictions, points=points, disparity=disparity), CONFIG, priors=priors)
+    before = align(predictions, config=CONFIG, priors=priors)
+    after = align(replace(predictions, points=points, disparity=disparity), config=CONFIG, priors=priors)
     np.testing.assert_array_equal(after.cam_to_world, before.cam_to_world)
     np.testing.assert_array_equal(after.intrinsics, before.intrinsics)
     np.testing.assert_array_equal(after.valid[~mask], before.valid[~mask])
@@ -291,8 +291,8 @@ def test_without_the_mask_the_same_garbage_does_harm(exact):
     wild = torch.randn(predictions.points.shape, generator=generator)
     broken = replace(predictions, points=torch.where(hidden[..., None], wild, predictions.points), disparity=None)
     # of any resolution
-    with_mask = align(broken, CONFIG, priors=Priors(ignore=mask.repeat(2, axis=1).repeat(2, axis=2)))
-    error, spoilt = (np.abs(np.log(r.depth / depth))[~mask] for r in (with_mask, align(broken, CONFIG)))
+    with_mask = align(broken, config=CONFIG, priors=Priors(ignore=mask.repeat(2, axis=1).repeat(2, axis=2)))
+    error, spoilt = (np.abs(np.log(r.depth / depth))[~mask] for r in (with_mask, align(broken, config=CONFIG)))
     error, spoilt = error - np.nanmedian(error), spoilt - np.nanmedian(spoilt)
     assert np.nanmean(np.abs(error)) < 1e-3 < 5e-3 < np.nanmean(np.abs(spoilt))
 
@@ -301,10 +301,10 @@ def test_ignored_pixels_still_get_their_depth(exact):
     predictions, depth, _ = exact
     mask = np.zeros((FRAMES, H, W), bool)
     mask[:, 6:12, 10:20] = True
-    result = align(predictions, CONFIG, priors=Priors(ignore=mask))
+    result = align(predictions, config=CONFIG, priors=Priors(ignore=mask))
     assert result.valid[mask].all() and np.abs(result.depth / OWN_UNIT / depth - 1)[mask].max() < 1e-3
     with pytest.raises(AlignmentError, match="usable sampled pixels"):
-        align(predictions, CONFIG, priors=Priors(ignore=np.ones((FRAMES, H, W), bool)))
+        align(predictions, config=CONFIG, priors=Priors(ignore=np.ones((FRAMES, H, W), bool)))
 
 
 # lengths
@@ -323,12 +323,12 @@ def test_a_known_distance_gives_metres(exact):
     predictions, depth, poses = exact
     a, b, c = (0, (5.5, 6.5)), (9, (30.5, 15.5)), (4, (20.5, 20.5))
     one = Distance(*a, *b, 3 * length_between(depth, poses, (a, b)))
-    result = align(predictions, CONFIG, priors=Priors(distances=(one,)))
+    result = align(predictions, config=CONFIG, priors=Priors(distances=(one,)))
     assert result.is_metric and scale_of(result, depth) == pytest.approx(3, rel=1e-3)
     np.testing.assert_allclose(result.cam_to_world, relative(enlarged(poses, 3.0)), atol=1e-3)
     # two that contradict one another meet half way, by their ratio
     other = Distance(*b, *c, 12 * length_between(depth, poses, (b, c)))
-    both = align(predictions, CONFIG, priors=Priors(distances=(one, other)))
+    both = align(predictions, config=CONFIG, priors=Priors(distances=(one, other)))
     assert scale_of(both, depth) == pytest.approx(6, rel=1e-3)
 
 
@@ -337,18 +337,18 @@ def test_distances_are_in_pixels_of_the_video(exact):
     a, b = (0, (5.5, 6.5)), (9, (30.5, 15.5))
     metres = length_between(depth, poses, (a, b))
     large = Distance(0, (5.5 * 4, 6.5 * 4), 9, (30.5 * 4, 15.5 * 4), metres)
-    result = align(replace(predictions, source_size=(4 * H, 4 * W)), CONFIG, priors=Priors(distances=(large,)))
+    result = align(replace(predictions, source_size=(4 * H, 4 * W)), config=CONFIG, priors=Priors(distances=(large,)))
     assert scale_of(result, depth) == pytest.approx(1, rel=1e-3)
 
 
 def test_the_camera_s_height_gives_metres(exact):
     predictions, depth, poses = exact
     height = float(np.median(1.2 - poses[:, 1, 3]))  # the floor is at y = 1.2
-    result = align(predictions, CONFIG, priors=Priors(camera_height=2 * height))
+    result = align(predictions, config=CONFIG, priors=Priors(camera_height=2 * height))
     assert result.is_metric and scale_of(result, depth) == pytest.approx(2, rel=0.02)
     upside_down = predictions.points * torch.tensor([-1.0, -1.0, 1.0])
     turned = replace(predictions, points=upside_down.flip((2, 3)), disparity=predictions.disparity.flip((2, 3)))
-    ceiling = align(replace(turned, ray_direction=None, ray_moment=None), CONFIG, priors=Priors(camera_height=1.0))
+    ceiling = align(replace(turned, ray_direction=None, ray_moment=None), config=CONFIG, priors=Priors(camera_height=1.0))
     assert ceiling.is_metric  # a level plane is a ground, whichever it is
 
 
@@ -357,7 +357,7 @@ def test_a_height_without_a_ground_is_refused():
     looks_up = rigid(so3_exp(torch.tensor([1.2, 0.0, 0.0], dtype=torch.float64)), torch.zeros(3, dtype=torch.float64))
     predictions, _, _ = scene(poses=poses @ looks_up)
     with pytest.raises(InputError, match="No ground plane") as error:
-        align(predictions, CONFIG, priors=Priors(camera_height=1.5))
+        align(predictions, config=CONFIG, priors=Priors(camera_height=1.5))
     assert is_one_sentence(error)
 
 
@@ -366,7 +366,7 @@ def test_all_that_say_how_large_the_scene_is_are_reported(exact):
     ends = ((0, (5.5, 6.5)), (9, (30.5, 15.5)))
     distance = Distance(*ends[0], *ends[1], 2 * length_between(depth, poses, ends))
     priors = Priors(cam_to_world=poses, poses_are_metric=True, depth=1.5 * depth, distances=(distance,), camera_height=1.0)
-    result = align(predictions, CONFIG, priors=priors)
+    result = align(predictions, config=CONFIG, priors=priors)
     found = result.diagnostics["metres_per_unit"]
     assert list(found) == ["poses", "depth", "distances", "camera_height"]
     # they contradict one another: fixed cameras count, the rest can be read off
@@ -378,7 +378,7 @@ def test_all_that_say_how_large_the_scene_is_are_reported(exact):
 def test_metric_cameras_and_metric_depth_share_one_unit(exact, too_large):
     predictions, depth, poses = exact
     soft = {"poses_are_metric": True, "pose_turn_sigma_deg": 0.1, "pose_centre_sigma": 0.01}
-    result = align(predictions, CONFIG, priors=Priors(cam_to_world=poses, depth=too_large * depth, **soft))
+    result = align(predictions, config=CONFIG, priors=Priors(cam_to_world=poses, depth=too_large * depth, **soft))
     found = result.diagnostics["metres_per_unit"]
     assert found["poses"] == pytest.approx(found["depth"], rel=1e-6)
     assert 1 - 1e-3 < scale_of(result, depth) < too_large + 1e-3
@@ -390,20 +390,20 @@ def test_metric_cameras_and_metric_depth_share_one_unit(exact, too_large):
 def test_cameras_make_disparity_s_scale_and_shift_observable(exact):
     predictions, depth, poses = exact
     disparity = replace(predictions, points=None, weight=None, ray_direction=None, ray_moment=None)
-    alone = align(disparity, CONFIG)
+    alone = align(disparity, config=CONFIG)
     assert depth_error(alone, depth) > 0.1 and any("unknown shift" in warning for warning in alone.diagnostics["warnings"])
     priors = Priors(cam_to_world=poses, poses_are_metric=True, intrinsics=matrix())
-    result = align(disparity, CONFIG, priors=priors)
+    result = align(disparity, config=CONFIG, priors=priors)
     assert result.is_metric and not result.diagnostics["warnings"]
     assert scale_of(result, depth) == pytest.approx(1, rel=0.02) and depth_error(result, depth) < 0.02
-    assert not align(disparity, CONFIG, priors=replace(priors, poses_are_metric=False)).is_metric
+    assert not align(disparity, config=CONFIG, priors=replace(priors, poses_are_metric=False)).is_metric
 
 
 def test_intrinsics_make_the_focal_length_of_disparity_known(exact):
     predictions, _, _ = exact
     disparity = replace(predictions, points=None, weight=None, ray_direction=None, ray_moment=None)
-    assert align(disparity, CONFIG).intrinsics[0, 0, 0] == pytest.approx(CONFIG.focal_prior * W)
-    np.testing.assert_allclose(align(disparity, CONFIG, priors=Priors(intrinsics=matrix())).intrinsics[3], matrix())
+    assert align(disparity, config=CONFIG).intrinsics[0, 0, 0] == pytest.approx(CONFIG.focal_prior * W)
+    np.testing.assert_allclose(align(disparity, config=CONFIG, priors=Priors(intrinsics=matrix())).intrinsics[3], matrix())
 
 
 def test_intrinsics_make_the_distance_of_a_wall_observable():
@@ -412,7 +412,7 @@ def test_intrinsics_make_the_distance_of_a_wall_observable():
     rays = render(poses, torch.from_numpy(matrix(50.0)).expand(FRAMES, 3, 3))[1]
     wall = torch.full((FRAMES, H, W), 4.0, dtype=torch.float64)
     predictions = points_of(wall, rays, poses, shift=0.5)
-    without, known = align(predictions, CONFIG), align(predictions, CONFIG, priors=Priors(intrinsics=matrix(50.0)))
+    without, known = align(predictions, config=CONFIG), align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(50.0)))
     np.testing.assert_allclose(known.intrinsics[0], matrix(50.0))
     path = float(poses[-1, 0, 3] - poses[0, 0, 3])
     paths = [float((r.cam_to_world[-1, 0, 3]) / np.median(r.depth)) for r in (known, without)]
@@ -485,7 +485,7 @@ OTHERS = {
 @pytest.mark.parametrize("words", OTHERS)
 def test_priors_of_another_video_are_refused(exact, words):
     with pytest.raises(InputError, match=words) as error:
-        align(exact[0], CONFIG, priors=Priors(**OTHERS[words]))
+        align(exact[0], config=CONFIG, priors=Priors(**OTHERS[words]))
     assert is_one_sentence(error)
 
 
@@ -495,25 +495,25 @@ def test_lengths_and_depth_where_nothing_is_seen_are_refused(exact):
     weight[..., :8], disparity[..., :8] = 0, 0
     blind = replace(predictions, weight=weight, disparity=disparity)
     with pytest.raises(InputError, match="no depth") as error:
-        align(blind, CONFIG, priors=Priors(distances=(Distance(0, (2.5, 2.5), 0, (30.5, 8.5), 1.0),)))
+        align(blind, config=CONFIG, priors=Priors(distances=(Distance(0, (2.5, 2.5), 0, (30.5, 8.5), 1.0),)))
     assert is_one_sentence(error)
     unseen = np.full_like(depth, np.nan)
     unseen[:, :, :8] = depth[:, :, :8]
     with pytest.raises(InputError, match="say nothing") as error:
-        align(blind, CONFIG, priors=Priors(depth=unseen))
+        align(blind, config=CONFIG, priors=Priors(depth=unseen))
     assert is_one_sentence(error)
 
 
 @pytest.mark.parametrize("known", [{"intrinsics": matrix()}, {"cam_to_world": EYES}, {"camera_height": 1.0}], ids=str)
 def test_the_paper_s_solver_takes_no_priors(exact, known):
     with pytest.raises(ConfigError, match="solver=fast") as error:
-        align(exact[0], AlignmentConfig(solver="paper"), priors=Priors(**known))
+        align(exact[0], config=AlignmentConfig(solver="paper"), priors=Priors(**known))
     assert is_one_sentence(error)
 
 
 def test_empty_priors_are_no_priors(exact):
     predictions, _, _ = exact
     assert Priors().is_empty and Priors(focal_sigma=0.1).is_empty and not Priors(ignore=np.zeros((1, 2, 2), bool)).is_empty
-    plain, empty = align(predictions, CONFIG), align(predictions, CONFIG, priors=Priors())
+    plain, empty = align(predictions, config=CONFIG), align(predictions, config=CONFIG, priors=Priors())
     np.testing.assert_array_equal(plain.depth, empty.depth)
     assert not plain.is_metric and plain.depth.shape[1:] == SIZE

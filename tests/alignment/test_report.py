@@ -25,7 +25,7 @@ def results():
     for index in SCENES:
         clip = render_clips([scene_seed(31, index)], num_frames=24, size=(24, 32), frame_step=2).map(lambda values: values[0])
         for noise in NOISES:
-            found[index, noise] = clip, align(simulate_windows(clip, plan_windows(24), NoiseLaw().scaled(noise), seed=1), STILL)
+            found[index, noise] = clip, align(simulate_windows(clip, plan_windows(24), NoiseLaw().scaled(noise), seed=1), config=STILL)
     return found
 
 
@@ -57,7 +57,7 @@ def spoiled(predictions, g, **changes):
 
 def test_every_window_is_described():
     predictions = noisy_windows(28)
-    windows = align(predictions, STILL).diagnostics["windows"]
+    windows = align(predictions, config=STILL).diagnostics["windows"]
     assert [entry["frames"] for entry in windows] == [[int(w[0]), int(w[-1])] for w in predictions.windows]
     for entry in windows:
         assert all(np.isfinite(entry[name]) and entry[name] >= 0 for name in BY_WINDOW)
@@ -65,13 +65,13 @@ def test_every_window_is_described():
         assert entry["focal_by_longer_side"] == pytest.approx(30 / 36, rel=0.02)
     scales = np.array([entry["scale"] for entry in windows])
     np.testing.assert_allclose(scales / scales[0], (1.5 + 0.4 * np.arange(4)) / 1.5, rtol=0.01)
-    lacking = align(replace(predictions, ray_direction=None, ray_moment=None, disparity=None), STILL).diagnostics["windows"]
+    lacking = align(replace(predictions, ray_direction=None, ray_moment=None, disparity=None), config=STILL).diagnostics["windows"]
     assert not {"rays_deg", "disparity"} & set(lacking[0])  # of what is not there nothing is said
 
 
 def test_clean_windows_are_not_suspected():
     for predictions in (exact_windows(44)[0], noisy_windows()):
-        diagnostics = align(predictions, STILL).diagnostics
+        diagnostics = align(predictions, config=STILL).diagnostics
         assert diagnostics["suspect_windows"] == [] and diagnostics["suspect_frames"] == []
 
 
@@ -84,7 +84,7 @@ SPOILS = {
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_a_spoiled_window_is_suspected(name):
-    suspects = align(spoiled(noisy_windows(), 4, **{name: SPOILS[name]}), STILL).diagnostics["suspect_windows"]
+    suspects = align(spoiled(noisy_windows(), 4, **{name: SPOILS[name]}), config=STILL).diagnostics["suspect_windows"]
     assert suspects[0]["window"] == 4
     wanted = {"points": {"along", "across_px", "turn_deg"}, "disparity": {"disparity"}, "ray_direction": {"rays_deg"}}[name]
     assert suspects[0]["by"] in wanted and suspects[0]["times_the_usual"] > 2
@@ -96,7 +96,7 @@ def test_frames_that_are_wrong_in_all_windows_are_suspected():
     wrong = (predictions.windows == 20) | (predictions.windows == 21)
     noise = torch.exp(0.3 * torch.randn(predictions.weight.shape, generator=generator))
     points = torch.where(wrong[:, :, None, None, None], predictions.points * noise[..., None], predictions.points)
-    result = align(replace(predictions, points=points, disparity=None), STILL)
+    result = align(replace(predictions, points=points, disparity=None), config=STILL)
     assert result.diagnostics["suspect_frames"] == [20, 21]
     low = np.array([np.median(result.confidence[frame]) for frame in range(44)])
     assert set(np.argsort(low)[:2]) == {20, 21}
@@ -148,7 +148,7 @@ def test_confidence_is_one_where_typical_and_zero_where_nothing_is_known():
     predictions = noisy_windows(20)
     weight, disparity = predictions.weight.clone(), predictions.disparity.clone()
     weight[:, :, :6], disparity[:, :, :6] = 0, 0
-    result = align(replace(predictions, weight=weight, disparity=disparity), STILL)
+    result = align(replace(predictions, weight=weight, disparity=disparity), config=STILL)
     assert not result.valid[:, :6].any() and (result.confidence[:, :6] == 0).all()
     assert np.median(result.confidence[result.valid]) == pytest.approx(1, abs=0.01)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.robust import REACH, SHAPES, SIZES, Loss, learn_loss
+from geo4d.solver.robust import REACH, SHAPES, SIZES, Loss, learn_loss
 
 X = torch.linspace(0, 40, 401, dtype=torch.float64)
 SHAPE = st.one_of(st.sampled_from([*SHAPES, 2.0, 1.0, -100.0]), st.floats(-20, 2))
@@ -142,8 +142,8 @@ def test_an_alignment_with_a_learnt_loss_is_as_good(noise):
     predictions, truth = exact_windows(16, length=8, noise=noise)
     config = AlignmentConfig(loss="adaptive", motion=False)
     if noise == 0:
-        check(align(predictions, config), truth)
+        check(align(predictions, config=config), truth)
         return
-    usual, _ = check(align(predictions, AlignmentConfig(motion=False)), truth, depth=0.02, ate=0.05, focal=0.03)
-    depth, pose = check(align(predictions, config), truth, depth=0.02, ate=0.05, focal=0.03)
+    usual, _ = check(align(predictions, config=AlignmentConfig(motion=False)), truth, depth=0.02, ate=0.05, focal=0.03)
+    depth, pose = check(align(predictions, config=config), truth, depth=0.02, ate=0.05, focal=0.03)
     assert depth.abs_rel < 1.2 * usual.abs_rel and math.isfinite(pose.ate_sim3)

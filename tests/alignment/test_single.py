@@ -38,7 +38,7 @@ def scale_and_spread(result, depth):
 @pytest.mark.parametrize("names", [("points",), ("points", "disparity"), ("points", "rays"), MODALITIES])
 def test_points_give_everything(exact, names):
     predictions, (depth, poses) = exact
-    result = align(alone(predictions, *names), AlignmentConfig(motion=False))
+    result = align(alone(predictions, *names), config=AlignmentConfig(motion=False))
     assert result.diagnostics["terms"] == list(names) and result.diagnostics["warnings"] == []
     assert pose_metrics(result.cam_to_world, relative(poses)).ate_sim3 < 2e-3
     assert scale_and_spread(result, depth)[1] < 1e-3 and result.valid.all()

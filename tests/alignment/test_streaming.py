@@ -70,8 +70,8 @@ def test_what_is_mapped_is_what_lies_on_disk(windows, tmp_path):
 
 def test_the_result_is_that_of_windows_in_memory(folder, windows):
     predictions, truth = windows
-    from_disk = align(load_windows(folder), STILL)
-    same(from_disk, align(predictions, STILL))
+    from_disk = align(load_windows(folder), config=STILL)
+    same(from_disk, align(predictions, config=STILL))
     check(from_disk, truth, depth=0.02, ate=0.02, focal=0.02)
     assert from_disk.diagnostics["terms"] == ["points", "disparity", "rays"]
 
@@ -98,7 +98,7 @@ def test_coarse_rays_beside_fine_maps(windows):
     """Everything dense has the points' size; the cameras of coarse rays are those of fine ones."""
     predictions, (_, poses) = windows
     assert predictions.ray_direction.shape[2:4] == (12, 18) and predictions.grid_size == (24, 36)
-    result = align(predictions, STILL)
+    result = align(predictions, config=STILL)
     assert result.depth.shape == (24, 24, 36)
     rays = align(replace(predictions, points=None, weight=None, disparity=None))
     true = np.linalg.inv(poses[:1]) @ poses
@@ -113,8 +113,8 @@ def test_half_precision_on_disk_stays_so_and_is_nearly_as_good(windows, tmp_path
         np.save(tmp_path / f"{name}.npy", array.astype(np.float16) if name in MAPS else array)
     loaded = load_windows(tmp_path)
     assert all(getattr(loaded, name).dtype == torch.float16 for name in MAPS)
-    result = align(loaded, STILL)
-    full = align(predictions, STILL)
+    result = align(loaded, config=STILL)
+    full = align(predictions, config=STILL)
     assert result.depth.dtype == np.float32
     np.testing.assert_allclose(result.depth, full.depth, rtol=0.01)
     check(result, truth, depth=0.02, ate=0.02, focal=0.02)

@@ -7,12 +7,10 @@ import pytest
 import torch
 from scenes import FOCAL, W, exact_windows
 
-from geo4d.alignment import AlignmentConfig, Priors, linear
-from geo4d.alignment.align import prepare
-from geo4d.alignment.linear import NormalEquations
-from geo4d.alignment.robust import Loss
-from geo4d.alignment.solve import assess, solve
-from geo4d.alignment.terms import (
+from geo4d.alignment import AlignmentConfig, Priors
+from geo4d.alignment.joint.solve import assess, solve
+from geo4d.alignment.joint.steps import prepare
+from geo4d.alignment.joint.terms import (
     CAUCHY,
     Scales,
     acceleration,
@@ -23,10 +21,13 @@ from geo4d.alignment.terms import (
     pixel_mean,
     point_jacobian,
 )
-from geo4d.alignment.unknowns import Columns
+from geo4d.alignment.joint.unknowns import Columns
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp, so3_log
 from geo4d.geometry.similarity import Similarity
+from geo4d.solver import banded as linear
+from geo4d.solver.banded import NormalEquations
+from geo4d.solver.robust import Loss
 
 FRAMES = 12
 QUIET = AlignmentConfig(samples=30, smoothness=0.0, turn_smoothness=0.0, motion=False)

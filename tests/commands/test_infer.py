@@ -281,6 +281,18 @@ def finished(video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_alignment_settings_are_taken(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a warning tells to try can be tried."""
+    out, options = tmp_path / "out", ("--max-frames", "18", "--no-tracks")
+    assert infer(video, out, "focal=per_frame", *options) == 0
+    assert len(set(load_reconstruction(out).intrinsics[:, 0, 0])) > 1
+    assert "focal=per_frame" in (out / "config.yaml").read_text()
+    capsys.readouterr()
+    assert "other settings" in refusal(capsys, infer(video, out, *options, "--resume"))
+    assert "focal" in refusal(capsys, infer(video, tmp_path / "other", "focl=per_frame"))
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_summary_tells_how_it_was_made(video: Path, tmp_path: Path) -> None:
     assert infer(video, tmp_path / "out", "--max-frames", "5") == 0
     summary = json.loads((tmp_path / "out" / SUMMARY).read_text())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geo4d.alignment import Priors
-from geo4d.alignment.metric import height_above_ground
+from geo4d.alignment.finish.metric import height_above_ground
 from geo4d.cli import main
 from geo4d.commands.priors import add_prior_arguments, read_priors
 from geo4d.errors import ConfigError, InputError

@@ -72,8 +72,8 @@ def test_the_clean_law_gives_exact_windows(index):
     true = clip.cam_to_world.double().numpy()
     true = np.linalg.inv(true[:1]) @ true
     unit = float(clip.depth[clip.valid].median())
-    points = align(replace(predictions, disparity=None), AlignmentConfig(motion=False))
-    whole = align(predictions, AlignmentConfig(motion=False))
+    points = align(replace(predictions, disparity=None), config=AlignmentConfig(motion=False))
+    whole = align(predictions, config=AlignmentConfig(motion=False))
     for result in (points, whole):
         assert pose_metrics(result.cam_to_world, true).ate_sim3 < 1e-3 * unit
         assert pose_metrics(result.cam_to_world, true).rotation_deg < 0.01

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from geo4d.alignment import RefineConfig, refine_with_tracks
+from geo4d.alignment import AlignmentConfig, Priors
+from geo4d.alignment.align import complete
+from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.depth.dense import Dense
+from geo4d.alignment.draft import Draft
 from geo4d.errors import InputError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.pose import pose_metrics
-from geo4d.scene import Reconstruction, Tracks
+from geo4d.scene import Reconstruction, Tracks, WindowPredictions
 
 HEIGHT, WIDTH, FOCAL = 120, 160, 140.0
 
@@ -45,20 +50,20 @@ def scene(
     return tracks, world, moves[np.unique(table[:, 0].astype(int))]
 
 
-def guess(frames: int, *, depth: float = 4.0, focal: float = FOCAL, poses: np.ndarray | None = None) -> Reconstruction:
+def guess(frames: int, *, depth: float = 4.0, focal: float = FOCAL, poses: np.ndarray | None = None) -> Draft:
     """A network that knows one depth and no motion."""
-    shape = (frames, HEIGHT // 2, WIDTH // 2)
-    k = np.array([[focal / 2, 0, WIDTH / 4], [0, focal / 2, HEIGHT / 4], [0, 0, 1]])
-    return Reconstruction(
-        depth=np.full(shape, depth, np.float32),
-        confidence=np.ones(shape, np.float32),
-        valid=np.ones(shape, bool),
-        images=np.zeros((*shape, 3), np.uint8),
-        intrinsics=np.tile(k, (frames, 1, 1)),
-        cam_to_world=np.tile(np.eye(4), (frames, 1, 1)) if poses is None else poses,
-        timestamps=np.arange(frames) / 24,
-        source_size=(HEIGHT, WIDTH),
+    log_depth = torch.full((frames, HEIGHT // 2, WIDTH // 2), float(np.log(depth)))
+    poses = np.tile(np.eye(4), (frames, 1, 1)) if poses is None else poses
+    cameras = Cameras.of(torch.from_numpy(poses), torch.full((frames,), focal / WIDTH, dtype=torch.float64), Lens.ideal(frames))
+    return Draft(cameras, Dense(log_depth, torch.ones_like(log_depth), torch.ones_like(log_depth)))
+
+
+def by_tracks(draft: Draft, tracks: Tracks, config: BundleConfig | None = None) -> Reconstruction:
+    frames = len(draft.dense.log_depth)
+    windows = WindowPredictions(
+        torch.arange(frames)[None], disparity=torch.ones(1, *draft.dense.log_depth.shape), source_size=(HEIGHT, WIDTH)
     )
+    return complete(windows, draft, tracks, Priors(), AlignmentConfig(bundle=config or BundleConfig()))
 
 
 def focal_of(result: Reconstruction) -> float:
@@ -74,7 +79,7 @@ def relative_ate(result: Reconstruction, poses: np.ndarray) -> float:
 def test_exact_tracks_give_the_exact_cameras() -> None:
     poses = path(24)
     tracks, _, _ = scene(poses)
-    result = refine_with_tracks(guess(24, focal=120.0), tracks, RefineConfig(smoothness=0.0, turn_smoothness=0.0))
+    result = by_tracks(guess(24, focal=120.0), tracks, BundleConfig(smoothness=0.0, turn_smoothness=0.0))
     assert result.diagnostics["tracks"]["used"]
     assert relative_ate(result, poses) < 2e-3
     assert pose_metrics(result.cam_to_world, poses).rpe_rotation_deg < 5e-3
@@ -87,7 +92,7 @@ def test_noise_and_moving_things(seed: int) -> None:
     poses = path(24)
     tracks, _, moves = scene(poses, noise=0.3, moving=0.3, seed=seed)
     assert moves.mean() > 0.2
-    result = refine_with_tracks(guess(24), tracks)
+    result = by_tracks(guess(24), tracks)
     assert relative_ate(result, poses) < 0.1
     assert pose_metrics(result.cam_to_world, poses).rpe_rotation_deg < 0.15
     assert 0.5 < result.diagnostics["tracks"]["believed"] < 0.95
@@ -97,7 +102,7 @@ def test_a_good_network_is_not_harmed() -> None:
     """Its cameras and focal length are exact, the tracks are not."""
     poses = path(16)
     tracks, _, _ = scene(poses, noise=0.3, moving=0.1)
-    result = refine_with_tracks(guess(16, poses=poses), tracks)
+    result = by_tracks(guess(16, poses=poses), tracks)
     assert relative_ate(result, poses) < 0.1
     assert focal_of(result) == pytest.approx(FOCAL, rel=0.1)
 
@@ -107,7 +112,7 @@ def test_a_camera_that_does_not_travel(turn_deg: float) -> None:
     """Static, or turning alone: no path is invented (beyond a hundredth of the scene's depth), turns are found."""
     poses = path(20, shift=0.0, turn_deg=turn_deg)
     tracks, _, _ = scene(poses, noise=0.2)
-    result = refine_with_tracks(guess(20), tracks)
+    result = by_tracks(guess(20), tracks)
     assert np.linalg.norm(result.cam_to_world[:, :3, 3], axis=1).max() < 0.04
     assert pose_metrics(result.cam_to_world, poses).rpe_rotation_deg < 0.1
     assert np.isfinite(result.cam_to_world).all() and np.isfinite(result.intrinsics).all()
@@ -116,7 +121,7 @@ def test_a_camera_that_does_not_travel(turn_deg: float) -> None:
 def test_a_scene_that_moves_almost_entirely_is_survived() -> None:
     poses = path(16)
     tracks, _, _ = scene(poses, noise=0.2, moving=0.9)
-    result = refine_with_tracks(guess(16), tracks)
+    result = by_tracks(guess(16), tracks)
     assert np.isfinite(result.cam_to_world).all()
     assert 0.2 < focal_of(result) / WIDTH < 5
 
@@ -125,22 +130,22 @@ def test_too_little_to_go_by_leaves_everything() -> None:
     poses = path(16)
     tracks, _, _ = scene(poses, points=8)
     before = guess(16)
-    result = refine_with_tracks(before, tracks)
-    np.testing.assert_array_equal(result.cam_to_world, before.cam_to_world)
+    result = by_tracks(before, tracks)
+    np.testing.assert_array_equal(result.cam_to_world, before.cameras.cam_to_world.numpy())
     assert not result.diagnostics["tracks"]["used"]
     assert "network's alone" in result.diagnostics["warnings"][-1]
     empty = Tracks(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2), np.float32), (HEIGHT, WIDTH), 16)
-    assert not refine_with_tracks(before, empty).diagnostics["tracks"]["used"]
+    assert not by_tracks(before, empty).diagnostics["tracks"]["used"]
 
 
 def test_tracks_of_another_video_are_refused() -> None:
     tracks, _, _ = scene(path(16))
     with pytest.raises(InputError, match="are of 16 frames of 160 x 120 pixels, the video has 17"):
-        refine_with_tracks(guess(17), tracks)
+        by_tracks(guess(17), tracks)
 
 
 def test_long_videos_use_the_sparse_solver() -> None:
     poses = path(130, shift=2.0, turn_deg=30.0)
     tracks, _, _ = scene(poses, points=200, noise=0.2)
-    result = refine_with_tracks(guess(130), tracks)
+    result = by_tracks(guess(130), tracks)
     assert relative_ate(result, poses) < 0.05

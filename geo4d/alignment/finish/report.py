@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 
-from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.fuse import DisparityFit, Fusion, Source
-from geo4d.alignment.observations import Observations
-from geo4d.alignment.solve import Solved
-from geo4d.alignment.terms import point_jacobian
-from geo4d.geometry.rotation import so3_log
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.depth.sources import DisparityFit
+from geo4d.alignment.finish.covariance import disagreement_of_cameras
+from geo4d.alignment.joint.steps import Joint
 from geo4d.scene import Reconstruction
 
 SUSPECT = 5.0  # robust sigmas above what is usual
@@ -20,8 +18,6 @@ TWICE = 2.0  # and at least so many times the usual
 NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3, "rays_deg": 0.01, "disparity": 1e-3}  # never suspect
 NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 LIST = 8  # suspects that are named
-CHI_SQUARE_6 = 5.35  # median of six squared normal errors
-ALONG_TIME = 5.0  # by which errors shared by neighbouring frames of a window count less; from simulated windows
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,10 @@ class WindowFit:
     disparity: Float[Tensor, "g"] | None  # median residual of its disparities, by their slope: in inverse depths of the unit
 
 
-def fit_of_windows(
-    observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"], side: int, fits: list[DisparityFit] | None
-) -> WindowFit:
-    """Residuals window by window."""
-    turn, shift = _apart(observations, solved, own)
-    e = solved.evaluation
+def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> WindowFit:
+    """Residuals window by window; `side` is the longer one of the working frames."""
+    observations, e = joint.observations, joint.solved.evaluation
+    turn, shift = disagreement_of_cameras(joint)
     used = observations.weight > 0
 
     def median(values: Tensor) -> Tensor:
@@ -49,7 +43,7 @@ def fit_of_windows(
 
     rays = None if e.rotation_error is None else e.rotation_error.norm(dim=-1).median(dim=1).values.rad2deg()
     disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
-    size = solved.unknowns.windows.scale * observations.extent
+    size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
         turn.norm(dim=-1).median(dim=1).values.rad2deg(),
         shift.norm(dim=-1).median(dim=1).values / size,
@@ -60,48 +54,17 @@ def fit_of_windows(
     )
 
 
-def _apart(observations: Observations, solved: Solved, own: Tensor) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
-    """Each window's own cameras against the common ones, in the world: turn and shift."""
-    u = solved.unknowns
-    w = u.windows
-    rotation = w.rotation[:, None] @ own[..., :3, :3]
-    centre = w.scale[:, None, None] * own[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
-    return so3_log(rotation @ u.rotation[observations.windows].mT), centre - u.centre[observations.windows]
-
-
-def shared_errors(observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"]) -> float:
-    """How many times more the windows disagree about cameras than errors independent between pixels would make them.
-
-    By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
-    """
-    o, e, s = observations, solved.evaluation, solved.scales
-    apart = torch.cat(_apart(o, solved, own), dim=-1)
-    found = []
-    for g, frames in enumerate(o.windows):
-        window = torch.full((len(frames), 1), g)
-        jacobian = point_jacobian(solved.unknowns, e.local[g][:, None], e.world[g][:, None], frames, window)[:, 0, :, :2, :6]
-        weight = o.weight[g] * s.across_loss.weight(e.across[g].square().sum(-1) / s.across**2) / s.across**2
-        hessian = torch.einsum("vp,vpij,vpik->vjk", weight, jacobian, jacobian)
-        found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
-    return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)
-
-
-def camera_covariance(observations: Observations, solved: Solved, own: Float[Tensor, "g v 4 4"]) -> Float[Tensor, "t 6 6"]:
-    """Of each camera's rotation (radians, about the world's axes) and centre, the first camera being exact; nan if it cannot be told."""
-    return ALONG_TIME * shared_errors(observations, solved, own) * solved.camera_covariance()
-
-
-def describe_windows(windows: Int[Tensor, "g v"], fit: WindowFit, focals: list[float], scales: Float[Tensor, "g"]) -> list[dict[str, Any]]:
+def describe_windows(joint: Joint, fit: WindowFit) -> list[dict[str, Any]]:
     """One entry a window."""
     columns = {name: values for name, values in vars(fit).items() if values is not None}
     return [
         {
             "frames": [int(window.min()), int(window.max())],
-            "focal_by_longer_side": round(focals[g], 5),
-            "scale": float(scales[g]),
+            "focal_by_longer_side": round(joint.ready.guess.own[g], 5),
+            "scale": float(joint.unknowns.windows.scale[g]),
             **{name: round(float(values[g]), 6) for name, values in columns.items()},
         }
-        for g, window in enumerate(windows)
+        for g, window in enumerate(joint.observations.windows)
     ]
 
 
@@ -144,17 +107,12 @@ def _outliers(values: Float[Tensor, "n"], least: float = 0.0) -> dict[int, float
     return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
 
 
-def across_by_frame(observations: Observations, solved: Solved) -> Float[Tensor, "t"]:
+def across_by_frame(joint: Joint) -> Float[Tensor, "t"]:
     """Mean residual across the rays of every frame, robustly."""
-    length = solved.evaluation.across.norm(dim=-1)
+    observations = joint.observations
+    length = joint.solved.evaluation.across.norm(dim=-1)
     length = torch.where(observations.weight > 0, length, torch.nan).nanmedian(dim=-1).values.flatten()
     known = length.isfinite()
     frames = observations.windows.flatten()[known]
     count = torch.bincount(frames, minlength=observations.num_frames).clamp_min(1)
     return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[known]) / count
-
-
-def disagreement(fusion: Fusion, index: Int[Tensor, "p"]) -> dict[str, float]:
-    """Median difference of log depth between windows, by modality."""
-    names: list[tuple[str, Source]] = [(type(source).__name__.removesuffix("Source").lower(), source) for source in fusion.sources]
-    return {name: fusion.disagreement(source, index)[0] for name, source in names if name in ("point", "disparity")}

@@ -1,8 +1,8 @@
-"""One modality alone: disparity gives depth (its scale and shift too where the cameras are known), rays give cameras."""
+"""Disparity without points: depth, and its scale and shift too where cameras are known that move."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from scipy.optimize import least_squares
 
-from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.assemble import Dense, assemble, ray_similarities, scaled
+from geo4d._typing import Bool, Float, Tensor
+from geo4d.alignment.cameras import Cameras, Lens
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.fuse import Candidates, Fusion, Source, fit_disparity, weigh_disparity
-from geo4d.alignment.observations import Lens, centred_pixels, ray_cameras, sample_grid
+from geo4d.alignment.depth.dense import Dense
+from geo4d.alignment.depth.fusion import Fusion
+from geo4d.alignment.depth.sources import Candidates, Source, fit_disparity, weigh_disparity
+from geo4d.alignment.draft import Draft
+from geo4d.alignment.fallback.rays_only import chain_cameras, ray_focal
+from geo4d.alignment.joint.observations import ray_cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import AlignmentError
-from geo4d.geometry.rigid import invert_rigid, rigid
-from geo4d.scene import Reconstruction, WindowPredictions
+from geo4d.geometry.pixels import centred_pixels, sample_grid
+from geo4d.scene import WindowPredictions
 
 MIN_PIXELS = 10
 MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
-LEAST_ACROSS = 0.05  # of a unit ray, from which it says something of the focal length
 APART = (4, 8)  # frames between which depth must agree under given cameras
 AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
 NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
@@ -33,6 +36,8 @@ LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
 class _Aligned:
     """Disparities brought to one scale and shift, as a source of depth."""
+
+    modality: str | None = "disparity"
 
     def __init__(self, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"]) -> None:
         self.disparity, self.weight = disparity, weight
@@ -46,7 +51,7 @@ class _Aligned:
         return Candidates(-torch.where(usable, disparity, 1.0).log(), torch.where(usable, weight, 0.0))
 
 
-def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
+def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
     """Depth: windows' disparities are brought to the first one's scale and shift through common frames.
 
     Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and a warning
@@ -61,12 +66,12 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     given = known.known.poses
     cameras = None if given is not None else ray_cameras(predictions)
     if cameras is not None:
-        given, loose = _chain_cameras(predictions.windows.long(), cameras, frames)
-        warnings += [f"Window {g} shares no frame with an earlier one." for g in loose]
+        given, disconnected = chain_cameras(predictions.windows.long(), cameras, frames)
+        warnings += [f"Window {g} shares no frame with an earlier one." for g in disconnected]
         terms.append("rays")
         if known.log_focal is None:
             side = max(predictions.grid_size)
-            both = _ray_focal(predictions, *predictions.grid_size)
+            both = ray_focal(predictions, *predictions.grid_size)
             focal = focal if both is None else torch.full_like(focal, (both[0] * both[1]) ** 0.5 / side)
     if given is None:
         warnings.append(
@@ -80,10 +85,9 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
     source: Source = _Aligned(aligned, weight)
-    dense = Dense.of(*Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size))
-    report = {"terms": terms, "disparity_fits": fits, "warnings": warnings}
-    result = assemble(predictions, dense, poses, known.lens, focal, report)
-    return scaled(result, 1.0) if is_metric else result
+    dense = Dense(*Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size))
+    report = {"terms": terms, "disparity_fits": fits}
+    return Draft(Cameras.of(poses, focal, known.lens), dense, report, tuple(warnings), is_metric=is_metric)
 
 
 def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
@@ -189,65 +193,3 @@ class _Pairs:
         if share < LEAST_INSIDE:
             return torch.where(known, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
         return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()
-
-
-def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Reconstruction:
-    """Cameras alone: windows are chained through the cameras that they share. Raises AlignmentError if the rays say nothing."""
-    cameras = ray_cameras(predictions)
-    if cameras is None:
-        raise AlignmentError(
-            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
-        )
-    frames = predictions.num_frames
-    path, loose = _chain_cameras(predictions.windows.long(), cameras, frames)
-    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
-    nothing = torch.full((frames, height, width), torch.nan)
-    warnings = ["Ray maps alone give cameras; there is no depth."] + [f"Window {g} shares no frame with an earlier one." for g in loose]
-    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
-    lens = Lens.ideal(frames) if known is None else known.lens
-    both = _ray_focal(predictions, height, width)
-    focal = torch.full((frames,), config.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
-    if known is not None and known.log_focal is not None:
-        focal = known.log_focal.exp()
-    elif both is not None:
-        lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
-    return assemble(predictions, Dense(nothing, nothing), path, lens, focal, {"terms": ["rays"], "warnings": warnings})
-
-
-def _chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"], frames: int) -> tuple[Tensor, list[int]]:
-    """Cameras of the video in the first one's frame, and the windows that share no frame with an earlier one."""
-    poses: list[Tensor | None] = [None] * frames
-    loose = []
-    for g, window in enumerate(windows.tolist()):
-        shared = [k for k, frame in enumerate(window) if poses[frame] is not None]
-        placed = cameras[g]
-        if g > 0 and shared:
-            target = torch.stack([poses[window[k]] for k in shared])  # type: ignore[misc]
-            link = ray_similarities(torch.arange(len(shared))[None], target, placed[shared][None])
-            centres = link.apply(placed[None, :, :3, 3])[0]
-            placed = rigid(link.rotation[0] @ placed[:, :3, :3], centres)
-        elif g > 0:
-            loose.append(g)
-        for k, frame in enumerate(window):
-            if poses[frame] is None:
-                poses[frame] = placed[k]
-    path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
-    return invert_rigid(path[:1]) @ path, loose
-
-
-def _ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
-    """Focal lengths fx, fy in pixels of a grid of that size, by the first frames: u d_z = f d_x, medians; None without ray maps.
-
-    Ray maps may be of another size, and of another aspect: then their own pixels are not square.
-    """
-    if predictions.ray_direction is None:
-        return None
-    first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
-    rows, columns = first.shape[1:3]
-    pixels = centred_pixels(rows, columns) * max(rows, columns)
-    found = []
-    for axis, factor in ((0, width / columns), (1, height / rows)):
-        across, ahead = first[..., axis].flatten(1), first[..., 2].flatten(1)
-        ratio = pixels[:, axis] * ahead / across
-        found.append(factor * float(ratio[ratio.isfinite() & (across.abs() > LEAST_ACROSS)].median()))
-    return found[0], found[1]

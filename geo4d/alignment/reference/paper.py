@@ -8,14 +8,19 @@ no other way), those of cameras sums over frames. Weights are capped, as the rel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.fuse import weigh_disparity
-from geo4d.alignment.observations import centred_pixels
+from geo4d.alignment.depth.dense import Dense, point_source
+from geo4d.alignment.depth.fusion import Fusion
+from geo4d.alignment.depth.sources import weigh_disparity
+from geo4d.alignment.joint.agreement import own_cameras
+from geo4d.alignment.joint.steps import Prepared
+from geo4d.geometry.pixels import centred_pixels
+from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp
 from geo4d.geometry.similarity import Similarity
 from geo4d.scene import WindowPredictions
@@ -32,8 +37,7 @@ class PaperSolution:
     """What the optimisation ended with."""
 
     log_depth: Float[Tensor, "t h w"]
-    rotation: Float[Tensor, "t 3 3"]
-    centre: Float[Tensor, "t 3"]
+    cam_to_world: Float[Tensor, "t 4 4"]
     log_focal: float
     losses: list[float]  # of the second stage, in which all terms take part
 
@@ -59,6 +63,17 @@ class _Motion:
         """With `mean` the log scales are held to it: the scale of the whole is free."""
         assert self.log_scale is not None
         return (self.log_scale if mean is None else self.log_scale - self.log_scale.mean() + mean).exp()
+
+
+def solve_from(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> tuple[PaperSolution, Dense]:
+    """The optimisation from the first guesses of the joint alignment, and its depth where these have any."""
+    start = ready.start
+    points = point_source(predictions, ready.observations, own_cameras(ready.observations, start), start.windows.scale)
+    fused = Dense(*Fusion(ready.observations.windows, [points]).dense(*predictions.grid_size))
+    poses = rigid(start.rotation, start.centre)
+    log_focal = float(start.log_focal.mean())
+    found = solve_paper(predictions, fused.log_depth, poses, log_focal, (start.windows, start.rays), ready.rays, config)
+    return found, replace(fused, log_depth=torch.where(fused.log_depth.isfinite(), found.log_depth, torch.nan))
 
 
 def solve_paper(
@@ -189,7 +204,7 @@ class _Objective:
     @torch.no_grad()
     def solution(self, losses: list[float]) -> PaperSolution:
         rotation, centre = self.cameras.rotation.double(), self.cameras.translation.double()
-        return PaperSolution(self.log_depth.detach(), rotation, centre, float(self.focal) / FOCAL_GAIN, losses)
+        return PaperSolution(self.log_depth.detach(), rigid(rotation, centre), float(self.focal) / FOCAL_GAIN, losses)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.linear import Structure, arrange
-from geo4d.geometry.rotation import so3_exp
+from geo4d.geometry.rotation import fit_rotation, so3_exp
 from geo4d.geometry.similarity import Similarity
+from geo4d.solver.banded import Structure, arrange
 
 
 @dataclass(frozen=True)
@@ -131,3 +131,16 @@ def _move(similarity: Similarity, step: Float[Tensor, "g 7"]) -> Similarity:
     return Similarity(
         similarity.scale * step[:, 0].exp(), so3_exp(step[:, 1:4]) @ similarity.rotation, similarity.translation + step[:, 4:]
     )
+
+
+def ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"]) -> Similarity:
+    """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres."""
+    target = poses[windows]  # (g, v, 4, 4)
+    axes = rays[..., :3, :3].transpose(-1, -2).flatten(1, 2), target[..., :3, :3].transpose(-1, -2).flatten(1, 2)
+    rotation = fit_rotation(*axes)
+    turned = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
+    centres = target[..., :3, 3]
+    a, b = turned - turned.mean(1, keepdim=True), centres - centres.mean(1, keepdim=True)
+    # both are noisy: the ratio of their spreads is not biased towards either
+    scale = (b.square().sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).sqrt().clamp(1e-6, 1e6)
+    return Similarity(scale, rotation, centres.mean(1) - scale[:, None] * turned.mean(1))

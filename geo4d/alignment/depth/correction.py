@@ -7,32 +7,12 @@ follows from its parallax, how far the network, from how well the two agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse.linalg import splu
 
-from geo4d.alignment.bundle import Evidence, Solution, residuals
-
-
-@dataclass(frozen=True)
-class CorrectionConfig:
-    """Sizes in cells, errors in log depth."""
-
-    columns: int = 15
-    rows: int = 10
-    network_sigma: float = 0.2
-    space: float = 1.0  # weight of differences between neighbouring cells
-    time: float = 1.0  # of one cell from frame to frame
-    ridge: float = 0.3  # of the field itself
-    least_pixel_error: float = 0.5  # of a track's whole path: errors of following a point are shared by its frames
-    independent_frames: float = 2.0  # observations of a track that count
-    worst_sigma: float = 0.15  # beyond which a point is left out
-    point_floor: float = 0.1
-    robust: float = 0.25
-    least_points: float = 10.0  # a frame
-    least_belief: float = 0.4  # in a track
+from geo4d.alignment.bundle.adjust import Evidence, Solution, residuals
+from geo4d.alignment.depth.correction_config import CorrectionConfig
 
 
 def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig, side: int) -> np.ndarray:

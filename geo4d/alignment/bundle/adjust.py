@@ -27,6 +27,7 @@ PRIOR_CAUCHY = 1.4  # of a depth prior, in its sigmas
 TYPICAL = 1.2  # typical size of a residual, in medians
 NEAREST = 1e-3
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
+INDEPENDENT_FRAMES = 2.0  # observations of one track that count as independent: errors of following it are shared by its frames
 DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product is slower
 
 
@@ -350,6 +351,27 @@ class _System:
             return -np.linalg.solve((matrix + np.diag(ridge))[np.ix_(free, free)], right[free])
         return -splu((matrix + sparse.diags_array(ridge)).tocsc()[free][:, free]).solve(right[free])
 
+    def covariance(self, free: np.ndarray) -> np.ndarray | None:
+        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first; None if the system is singular."""
+        trace = self.points.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+        inverse = torch.linalg.inv(self.points + (1e-9 * trace + 1e-30) * torch.eye(3, dtype=torch.float64))
+        spread = sparse.bsr_array((inverse.numpy(), np.arange(len(inverse)), np.arange(len(inverse) + 1))).tocsr()
+        matrix = self._reduce(self.coupling @ spread)
+        matrix = sparse.csc_array(matrix)[free][:, free]
+        frames = len(free) // 6
+        blocks = np.zeros((frames, 6, 6))
+        try:
+            factor = splu(sparse.csc_array(matrix + 1e-12 * matrix.diagonal().max() * sparse.identity(len(free))))
+            for some in np.array_split(np.arange(frames), max(1, frames // 64)):
+                unit = np.zeros((len(free), 6 * len(some)))
+                unit[np.arange(6 * some[0], 6 * some[-1] + 6), np.arange(6 * len(some))] = 1.0
+                columns = factor.solve(unit).reshape(-1, len(some), 6)
+                for place, frame in enumerate(some):
+                    blocks[frame] = columns[6 * frame : 6 * frame + 6, place]
+        except (LinAlgError, RuntimeError):
+            return None
+        return 0.5 * (blocks + blocks.transpose(0, 2, 1)) if np.isfinite(blocks).all() else None
+
     def _reduce(self, reduced: sparse.csr_array) -> np.ndarray | sparse.csr_array:
         """The cameras' own system without the points, dense where most pairs of frames share points anyway."""
         unknowns, columns = self.coupling.shape
@@ -364,3 +386,18 @@ def _jacobians(state: State, point: Tensor, frame: Tensor) -> tuple[Float[Tensor
     back = state.rotation[frame].mT
     turned = back @ skew(state.points[point] - state.centre[frame])
     return torch.cat([turned, -back], dim=2), back
+
+
+def camera_covariance(evidence: Evidence, solution: Solution, independent_frames: float = INDEPENDENT_FRAMES) -> Float[Tensor, "t 6 6"]:
+    """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit, points and focal length being free.
+
+    A track's observations share its error, so that `independent_frames` of them count. Directions of which nothing is known have
+    the little that depth and motion priors hold; nan where the system cannot be inverted.
+    """
+    frames = len(solution.state.centre)
+    share = (independent_frames / evidence.length).clamp_max(1.0)
+    system = _System(evidence, solution.state, residuals(evidence, solution.state), solution.sigma, solution.track_weight * share)
+    found = system.covariance(np.arange(6, 6 * frames + 1))
+    if found is None:
+        return torch.full((frames, 6, 6), torch.nan, dtype=torch.float64)
+    return torch.cat([torch.zeros(1, 6, 6, dtype=torch.float64), torch.from_numpy(found)])

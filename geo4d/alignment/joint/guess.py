@@ -10,7 +10,7 @@ import torch
 
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.observations import Observations
+from geo4d.alignment.joint.observations import Observations
 from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.geometry.rotation import skew, so3_exp
 from geo4d.geometry.similarity import Similarity, fit_similarity_robust

@@ -7,191 +7,21 @@ solver's sampled pixels; then one frame after the other is read, so that windows
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.observations import MAX_PRECISION
-from geo4d.scene import WindowPredictions
+from geo4d.alignment.depth.sources import Source
 
 Progress = Callable[[str, int, int], None]
 
-IRLS_ROUNDS = 12
-MEDIAN_BY_QUARTER = 2.117  # median by quarter quantile of absolute normal errors
-TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
 OUTLYING = 2.5  # times the size of ordinary errors: where a candidate's weight is halved
 SIGMA_BY_MEDIAN = 1.48  # of normal errors
 SPREAD_FLOOR = 0.01  # relative depth below which candidates agree
 MAX_TRUST = 9.0  # of one modality by another
 ODD_WINDOW = 3.0  # times the usual disagreement, from which a window is trusted less
 NEIGHBOURS = 2  # earlier windows that each is compared with
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Log depth (r, ...) of one frame by r windows, and its precision; precision 0 where a window says nothing."""
-
-    log_depth: Float[Tensor, "r *p"]
-    precision: Float[Tensor, "r *p"]
-    by_length: bool = False  # errors are lengths, so that the precision of log depth is in proportion to squared depth
-
-    def precision_at(self, log_depth: Float[Tensor, "*p"]) -> Float[Tensor, "r *p"]:
-        """Precision were the depth another one: a candidate that is far too far must not count as a precise one for that."""
-        if not self.by_length:
-            return self.precision
-        return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(MAX_PRECISION)
-
-
-@runtime_checkable
-class Source(Protocol):
-    """One modality."""
-
-    def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """What windows rows[:, 0] say at their frames rows[:, 1]: everywhere, or at chosen pixels."""
-
-
-def _pixels(maps: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
-    """Maps (r, h, w, ...) of some windows' frames, or (r, p, ...) at chosen pixels."""
-    chosen = torch.stack([maps[g, k] for g, k in rows.tolist()])
-    return chosen if index is None else chosen.flatten(1, 2)[:, index]
-
-
-@dataclass(frozen=True)
-class PointSource:
-    """Z of the points in each frame's camera as its own window sees it, brought to the world's scale."""
-
-    predictions: WindowPredictions
-    cam_to_win: Float[Tensor, "g v 4 4"]
-    scale: Float[Tensor, "g"]
-    unit: float = 1.0  # the typical (weight z)^2
-
-    def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`."""
-        assert self.predictions.points is not None
-        points, camera = _pixels(self.predictions.points, rows, index).float(), self.cam_to_win[rows[:, 0], rows[:, 1]].float()
-        weight = torch.ones_like(points[..., 0])
-        if self.predictions.weight is not None:
-            weight = _pixels(self.predictions.weight, rows, index).float()
-        usable = (weight > 0) & points.isfinite().all(-1) & weight.isfinite()
-        axis = camera[:, :3, 2]  # the viewing direction in the window
-        z = torch.einsum("r...i,ri->r...", torch.where(usable[..., None], points, 0.0), axis)
-        each = (slice(None), *(None,) * (z.ndim - 1))
-        z = z - (axis * camera[:, :3, 3]).sum(-1)[each]
-        world = z * self.scale[rows[:, 0]].float()[each]
-        ahead = usable & (world > 1e-4)
-        precision = torch.where(ahead, (weight * z).square() / self.unit, 0.0).clamp_max(MAX_PRECISION)
-        return Candidates(torch.where(ahead, world, 1.0).log(), precision, by_length=True)
-
-
-@dataclass(frozen=True)
-class DisparityFit:
-    """D = a / z + b of one window, and the median residual in units of D."""
-
-    a: float
-    b: float
-    residual: float
-
-
-@dataclass(frozen=True)
-class DisparitySource:
-    """Depth from each window's disparity; a window whose disparity falls with nearness (a <= 0) is left out."""
-
-    predictions: WindowPredictions
-    fits: list[DisparityFit]
-
-    def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`. The precision is the same in log depth near and far: measured to be the best."""
-        assert self.predictions.disparity is not None
-        disparity = _pixels(self.predictions.disparity, rows, index).float()
-        given = None
-        if self.predictions.disparity_weight is not None:
-            given = _pixels(self.predictions.disparity_weight, rows, index)
-        weight = weigh_disparity(disparity, given)
-        fits = [self.fits[g] for g in rows[:, 0].tolist()]
-        each = (slice(None), *(None,) * (disparity.ndim - 1))
-        a, b, residual = (torch.tensor([getattr(fit, name) for fit in fits])[each] for name in ("a", "b", "residual"))
-        rest = disparity - b
-        usable = (weight > 0) & (a > 0) & (rest > 2 * residual + 1e-4)
-        log_depth = torch.where(usable, a / rest.clamp_min(1e-6), 1.0).log()
-        return Candidates(log_depth, torch.where(usable, weight, 0.0))
-
-
-@dataclass(frozen=True)
-class GivenDepth:
-    """Depth that was known beforehand."""
-
-    frames: Int[Tensor, "g v"]
-    log_depth: Float[Tensor, "t h w"]  # in the world's unit, nan where unknown
-    precision: float
-
-    def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`: the same from every window, which share its precision."""
-        depth = self.log_depth[self.frames[rows[:, 0], rows[:, 1]]]
-        depth = depth if index is None else depth.flatten(1)[:, index]
-        known = depth.isfinite()
-        return Candidates(torch.where(known, depth, 0.0), self.precision / len(rows) * known)
-
-
-def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:
-    """Given weights, or 1 where the disparity is above 0.05 (METHOD 2.4); 0 where it is not finite."""
-    weight = (disparity > 0.05).float() if given is None else given.float()
-    return torch.where(disparity.isfinite(), weight, 0.0)
-
-
-def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> DisparityFit:
-    """Residuals in units of the prediction, Cauchy loss.
-
-    The direction matters: regressing 1 / z on D would shrink a by D's own noise.
-    """
-    x, y = inverse_depth.double(), disparity.double()
-    a, b, spread = _line_through_most(x, y)
-    irls = weight / (1 + ((y - a * x - b) / (2 * spread)).square())
-    for _ in range(IRLS_ROUNDS):
-        total = irls.sum().clamp_min(1e-30)
-        mean_x, mean_y = (irls * x).sum() / total, (irls * y).sum() / total
-        a = (irls * (x - mean_x) * (y - mean_y)).sum() / (irls * (x - mean_x).square()).sum().clamp_min(1e-30)
-        b = mean_y - a * mean_x
-        residual = y - a * x - b
-        spread = _size(residual)
-        irls = weight / (1 + (residual / (2 * spread)).square())
-    return DisparityFit(float(a), float(b), float(spread))
-
-
-def _line_through_most(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of lines through pairs of points, the one that a quarter of all points lie closest to: a, b of y = a x + b, and the residual."""
-    some = torch.linspace(0, len(x) - 1, min(len(x), TRIED_PIXELS)).long()
-    x, y = x[some], y[some]
-    generator = torch.Generator().manual_seed(0)
-    i, j = torch.randint(len(x), (2, TRIED_LINES), generator=generator)
-    a = (y[j] - y[i]) / (x[j] - x[i])
-    a = a.where(a.isfinite(), 0.0)
-    b = y[i] - a * x[i]
-    residual = _size(y - a[:, None] * x - b[:, None])
-    best = int(residual.argmin())
-    return a[best], b[best], residual[best]
-
-
-def _size(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    """Typical size by the better quarter, which most may leave: the median of normal errors, at least 1e-9."""
-    quarter = max(1, residual.shape[-1] // 4)
-    return (MEDIAN_BY_QUARTER * residual.abs().kthvalue(quarter, dim=-1).values).clamp_min(1e-9)
-
-
-def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"]) -> list[DisparityFit]:
-    """Scale and shift of every window's disparity against the log depth (nan where unknown) of the frames at sampled pixels."""
-    assert predictions.disparity is not None
-    fits = []
-    for g, window in enumerate(predictions.windows.tolist()):
-        disparity = predictions.disparity[g].flatten(1, 2)[:, index].float()
-        given = None if predictions.disparity_weight is None else predictions.disparity_weight[g].flatten(1, 2)[:, index]
-        weight, reference = weigh_disparity(disparity, given), frame_depth[window]
-        use = (weight > 0) & reference.isfinite()
-        enough = int(use.sum()) >= 10
-        fits.append(fit_disparity(disparity[use], torch.exp(-reference[use]), weight[use]) if enough else DisparityFit(0.0, 0.0, 0.0))
-    return fits
 
 
 class Fusion:
@@ -292,6 +122,10 @@ class Fusion:
         least = torch.where(least.isfinite(), least, torch.nan)
         self._compared[id(source)] = source, usual, least
         return usual, least
+
+    def disagreements(self, index: Int[Tensor, "p"]) -> dict[str, float]:
+        """The first of `disagreement` for each modality of the windows."""
+        return {source.modality: self.disagreement(source, index)[0] for source in self.sources if source.modality is not None}
 
 
 def _median(values: Float[Tensor, "n *p"], known: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.initialise import focal_bounds
-from geo4d.alignment.linear import NormalEquations
-from geo4d.alignment.terms import (
+from geo4d.alignment.joint.guess import focal_bounds
+from geo4d.alignment.joint.terms import (
     Evaluation,
     Problem,
     Scales,
@@ -18,7 +17,8 @@ from geo4d.alignment.terms import (
     measure_scales,
     normal_equations,
 )
-from geo4d.alignment.unknowns import Columns, Unknowns
+from geo4d.alignment.joint.unknowns import Columns, Unknowns
+from geo4d.solver.banded import NormalEquations
 
 TRIALS = 8
 ENOUGH = 1e-4  # relative gain of a step, below which the solve ends

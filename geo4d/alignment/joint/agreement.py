@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.initialise import solve_pnp
-from geo4d.alignment.observations import Observations
-from geo4d.alignment.solve import Solved, solve
-from geo4d.alignment.terms import Problem, Raw, acceleration, angular_acceleration
-from geo4d.alignment.unknowns import Unknowns
+from geo4d.alignment.joint.guess import solve_pnp
+from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.solve import Solved, solve
+from geo4d.alignment.joint.terms import Problem, Raw, acceleration, angular_acceleration
+from geo4d.alignment.joint.unknowns import Unknowns
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation, rotation_angle
 

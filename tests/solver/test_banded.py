@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo4d.alignment import linear
-from geo4d.alignment.linear import NormalEquations, Structure, arrange
+from geo4d.solver import banded as linear
+from geo4d.solver.banded import NormalEquations, Structure, arrange
 
 LAW = settings(max_examples=40, deadline=None)
 SEEDS = st.integers(0, 2**31)

@@ -15,11 +15,11 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.linear import NormalEquations
-from geo4d.alignment.observations import Observations
-from geo4d.alignment.robust import Loss, learn_loss
-from geo4d.alignment.unknowns import Columns, Unknowns
+from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.geometry.rotation import skew, so3_log
+from geo4d.solver.banded import NormalEquations
+from geo4d.solver.robust import Loss, learn_loss
 
 SCALE_FLOOR = 1e-7
 RAY_SHARE = 0.3  # weight of one ray camera, in sampled pixels

@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 
+from geo4d.alignment.depth.dense import metres_by_given
+from geo4d.alignment.draft import Draft
+from geo4d.alignment.finish.assemble import scaled
 from geo4d.alignment.priors import Distance, Priors
 from geo4d.errors import InputError
 from geo4d.scene import Reconstruction
 
+LEAST_PATH = 0.005  # of metric cameras, by the typical depth, below which they do not make the result metric
 GROUND_TRIES = 200
 GROUND_POINTS = 400  # a frame
 LOWER = 0.55  # of the image's height, below which the ground is sought
@@ -17,6 +21,32 @@ STEEPEST = math.cos(math.radians(35))  # between the ground's normal and the cam
 THICKNESS = 0.02  # of the ground, by its distance
 LEAST_SHARE = 0.3  # of the lower image that must be ground
 LEAST_FRAMES = 0.3  # of the video in which it must be seen
+
+
+def in_metres(result: Reconstruction, draft: Draft, priors: Priors) -> Reconstruction:
+    """The reconstruction in metres if any prior says how large the scene is; all that say it are reported.
+
+    Measured on the result as it is going to be: final cameras, final depth. Raises InputError where a length cannot be measured.
+    """
+    found: dict[str, float] = {}
+    if draft.is_metric:
+        found["poses"] = 1.0
+    if draft.joint is not None and draft.fused is not None:
+        poses, scale = draft.joint.known.known.poses, draft.joint.unknowns.poses
+        if poses is not None and priors.poses_are_metric:
+            metres = 1.0 if scale is None else 1 / float(scale.scale)
+            path = float((poses[:, :3, 3] - poses[0, :3, 3]).norm(dim=-1).max())
+            if path > LEAST_PATH * metres * float(np.nanmedian(result.depth)):
+                found["poses"] = metres
+            else:
+                warning = "The given cameras hardly move, so they do not say how large the scene is."
+                result = result.with_diagnostics(warnings=[*result.diagnostics["warnings"], warning])
+        if draft.joint.known.log_depth is not None:
+            found["depth"] = metres_by_given(draft.joint.known.log_depth, draft.fused, draft.dense)
+    found |= metres_by_lengths(result, priors)
+    if not found:
+        return result
+    return scaled(result, next(iter(found.values()))).with_diagnostics(metres_per_unit=found)
 
 
 def metres_by_lengths(result: Reconstruction, priors: Priors) -> dict[str, float]:

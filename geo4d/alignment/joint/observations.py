@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.alignment.cameras import Lens
+from geo4d.geometry.pixels import centred_pixels, sample_grid
 from geo4d.geometry.plucker import fit_centre
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation
@@ -57,22 +59,6 @@ class Observations:
         return (scale * self.extent)[self.nearest_window]
 
 
-def sample_grid(height: int, width: int, samples: int) -> Int[Tensor, "p"]:
-    """About `samples` pixels on a regular grid, as indices into the flattened map."""
-    rows = max(2, min(height, round((samples * height / width) ** 0.5)))
-    columns = max(2, min(width, round(samples / rows)))
-    v = ((torch.arange(rows) + 0.5) * height / rows).long()
-    u = ((torch.arange(columns) + 0.5) * width / columns).long()
-    return (v[:, None] * width + u).flatten()
-
-
-def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
-    """Pixel centres from the image centre, divided by the longer side."""
-    v = (torch.arange(height, dtype=torch.float64) + 0.5 - height / 2) / max(height, width)
-    u = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / max(height, width)
-    return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1).flatten(0, 1)
-
-
 def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """Precision of the points relative to their distance: `log_precision` with the distance from the window's origin."""
     return log_precision(points.norm(dim=-1), weight)
@@ -85,32 +71,6 @@ def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...]) -> Floa
     if not usable.any():
         return relative
     return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(MAX_PRECISION)
-
-
-@dataclass(frozen=True)
-class Lens:
-    """What of the cameras' intrinsics is not solved for: the principal point from the image centre, and fy / fx."""
-
-    offset: Float[Tensor, "t 2"]  # divided by the longer side
-    stretch: Float[Tensor, "t"]
-
-    @classmethod
-    def ideal(cls, frames: int) -> Lens:
-        """Square pixels, principal point at the image centre."""
-        return cls(torch.zeros(frames, 2, dtype=torch.float64), torch.ones(frames, dtype=torch.float64))
-
-    def normalise(self, pixels: Float[Tensor, "p 2"]) -> Float[Tensor, "t p 2"]:
-        """Centred pixels as a camera with square pixels and a central principal point would see them."""
-        moved = pixels - self.offset[:, None]
-        return torch.stack([moved[..., 0], moved[..., 1] / self.stretch[:, None]], dim=-1)
-
-    def intrinsics(self, focal: Float[Tensor, "t"], height: int, width: int) -> Float[Tensor, "t 3 3"]:
-        """In pixels; `focal` is by the longer side."""
-        side = max(height, width)
-        k = torch.zeros(len(focal), 3, 3, dtype=torch.float64)
-        k[:, 0, 0], k[:, 1, 1], k[:, 2, 2] = focal * side, focal * self.stretch * side, 1.0
-        k[:, 0, 2], k[:, 1, 2] = width / 2 + side * self.offset[:, 0], height / 2 + side * self.offset[:, 1]
-        return k
 
 
 def observe_points(

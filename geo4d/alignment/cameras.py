@@ -1,0 +1,54 @@
+"""The cameras that the steps of an alignment hand on to one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.geometry.rigid import relative_to_first
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What of the cameras' intrinsics is not solved for: the principal point from the image centre, and fy / fx."""
+
+    offset: Float[Tensor, "t 2"]  # divided by the longer side
+    stretch: Float[Tensor, "t"]
+
+    @classmethod
+    def ideal(cls, frames: int) -> Lens:
+        """Square pixels, principal point at the image centre."""
+        return cls(torch.zeros(frames, 2, dtype=torch.float64), torch.ones(frames, dtype=torch.float64))
+
+    def normalise(self, pixels: Float[Tensor, "p 2"]) -> Float[Tensor, "t p 2"]:
+        """Centred pixels as a camera with square pixels and a central principal point would see them."""
+        moved = pixels - self.offset[:, None]
+        return torch.stack([moved[..., 0], moved[..., 1] / self.stretch[:, None]], dim=-1)
+
+    def intrinsics(self, focal: Float[Tensor, "t"], height: int, width: int) -> Float[Tensor, "t 3 3"]:
+        """In pixels; `focal` is by the longer side."""
+        side = max(height, width)
+        k = torch.zeros(len(focal), 3, 3, dtype=torch.float64)
+        k[:, 0, 0], k[:, 1, 1], k[:, 2, 2] = focal * side, focal * self.stretch * side, 1.0
+        k[:, 0, 2], k[:, 1, 2] = width / 2 + side * self.offset[:, 0], height / 2 + side * self.offset[:, 1]
+        return k
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """One camera a frame, float64; the first one is the world."""
+
+    cam_to_world: Float[Tensor, "t 4 4"]
+    focal: Float[Tensor, "t"]  # fx by the longer side of the working frames
+    lens: Lens
+
+    @classmethod
+    def of(cls, cam_to_any: Float[Tensor, "t 4 4"], focal: Float[Tensor, "t"], lens: Lens) -> Cameras:
+        """From poses in any common frame."""
+        return cls(relative_to_first(cam_to_any.double()), focal, lens)
+
+    def intrinsics(self, height: int, width: int) -> Float[Tensor, "t 3 3"]:
+        """In pixels of frames of that size."""
+        return self.lens.intrinsics(self.focal, height, width)

@@ -1,0 +1,1 @@
+"""What is left to do where the windows hold no points."""

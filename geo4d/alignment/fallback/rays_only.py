@@ -1,0 +1,84 @@
+"""Rays alone: cameras without depth. And what ray maps tell of the focal length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from geo4d._typing import Float, Int, Tensor
+from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.depth.dense import Dense
+from geo4d.alignment.draft import Draft
+from geo4d.alignment.joint.observations import ray_cameras
+from geo4d.alignment.joint.unknowns import ray_similarities
+from geo4d.alignment.priors import Priors
+from geo4d.errors import AlignmentError
+from geo4d.geometry.pixels import centred_pixels
+from geo4d.geometry.rigid import invert_rigid, rigid
+from geo4d.scene import WindowPredictions
+
+LEAST_ACROSS = 0.05  # of a unit ray, from which it says something of the focal length
+
+
+def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
+    """Cameras alone: windows are chained through the cameras that they share. Raises AlignmentError if the rays say nothing."""
+    cameras = ray_cameras(predictions)
+    if cameras is None:
+        raise AlignmentError(
+            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
+        )
+    frames = predictions.num_frames
+    path, disconnected = chain_cameras(predictions.windows.long(), cameras, frames)
+    height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
+    warnings = ["Ray maps alone give cameras; there is no depth."]
+    warnings += [f"Window {g} shares no frame with an earlier one." for g in disconnected]
+    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
+    lens = Lens.ideal(frames) if known is None else known.lens
+    both = ray_focal(predictions, height, width)
+    focal = torch.full((frames,), config.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
+    if known is not None and known.log_focal is not None:
+        focal = known.log_focal.exp()
+    elif both is not None:
+        lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
+    return Draft(Cameras.of(path, focal, lens), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
+
+
+def chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"], frames: int) -> tuple[Tensor, list[int]]:
+    """Cameras of the video in the first one's frame, and the windows that share no frame with an earlier one."""
+    poses: list[Tensor | None] = [None] * frames
+    disconnected = []
+    for g, window in enumerate(windows.tolist()):
+        shared = [k for k, frame in enumerate(window) if poses[frame] is not None]
+        placed = cameras[g]
+        if g > 0 and shared:
+            target = torch.stack([poses[window[k]] for k in shared])  # type: ignore[misc]
+            link = ray_similarities(torch.arange(len(shared))[None], target, placed[shared][None])
+            centres = link.apply(placed[None, :, :3, 3])[0]
+            placed = rigid(link.rotation[0] @ placed[:, :3, :3], centres)
+        elif g > 0:
+            disconnected.append(g)
+        for k, frame in enumerate(window):
+            if poses[frame] is None:
+                poses[frame] = placed[k]
+    path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
+    return invert_rigid(path[:1]) @ path, disconnected
+
+
+def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
+    """Focal lengths fx, fy in pixels of a grid of that size, by the first frames: u d_z = f d_x, medians; None without ray maps.
+
+    Ray maps may be of another size, and of another aspect: then their own pixels are not square.
+    """
+    if predictions.ray_direction is None:
+        return None
+    first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
+    rows, columns = first.shape[1:3]
+    pixels = centred_pixels(rows, columns) * max(rows, columns)
+    found = []
+    for axis, factor in ((0, width / columns), (1, height / rows)):
+        across, ahead = first[..., axis].flatten(1), first[..., 2].flatten(1)
+        ratio = pixels[:, axis] * ahead / across
+        found.append(factor * float(ratio[ratio.isfinite() & (across.abs() > LEAST_ACROSS)].median()))
+    return found[0], found[1]

@@ -1,0 +1,53 @@
+"""The result's arrays, from final cameras and depth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.cameras import Cameras
+from geo4d.alignment.depth.dense import Dense
+from geo4d.geometry.pixels import resize_nearest
+from geo4d.scene import Reconstruction, WindowPredictions
+
+
+def assemble(
+    predictions: WindowPredictions,
+    dense: Dense,
+    cameras: Cameras,
+    diagnostics: dict[str, Any],
+    covariance: Float[Tensor, "t 6 6"] | None = None,
+) -> Reconstruction:
+    """The result in the first camera's frame and the alignment's unit."""
+    frames, height, width = dense.log_depth.shape
+    valid, error = dense.log_depth.isfinite(), dense.error()
+    images = predictions.images if predictions.images is not None else np.zeros((frames, height, width, 3), np.uint8)
+    typical = error[valid].median() if valid.any() else torch.tensor(1.0)
+    confidence = torch.where(valid, typical / error.clamp_min(1e-9), 0.0)
+    return Reconstruction(
+        depth=torch.where(valid, dense.log_depth.exp(), torch.nan).numpy().astype(np.float32),
+        confidence=confidence.numpy().astype(np.float32),
+        valid=valid.numpy(),
+        images=np.ascontiguousarray(resize_nearest(images[:frames], height, width)),
+        intrinsics=cameras.intrinsics(height, width).numpy(),
+        cam_to_world=cameras.cam_to_world.numpy(),
+        timestamps=np.arange(frames) / 24.0 if predictions.timestamps is None else np.asarray(predictions.timestamps, np.float64)[:frames],
+        source_size=predictions.source_size or (height, width),
+        diagnostics={"warnings": [], "typical_error": float(typical), "expected_error": float(error.nanmean()), **diagnostics},
+        pose_covariance=None if covariance is None else covariance.numpy(),
+    )
+
+
+def scaled(result: Reconstruction, metres: float) -> Reconstruction:
+    """The same scene, its unit taken for so many metres."""
+    poses = np.array(result.cam_to_world)
+    poses[:, :3, 3] *= metres
+    covariance = result.pose_covariance
+    if covariance is not None:
+        factor = np.array([1.0, 1, 1, metres, metres, metres])
+        covariance = covariance * factor[:, None] * factor
+    return replace(result, depth=(result.depth * np.float32(metres)), cam_to_world=poses, pose_covariance=covariance, is_metric=True)

@@ -1,0 +1,51 @@
+"""How far the cameras that the windows lead to may be off."""
+
+from __future__ import annotations
+
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.joint.steps import Joint
+from geo4d.alignment.joint.terms import point_jacobian
+from geo4d.geometry.rotation import so3_log
+
+CHI_SQUARE_6 = 5.35  # median of six squared normal errors
+ALONG_TIME = 5.0  # by which errors shared by neighbouring frames of a window count less; from simulated windows
+
+
+def camera_covariance(joint: Joint) -> Float[Tensor, "t 6 6"]:
+    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if it cannot be told.
+
+    The first camera is exact.
+    """
+    found = ALONG_TIME * shared_errors(joint) * joint.solved.camera_covariance()
+    first = joint.unknowns.rotation[0]
+    turn = torch.block_diag(first, first)
+    return turn.T @ found @ turn
+
+
+def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
+    """Each window's own cameras against the common ones, in the world: turn and shift."""
+    u, own = joint.unknowns, joint.own
+    w = u.windows
+    rotation = w.rotation[:, None] @ own[..., :3, :3]
+    centre = w.scale[:, None, None] * own[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
+    windows = joint.observations.windows
+    return so3_log(rotation @ u.rotation[windows].mT), centre - u.centre[windows]
+
+
+def shared_errors(joint: Joint) -> float:
+    """How many times more the windows disagree about cameras than errors independent between pixels would make them.
+
+    By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
+    """
+    o, e, s = joint.observations, joint.solved.evaluation, joint.solved.scales
+    apart = torch.cat(disagreement_of_cameras(joint), dim=-1)
+    found = []
+    for g, frames in enumerate(o.windows):
+        window = torch.full((len(frames), 1), g)
+        jacobian = point_jacobian(joint.unknowns, e.local[g][:, None], e.world[g][:, None], frames, window)[:, 0, :, :2, :6]
+        weight = o.weight[g] * s.across_loss.weight(e.across[g].square().sum(-1) / s.across**2) / s.across**2
+        hessian = torch.einsum("vp,vpij,vpik->vjk", weight, jacobian, jacobian)
+        found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
+    return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)

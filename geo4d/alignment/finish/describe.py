@@ -1,0 +1,53 @@
+"""The last step: arrays, metres, what moves, covariances, and what is to be said, all on the final cameras and depth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.draft import Draft
+from geo4d.alignment.finish.assemble import assemble
+from geo4d.alignment.finish.covariance import camera_covariance
+from geo4d.alignment.finish.metric import in_metres
+from geo4d.alignment.finish.moving import find_motion
+from geo4d.alignment.finish.report import across_by_frame, describe_windows, fit_of_windows, suspect_frames, suspects
+from geo4d.alignment.joint.steps import Joint
+from geo4d.alignment.priors import Priors
+from geo4d.scene import Reconstruction, WindowPredictions
+
+
+def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config: AlignmentConfig) -> Reconstruction:
+    """The reconstruction that a draft amounts to. Raises InputError for known lengths that cannot be measured in it."""
+    joint, fused, adjusted = draft.joint, draft.fused, draft.adjusted
+    if joint is not None and draft.has_moved:
+        joint = joint.with_cameras(draft.cameras, config)
+    report: dict[str, Any] = {**draft.report, "focal_by_longer_side": float(draft.cameras.focal.mean()), "warnings": list(draft.warnings)}
+    covariance = across = None
+    if joint is not None and fused is not None:
+        fit = fit_of_windows(joint, max(predictions.grid_size), fused.disparity_fits)
+        report |= {"disagreement": fused.disagreement, "windows": describe_windows(joint, fit), "suspect_windows": suspects(fit)}
+        report["warnings"] += _warnings(predictions, joint, has_moved=draft.has_moved)
+        covariance, across = camera_covariance(joint), across_by_frame(joint)
+    if adjusted is not None:
+        report["tracks"] = {**adjusted.report, **({} if draft.corrected is None else draft.corrected.report)}
+        if draft.corrected is not None:
+            covariance, across = adjusted.covariance(draft.corrected.log_scale), adjusted.residual_by_frame()
+    result = in_metres(assemble(predictions, draft.dense, draft.cameras, report, covariance), draft, priors)
+    if across is not None:
+        result = result.with_diagnostics(suspect_frames=suspect_frames(result, across))
+    return replace(result, dynamic=find_motion(result)) if config.motion and joint is not None else result
+
+
+def _warnings(predictions: WindowPredictions, joint: Joint, *, has_moved: bool) -> list[str]:
+    """What the user should know before trusting the result."""
+    ready = joint.ready
+    found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in ready.disconnected]
+    given = predictions.ray_cam_to_win is not None or (predictions.ray_direction is not None and predictions.ray_moment is not None)
+    if ready.rays is None and given:
+        found.append("The ray maps are not finite or do not spread; they were not used.")
+    # followed points settle one focal length of their own: how the network's drifts is then of no use to anyone
+    one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.known.log_focal is None and not has_moved
+    if ready.guess.zooms and one_focal:
+        found.append("The focal length seems to change along the video, and one was used for all frames: try focal=per_frame.")
+    return found

@@ -1,0 +1,1 @@
+"""The paper's own optimisation, to compare with."""
