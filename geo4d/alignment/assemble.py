@@ -11,10 +11,13 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.confidence import DEFAULT_SIGMA, relative_error
 from geo4d.alignment.observations import Lens
+from geo4d.errors import InputError
 from geo4d.geometry.rigid import relative_to_first
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.geometry.similarity import Similarity
 from geo4d.scene import Reconstruction, WindowPredictions
+
+UNITS = (1e-9, 1e9)  # metres that the unit of a scene can be
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ def assemble(
 
 
 def scaled(result: Reconstruction, metres: float) -> Reconstruction:
-    """The same scene, its unit taken for so many metres."""
+    """The same scene, its unit taken for so many metres. Raises InputError for a number that no scene has."""
+    if not UNITS[0] < metres < UNITS[1]:  # nan fails too
+        raise InputError(f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the lengths.")
     poses = np.array(result.cam_to_world)
     poses[:, :3, 3] *= metres
     covariance = result.pose_covariance
