@@ -15,6 +15,19 @@ import torch
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.errors import InputError
 
+MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
+FARTHEST = 1e6  # pixels from the corner at which a tracked point may be
+SPARSEST, FEWEST = 16, 4096  # numbers of tracks by row, and in any case: what is kept for each track then fits beside the rows
+
+
+def picture_size(size: Any, what: str) -> tuple[int, int]:
+    """(height, width) as ints. Raises InputError, which begins with `what`, unless they are two whole numbers of pixels."""
+    pair = np.asarray(size) if isinstance(size, (tuple, list, np.ndarray)) else np.empty(0)
+    if pair.shape != (2,) or pair.dtype.kind not in "iu" or not 1 <= pair.min() <= pair.max() <= MOST_SIDE:
+        said = str(size).replace("\n", " ")[:80]
+        raise InputError(f"{what} must be (height, width) in whole pixels from 1 to {MOST_SIDE}; got {said}.")
+    return int(pair[0]), int(pair[1])
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -94,15 +107,26 @@ class Tracks:
     num_frames: int
 
     def __post_init__(self) -> None:
-        """Raises InputError if the rows do not fit together."""
-        rows = len(self.track)
+        """Raises InputError if the rows do not fit together, or hold numbers that cannot be."""
+        rows = len(self.track) if self.track.ndim else 0
         if self.track.shape != (rows,) or self.frame.shape != (rows,) or self.position.shape != (rows, 2):
             shapes = [list(array.shape) for array in (self.track, self.frame, self.position)]
             raise InputError(f"Tracks need track (m,), frame (m,) and position (m, 2); got {shapes}.")
+        kinds = [array.dtype.name for array in (self.track, self.frame, self.position)]
+        if self.track.dtype.kind not in "iu" or self.frame.dtype.kind not in "iu" or self.position.dtype.kind not in "fiu":
+            raise InputError(f"Tracks need whole numbers of tracks and frames, and positions in pixels; got {', '.join(kinds)}.")
+        if self.num_frames:  # a tracker that was given nothing yet knows no size
+            picture_size(self.source_size, "The source_size of tracks")
+        if not 0 <= self.num_frames < 2**31:
+            raise InputError(f"The num_frames of tracks must be that of a video; got {self.num_frames}.")
         if rows and (self.track.min() < 0 or self.frame.min() < 0 or self.frame.max() >= self.num_frames):
             raise InputError(f"Tracks must have numbers from 0 and frames from 0 to {self.num_frames - 1}.")
-        if not np.isfinite(self.position).all():
-            raise InputError("Tracks hold positions that are not finite; leave out the rows in which a point was not seen.")
+        if self.num_tracks > min(max(SPARSEST * rows, FEWEST), 2**31):
+            raise InputError(f"The {rows} rows of tracks hold the number {self.track.max()}; number tracks from 0 without large gaps.")
+        if not (np.abs(self.position) <= FARTHEST).all():  # nan fails too
+            raise InputError(
+                f"Tracks hold positions that are not finite or beyond {FARTHEST:.0f} pixels; leave out rows in which a point was not seen."
+            )
 
     @property
     def num_tracks(self) -> int:

@@ -19,6 +19,17 @@ from geo4d.scene import WindowPredictions
 LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone
 LEAST_SHIFT_SIGMA = 1e-6
 LARGEST_SKEW = 1e-3  # of intrinsics and rotations, above which they are taken for something else
+LENGTHS = (1e-4, 1e5)  # metres that a scene can have
+FARTHEST = 1e8  # of cameras from their world's origin, in the poses' unit: maps have millions of metres
+PIXELS = 1e6  # of focal lengths and principal points
+# option, least (beside 0) and largest value, what they are in
+SIGMAS = {
+    "focal_sigma": ("--focal-sigma", 1e-6, 10.0, "of the focal length"),
+    "pose_turn_sigma_deg": ("--pose-sigma", 1e-6, 360.0, "degrees"),
+    "pose_centre_sigma": ("--pose-sigma", 1e-6, 1e6, "of the poses' unit"),
+    "depth_sigma": ("--depth-sigma", 1e-6, 10.0, "of the depth"),
+}
+OPTIONS = {"intrinsics": "--intrinsics", "cam_to_world": "--poses", "depth": "--depth", "ignore": "--ignore"}
 
 
 @dataclass(frozen=True)
@@ -55,44 +66,40 @@ class Priors:
     camera_height: float | None = None  # metres above the ground, of the typical frame
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape."""
-        sigmas = (self.focal_sigma, self.pose_turn_sigma_deg, self.pose_centre_sigma)
-        if not (all(sigma >= 0 for sigma in sigmas) and self.depth_sigma > 0):  # nan fails too
-            raise ConfigError("Priors need sigmas of at least 0, and a depth_sigma above 0.")
-        lengths = [d.metres for d in self.distances] + ([] if self.camera_height is None else [self.camera_height])
-        if any(not math.isfinite(length) or length <= 0 for length in lengths):
-            raise ConfigError(f"Known lengths must be above 0 metres; got {lengths}.")
+        """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape or of such numbers."""
+        for name, (option, least, largest, unit) in SIGMAS.items():
+            value, said = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
+            if not (_within(value, least, largest) or (value == 0 and name != "depth_sigma")):
+                raise ConfigError(f"The prior {name} ({option}) must be {said} {least:g} to {largest:g} {unit}; got {value}.")
+        lengths: list[tuple[str, Any]] = [("distance (--distance)", distance.metres) for distance in self.distances]
+        if self.camera_height is not None:
+            lengths.append(("camera_height (--camera-height)", self.camera_height))
+        for name, value in lengths:
+            if not _within(value, *LENGTHS):
+                raise ConfigError(f"The prior {name} must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {value}.")
         for name, dimensions, last in (
             ("intrinsics", (2, 3), (3, 3)),
             ("cam_to_world", (3,), (4, 4)),
             ("depth", (3,), ()),
             ("ignore", (3,), ()),
         ):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            shape = np.shape(value)
-            if len(shape) not in dimensions or shape[len(shape) - len(last) :] != last:
-                wanted = {"intrinsics": "(3, 3) or (T, 3, 3)", "cam_to_world": "(T, 4, 4)"}.get(name, "(T, h, w)")
-                raise InputError(f"The prior {name} must have the shape {wanted}; got {shape}.")
-            if name in ("intrinsics", "cam_to_world") and not np.isfinite(np.asarray(value)).all():
-                raise InputError(f"The prior {name} holds values that are not finite; leave it out, or give it for every frame.")
-
-        self._check_matrices()
-
-    def _check_matrices(self) -> None:
+            if getattr(self, name) is not None:
+                self._check_array(name, dimensions, last)
         if self.intrinsics is not None:
-            k = np.asarray(self.intrinsics, dtype=np.float64)
-            zero = np.abs(np.stack([k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1]))
-            if zero.max() > LARGEST_SKEW * max(float(np.abs(k).max()), 1.0):
-                raise InputError("The prior intrinsics must be of the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; got other entries.")
+            _check_intrinsics(np.asarray(self.intrinsics, dtype=np.float64))
         if self.cam_to_world is not None:
-            poses = np.asarray(self.cam_to_world, dtype=np.float64)
-            rotation = poses[:, :3, :3]
-            off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(initial=0.0)
-            last = np.abs(poses[:, 3] - [0, 0, 0, 1]).max(initial=0.0)
-            if max(off, last) > LARGEST_SKEW or (np.linalg.det(rotation) < 0).any():
-                raise InputError("The prior cam_to_world must hold rigid transforms, a rotation and a translation; got other matrices.")
+            _check_poses(np.asarray(self.cam_to_world, dtype=np.float64))
+
+    def _check_array(self, name: str, dimensions: tuple[int, ...], last: tuple[int, ...]) -> None:
+        value = np.asarray(getattr(self, name))
+        shape, option = value.shape, OPTIONS[name]
+        if len(shape) not in dimensions or shape[len(shape) - len(last) :] != last or 0 in shape:
+            wanted = {"intrinsics": "(3, 3) or (T, 3, 3)", "cam_to_world": "(T, 4, 4)"}.get(name, "(T, h, w)")
+            raise InputError(f"The prior {name} ({option}) must have the shape {wanted}; got {shape}.")
+        if value.dtype.kind not in "fiub":
+            raise InputError(f"The prior {name} ({option}) must hold numbers; got {value.dtype.name}.")
+        if name in ("intrinsics", "cam_to_world") and not np.isfinite(value).all():
+            raise InputError(f"The prior {name} ({option}) holds values that are not finite; leave it out, or give it for every frame.")
 
     @property
     def is_empty(self) -> bool:
@@ -116,7 +123,7 @@ class Priors:
         lens, log_focal = self._lens(predictions)
         log_depth = self._log_depth(predictions)
         depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
-        poses = None if self.cam_to_world is None else torch.as_tensor(np.asarray(self.cam_to_world)).double()
+        poses = None if self.cam_to_world is None else torch.from_numpy(np.array(self.cam_to_world, dtype=np.float64))
         soft = self.pose_turn_sigma_deg > 0 or self.pose_centre_sigma > 0
         known = Known(
             poses,
@@ -132,15 +139,13 @@ class Priors:
         frames = predictions.num_frames
         if self.intrinsics is None:
             return Lens.ideal(frames), None
-        k = torch.as_tensor(np.asarray(self.intrinsics)).double()
+        k = torch.from_numpy(np.array(self.intrinsics, dtype=np.float64))
         if k.ndim == 3 and len(k) != frames:
             raise InputError(f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all.")
         k = k.expand(frames, 3, 3)
         height, width = predictions.grid_size
         source = predictions.source_size or (height, width)
         x, y = width / source[1], height / source[0]
-        if bool((k[:, 0, 0] <= 0).any() or (k[:, 1, 1] <= 0).any()):
-            raise InputError("The prior intrinsics hold focal lengths that are not above 0; expected fx, fy, cx, cy in pixels.")
         side = max(height, width)
         offset = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
         return Lens(offset, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
@@ -148,16 +153,21 @@ class Priors:
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
-        depth = resize_nearest(np.asarray(self.depth, dtype=np.float32), *predictions.grid_size)
+        depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)  # in its own type, whose numbers are checked
         known = np.isfinite(depth) & (depth > 0)
         if not known.any():
-            raise InputError("The prior depth holds no value above 0; leave it out.")
-        return torch.from_numpy(np.log(np.where(known, depth, np.nan)))
+            raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")
+        if depth[known].min() < LENGTHS[0] or depth[known].max() > LENGTHS[1]:
+            raise InputError(
+                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[known].min():g} to "
+                f"{depth[known].max():g}: put nan or 0 where it is unknown."
+            )
+        return torch.from_numpy(np.log(np.where(known, depth, np.nan).astype(np.float32)))
 
     def _ignored(self, predictions: WindowPredictions) -> Bool[Tensor, "t h w"] | None:
-        return (
-            None if self.ignore is None else torch.from_numpy(resize_nearest(np.asarray(self.ignore).astype(bool), *predictions.grid_size))
-        )
+        if self.ignore is None:
+            return None
+        return torch.from_numpy(resize_nearest(np.asarray(self.ignore).astype(bool), *predictions.grid_size))
 
 
 @dataclass(frozen=True)
@@ -169,3 +179,32 @@ class Resolved:
     known: Known
     log_depth: Tensor | None  # (t, h, w), nan where unknown
     ignore: Tensor | None  # (t, h, w)
+
+
+def _within(value: Any, least: float, largest: float) -> bool:
+    """Whether a value is a number of that range; nan is not."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(least <= value <= largest)
+
+
+def _check_intrinsics(k: np.ndarray) -> None:
+    """Raises InputError unless (3, 3) or (T, 3, 3) are of a pinhole camera without skew, of a size that pictures have."""
+    zero = np.abs(np.stack([k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1]))
+    if zero.max() > LARGEST_SKEW * max(float(np.abs(k).max()), 1.0):
+        raise InputError("The prior intrinsics (--intrinsics) must have the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; got another.")
+    focal = k[..., [0, 1], [0, 1]]
+    if focal.min() < 1 / PIXELS or np.abs(k).max() > PIXELS:
+        raise InputError(
+            f"The prior intrinsics (--intrinsics) must have focal lengths above 0 and no entry beyond {PIXELS:g} pixels; got focal lengths "
+            f"from {focal.min():g} to {focal.max():g}."
+        )
+
+
+def _check_poses(poses: np.ndarray) -> None:
+    """Raises InputError unless (T, 4, 4) are rotations and translations of a size that maps have."""
+    if np.abs(poses).max() > FARTHEST:
+        raise InputError(f"The prior cam_to_world (--poses) must lie within {FARTHEST:g} of the origin; got {np.abs(poses).max():g}.")
+    rotation = poses[:, :3, :3]
+    off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max()
+    last = np.abs(poses[:, 3] - [0, 0, 0, 1]).max()
+    if max(off, last) > LARGEST_SKEW or (np.linalg.det(rotation) < 0).any():
+        raise InputError("The prior cam_to_world (--poses) must hold rigid transforms, a rotation and a translation; got other matrices.")

@@ -68,7 +68,7 @@ def read_priors(args: argparse.Namespace) -> Priors:
 
 def _intrinsics(text: str) -> np.ndarray:
     if Path(text).suffix == ".npy":
-        return np.array(_array(Path(text)), dtype=np.float64)  # a copy: tensors of a map that is for reading alone warn
+        return _array(Path(text))
     try:
         fx, fy, cx, cy = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -79,17 +79,16 @@ def _intrinsics(text: str) -> np.ndarray:
 def _poses(path: Path) -> np.ndarray:
     from geo4d.io.reconstruction import read_tum
 
-    return np.array(_array(path), dtype=np.float64) if path.suffix == ".npy" else read_tum(path)[1]
+    return _array(path) if path.suffix == ".npy" else read_tum(path)[1]
 
 
 def _array(path: Path) -> np.ndarray:
+    from geo4d.io.arrays import Unreadable, map_array
+
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as an array ({error}); give a .npy file.") from error
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"{path} holds several arrays; give a .npy file with one.")
-    return found
+        return map_array(path)
+    except Unreadable as error:
+        raise InputError(f"{path} cannot be read as an array ({error}); give a .npy file with one.") from error
 
 
 def _distance(words: list[str]) -> Distance:

@@ -52,6 +52,6 @@ def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def nearest_pixel(position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) of an image lie after it is resized; sizes are (height, width)."""
+    """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) lie once the image has another (height, width)."""
     row = np.clip((position[:, 1] * to_size[0] / from_size[0]).astype(int), 0, to_size[0] - 1)
     return row, np.clip((position[:, 0] * to_size[1] / from_size[1]).astype(int), 0, to_size[1] - 1)

@@ -41,6 +41,7 @@ from geo4d.scene import Reconstruction, Tracks
 CONTRACTS = ("syn4d", "worldtrack")
 SYN4D_FRAMES, SYN4D_QUERIES = 32, 512
 EDGE = 0.05  # neighbours that change a pixel's 1 / depth by more belong to another surface
+MOST_POINTS = 2**27  # of all tracks in all frames: 3 GB of the dense form that a contract asks for
 SAME_LENS = 1e-3  # relative; how far the intrinsics of frames may differ and count as the same
 
 
@@ -147,13 +148,18 @@ def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
 
     Between pixels 1 / depth is interpolated, which is exact on planes; at an edge of depth, and outside the centres of the
     outermost pixels, the nearest pixel's is taken.
-    Raises InputError if the tracks belong to another video, or none has depth anywhere.
+    Raises InputError if the tracks belong to another video, are too many to write densely, or none has depth anywhere.
     """
     if tracks.num_frames != reconstruction.num_frames or tracks.source_size != reconstruction.source_size:
         ours, theirs = reconstruction.source_size[::-1], tracks.source_size[::-1]
         raise InputError(
             f"The tracks are of {tracks.num_frames} frames of {theirs[0]} x {theirs[1]} pixels, the reconstruction of "
             f"{reconstruction.num_frames} of {ours[0]} x {ours[1]}; give tracks of the same frames."
+        )
+    if tracks.num_tracks * tracks.num_frames > MOST_POINTS:
+        raise InputError(
+            f"Tracks numbered up to {tracks.num_tracks - 1} in {tracks.num_frames} frames are more than {MOST_POINTS} points; give fewer "
+            "tracks, numbered without gaps."
         )
     height, width = reconstruction.depth.shape[1:]
     points_cam = np.full((tracks.num_frames, tracks.num_tracks, 3), np.nan)

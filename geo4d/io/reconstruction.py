@@ -14,12 +14,15 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import InputError
-from geo4d.scene import Reconstruction
+from geo4d.io.arrays import Unreadable, is_float, map_array
+from geo4d.scene import Reconstruction, picture_size
 
 VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
 OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
+LARGEST_SUMMARY = 64 * 2**20  # bytes; that of an hour of video has about one tenth
+RIGID = 1e-2  # by which a rotation's rows may miss being orthonormal
 CONVENTIONS = {
     "camera": "OpenCV: x right, y down, z forward",
     "cam_to_world": "4x4, row major; the world is the first camera",
@@ -71,24 +74,55 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
     if not (directory / SUMMARY).is_file():
         raise InputError(f"{directory} holds no finished reconstruction ({SUMMARY} is missing); run geo4d infer first.")
     try:
-        summary = json.loads((directory / SUMMARY).read_text())
+        summary = _read_summary(directory / SUMMARY)
         names = [*ARRAYS, *(name for name in OPTIONAL if (directory / f"{name}.npy").exists())]
-        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-        shape = (summary["frames"], *summary["size"])
-        source_size = (int(summary["source_size"][0]), int(summary["source_size"][1]))
-        is_metric, diagnostics = bool(summary["is_metric"]), dict(summary["diagnostics"])
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{directory} holds a damaged reconstruction ({error}); run geo4d infer again.") from error
+        arrays = {name: map_array(directory / f"{name}.npy") for name in names}
+        shape = (summary["frames"], *picture_size(summary.get("size"), "size"))
+        source_size = picture_size(summary.get("source_size"), "source_size")
+    except (OSError, ValueError, RecursionError, InputError) as error:
+        raise InputError(f"{directory} holds a damaged reconstruction ({str(error).rstrip('.')}); run geo4d infer again.") from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
             f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
         )
+    _check_arrays(directory, arrays)
+    return Reconstruction(**arrays, source_size=source_size, is_metric=summary["is_metric"], diagnostics=summary["diagnostics"])
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """The JSON file, its fields of the right types. Raises ValueError (of which Unreadable is one) in a few words."""
+    if path.stat().st_size > LARGEST_SUMMARY:
+        raise Unreadable(f"{SUMMARY} is {path.stat().st_size} bytes long")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(summary, dict):
+        raise Unreadable(f"{SUMMARY} is no table of fields")
+    for name, kind in (("frames", int), ("is_metric", bool), ("diagnostics", dict)):
+        if type(summary.get(name)) is not kind:  # a bool is an int
+            raise Unreadable(f"{name} in {SUMMARY} must be of type {kind.__name__}, and is {type(summary.get(name)).__name__}")
+    for name in ("expected_error", "typical_error"):  # what other parts compute with
+        if type(summary["diagnostics"].get(name)) not in (int, float, type(None)):
+            raise Unreadable(f"{name} in {SUMMARY} must be a number")
+    return summary
+
+
+def _check_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Shapes and types of all arrays, and values of the small ones; the dense ones stay unread. Raises InputError."""
+    shape = arrays["depth"].shape
     tails = {"images": (*shape[1:], 3), "intrinsics": (3, 3), "cam_to_world": (4, 4), "timestamps": (), "pose_covariance": (6, 6)}
     for name, array in arrays.items():
         expected = (shape[0], *tails.get(name, shape[1:]))
         if array.shape != expected:
             raise InputError(f"{directory} holds {name} of shape {array.shape}; expected {expected}; run geo4d infer again.")
-    return Reconstruction(**arrays, source_size=source_size, is_metric=is_metric, diagnostics=diagnostics)
+        kind = {"valid": "bool", "images": "uint8"}.get(name, "float32 or float64")
+        if not (is_float(array) if kind.startswith("float") else array.dtype.name == kind):
+            raise InputError(f"{directory} holds {name} of type {array.dtype}; expected {kind}; run geo4d infer again.")
+    for name in ("intrinsics", "cam_to_world", "timestamps"):
+        if not np.isfinite(arrays[name]).all():
+            raise InputError(f"{directory} holds {name} that are not finite; run geo4d infer again.")
+    focal, rotation = arrays["intrinsics"][:, [0, 1], [0, 1]], arrays["cam_to_world"][:, :3, :3]
+    off = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)) if np.abs(rotation).max() < 2 else np.full(1, np.inf)
+    if focal.min() <= 0 or off.max() > RIGID or (np.linalg.det(rotation) < 0).any():
+        raise InputError(f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer again.")
 
 
 def is_intact(directory: str | Path) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from geo4d.errors import InputError
-from geo4d.scene import Tracks
+from geo4d.io.arrays import Unreadable, read_archive
+from geo4d.scene import Tracks, picture_size
 
 KEYS = ("track", "frame", "position", "source_size", "num_frames")
+DENSE = ("points", "visible")
 
 
 def save_tracks(path: str | Path, tracks: Tracks) -> None:
@@ -30,24 +32,29 @@ def load_tracks(path: str | Path) -> Tracks:
     Raises InputError for anything else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            content = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"The tracks {path} cannot be read; expected an .npz file with {', '.join(KEYS)}.") from error
-    size = content.get("source_size")
-    if size is None or size.shape != (2,):
+        content = read_archive(path, (*KEYS, *DENSE))
+    except Unreadable as error:
+        raise InputError(f"The tracks {path} cannot be read ({error}); expected an .npz file with {', '.join(KEYS)}.") from error
+    if "source_size" not in content:
         raise InputError(f"The tracks {path} do not say of which source_size (height, width) they are; add it.")
-    source_size = (int(size[0]), int(size[1]))
+    source_size = picture_size(content["source_size"], f"The source_size of the tracks {path}")
     if all(key in content for key in KEYS):
-        return Tracks(
-            content["track"].astype(np.int32),
-            content["frame"].astype(np.int32),
-            content["position"].astype(np.float32),
-            source_size,
-            int(content["num_frames"]),
-        )
+        count = content["num_frames"]
+        if count.size != 1 or count.dtype.kind not in "iu":
+            raise InputError(f"The num_frames of the tracks {path} must be one whole number; got {count.dtype.name} {list(count.shape)}.")
+        tracks = Tracks(content["track"], content["frame"], content["position"], source_size, int(count.item()))
+    else:
+        tracks = _from_dense(path, content, source_size)
+    # only now: numbers too large for these types have been refused instead of becoming others
+    rows = {"track": tracks.track.astype(np.int32), "frame": tracks.frame.astype(np.int32), "position": tracks.position.astype(np.float32)}
+    return replace(tracks, **rows)
+
+
+def _from_dense(path: str | Path, content: dict[str, np.ndarray], source_size: tuple[int, int]) -> Tracks:
     points, visible = content.get("points"), content.get("visible")
     if points is None or visible is None or points.ndim != 3 or points.shape[2] != 2 or visible.shape != points.shape[:2]:
         raise InputError(f"The tracks {path} hold {sorted(content)}; expected {', '.join(KEYS)}, or points (n, t, 2) and visible (n, t).")
+    if visible.dtype.kind not in "biu":
+        raise InputError(f"The visible of the tracks {path} must be bool; got {visible.dtype.name}.")
     frame, track = np.nonzero(visible.astype(bool).T)
-    return Tracks(track.astype(np.int32), frame.astype(np.int32), points[track, frame].astype(np.float32), source_size, points.shape[1])
+    return Tracks(track, frame, points[track, frame], source_size, points.shape[1])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,13 @@ import numpy as np
 import torch
 
 from geo4d.errors import InputError
-from geo4d.scene import WindowPredictions
+from geo4d.io.arrays import Unreadable, is_float, map_array, read_archive
+from geo4d.scene import WindowPredictions, picture_size
 
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 OTHER = ("images", "timestamps")
+NAMES = (*DENSE, *OTHER, "windows", "points_origin", "image_size", "img")
+SPARSEST = 16  # frames of the video for each frame in a window: beyond, the numbers are damaged or begin far from 0
 
 
 def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
@@ -50,36 +51,32 @@ def load_windows(path: str | Path) -> WindowPredictions:
         raise InputError(f"There are no window predictions at {path}; give an .npz file or a folder of .npy files.")
     try:
         if path.is_dir():
-            arrays = {file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in path.glob("*.npy")}
+            arrays = {name: map_array(path / f"{name}.npy", "c") for name in NAMES if (path / f"{name}.npy").exists()}
         else:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {
-                    name: archive[name]
-                    for name in archive.files
-                    if name in {*DENSE, *OTHER, "windows", "points_origin", "image_size", "img"}
-                }
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
+            arrays = read_archive(path, NAMES)
+    except Unreadable as error:
         raise InputError(
             f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes."
         ) from error
     if "windows" not in arrays or arrays["windows"].ndim != 2:
         raise InputError(f"{path} lacks the key 'windows' (G, V); it has {sorted(arrays)}.")
     _check_shapes(path, arrays)
+    _check_frames(path, arrays)
     tensors = {name: _tensor(arrays[name], name) for name in DENSE if name in arrays}
     size = arrays.get("image_size")
     return WindowPredictions(
-        windows=torch.from_numpy(np.array(arrays["windows"])).long(),
+        windows=torch.from_numpy(np.array(arrays["windows"], np.int64)),
         **tensors,  # type: ignore[arg-type]
         points_origin=str(arrays.get("points_origin", "unknown")),  # type: ignore[arg-type]
         images=arrays.get("images", arrays.get("img")),
         timestamps=arrays.get("timestamps"),
-        source_size=None if size is None else (int(size[0]), int(size[1])),
+        source_size=None if size is None else picture_size(size, f"{path}: 'image_size'"),
     )
 
 
 def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
     """As it lies on disk, if that is in half or single precision: a memory map stays one."""
-    kept = array.dtype in (np.float16, np.float32) or name == "ray_cam_to_win"
+    kept = array.dtype in (np.float16, np.float32) or (name == "ray_cam_to_win" and is_float(array))
     return torch.from_numpy(array if kept else array.astype(np.float32))
 
 
@@ -87,13 +84,16 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     g, v = arrays["windows"].shape
     if arrays["windows"].dtype.kind not in "iu" or not arrays["windows"].size or (arrays["windows"] < 0).any():
         raise InputError(f"{path}: 'windows' must hold frame numbers, whole and not negative, for at least one window; see the schema.")
+    odd = {name: arrays[name].dtype.name for name in DENSE if name in arrays and arrays[name].dtype.kind not in "fiub"}
+    if odd:
+        raise InputError(f"{path}: {', '.join(odd)} must hold numbers; got {', '.join(odd.values())}.")
     last = {"points": 3, "ray_direction": 3, "ray_moment": 3}
     for name in DENSE:
         if name not in arrays:
             continue
         shape = arrays[name].shape
         wanted = 4 if name in ("weight", "disparity", "disparity_weight", "ray_cam_to_win") else 5
-        if len(shape) != wanted or shape[:2] != (g, v) or shape[-1] != last.get(name, shape[-1]):
+        if len(shape) != wanted or 0 in shape or shape[:2] != (g, v) or shape[-1] != last.get(name, shape[-1]):
             raise InputError(f"{path}: '{name}' has shape {shape}, which does not fit {g} windows of {v} frames; see the schema.")
     origin = str(arrays.get("points_origin", "unknown"))
     if origin not in ("unknown", "camera"):
@@ -109,12 +109,23 @@ def _check_grids(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise InputError(f"{path}: {' and '.join(grids)} must share one (H, W); got {grids}.")
     if "ray_cam_to_win" in arrays and arrays["ray_cam_to_win"].shape[2:] != (4, 4):
         raise InputError(f"{path}: 'ray_cam_to_win' must be (G, V, 4, 4); got {arrays['ray_cam_to_win'].shape}.")
-    if "image_size" in arrays and arrays["image_size"].shape != (2,):
-        raise InputError(f"{path}: 'image_size' must be (height, width); got shape {arrays['image_size'].shape}.")
-    frames = int(arrays["windows"].max()) + 1
+
+
+def _check_frames(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """The numbers of the frames are those of a video, and what there is for each frame is there for every one."""
+    frames, places = int(arrays["windows"].max()) + 1, arrays["windows"].size
+    if frames > SPARSEST * places:
+        raise InputError(f"{path}: 'windows' holds the frame number {frames - 1} among {places}; number the video's frames from 0.")
     for name in ("images", "img", "timestamps"):
         if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) < frames):
             raise InputError(f"{path}: '{name}' has shape {arrays[name].shape}, too short for the {frames} frames in 'windows'.")
+    for name in ("images", "img"):
+        found = arrays.get(name)
+        if found is not None and (found.dtype != np.uint8 or found.ndim != 4 or found.shape[3] != 3 or not found.size):
+            raise InputError(f"{path}: '{name}' must be uint8 (T, H, W, 3); got {found.dtype.name} {found.shape}.")
+    times = arrays.get("timestamps", np.zeros(0))
+    if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
+        raise InputError(f"{path}: 'timestamps' must be finite seconds (T,); got {times.dtype.name} {times.shape}.")
 
 
 WindowPredictions.load = staticmethod(load_windows)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,8 @@ PLACEHOLDER = "/*DATA*/"
 def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: int = 6000) -> None:
     """Writes the page: time slider, play, confidence threshold, point size, cameras, orbit by mouse.
 
-    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written or
-    `max_points` is below 1.
+    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written, `max_points`
+    is below 1, or cameras or times are not finite numbers.
     """
     if max_points < 1:
         raise InputError(f"The number of points a frame must be at least 1; got {max_points}.")
@@ -38,16 +39,29 @@ def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: 
         corners, edges = camera_pyramid(reconstruction, frame, 0.08 * unit)
         camera = (corners[edges] / unit).reshape(-1).round(4).tolist()
         frames.append({"p": _pack(points.astype(np.float32)), "c": _pack(rgbc.astype(np.uint8)), "camera": camera})
-    text = (resources.files("geo4d.viewer") / TEMPLATE).read_text()
-    data = json.dumps({"frames": frames, "times": np.asarray(reconstruction.timestamps).tolist()})
+    text = (resources.files("geo4d.viewer") / TEMPLATE).read_text(encoding="utf-8")
+    try:
+        times = np.asarray(reconstruction.timestamps, dtype=np.float64).tolist()
+        data = script_json({"frames": frames, "times": times})
+    except ValueError as error:
+        raise InputError("The reconstruction's cameras and times must be finite numbers to be drawn; run geo4d infer again.") from error
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text.replace(PLACEHOLDER, f"const DATA = {data};"))
+        temporary.write_text(text.replace(PLACEHOLDER, f"const DATA = {data};"), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand inside a <script> element: no text in it can end the element or begin another.
+
+    Raises ValueError for numbers that are not finite, which JSON does not have.
+    """
+    text = json.dumps(value, allow_nan=False)  # in ASCII, so that U+2028 and the like are escaped already
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _pack(array: np.ndarray) -> str:

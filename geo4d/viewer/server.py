@@ -26,14 +26,21 @@ def serve(
 ) -> None:
     """Shows the result at http://host:port until interrupted (or until `stop` is set).
 
+    Only the page that this server itself serves, and programs outside of browsers, can connect; see `geo4d.viewer.gate`.
     Raises InputError if the port is taken, if nothing can listen at this address, or if `max_points` is below 1.
     """
     import viser
 
+    from geo4d.viewer.gate import gate
+
     if max_points < 1:
         raise InputError(f"The number of points a frame must be at least 1; got {max_points}.")
     _check_address(host, port)
-    server = viser.ViserServer(host=host, port=port, verbose=False)
+    with gate(host) as opened:
+        server = viser.ViserServer(host=host, port=port, verbose=False)
+    if not opened:
+        server.stop()
+        raise InputError(f"Foreign pages cannot be kept out of viser {viser.__version__}; install viser 1.1, or use --html.")
     server.scene.set_up_direction("-y")
     stage = _Stage(server, reconstruction, max_points)
     logger.info("Look at http://%s:%d (Ctrl-C to stop)", host, port)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from geo4d.alignment import Priors
+from geo4d.alignment.finish.assemble import scaled
 from geo4d.alignment.finish.metric import height_above_ground
 from geo4d.cli import main
 from geo4d.commands.priors import add_prior_arguments, read_priors
@@ -217,18 +218,66 @@ def test_arrays_of_another_shape_or_video_are_refused(refused, tmp_path, option,
 def test_values_that_cannot_be_are_refused(refused, tmp_path):
     assert "FX,FY,CX,CY" in refused("--intrinsics", "30,30,16")
     assert "FX,FY,CX,CY" in refused("--intrinsics", "wide")
-    assert "not above 0" in refused("--intrinsics=-30,30,16,12")
+    assert "focal lengths above 0" in refused("--intrinsics=-30,30,16,12")
     assert "not finite" in refused("--poses", saved(tmp_path / "nan.npy", np.full((16, 4, 4), np.nan)))
     assert "no value above 0" in refused("--depth", saved(tmp_path / "empty.npy", np.zeros((16, 24, 32))))
-    assert "sigmas of at least 0" in refused("--focal-sigma", "-1")
-    assert "depth_sigma above 0" in refused("--depth-sigma", "0")
-    assert "above 0 metres" in refused("--camera-height", "0")
-    assert "above 0 metres" in refused("--camera-height", "nan")
     assert "FRAME:U,V FRAME:U,V METRES" in refused("--distance", "0:1", "0:2,2", "3")
     assert "FRAME:U,V FRAME:U,V METRES" in refused("--distance", "0:1,1", "0:2,2", "far")
     assert "outside the video" in refused("--distance", "0:1,1", "99:2,2", "3")
     assert "outside the video" in refused("--distance", "0:1,1", "0:40,2", "3")
     assert "both its ends at one point" in refused("--distance", "0:1.2,20.1", "0:1.3,20.2", "3")
+
+
+SIGMA, LENGTH = "from 1e-06 to 10", "from 0.0001 to 100000 metres"
+NOWHERE = ("nan", "inf", "1e308", "-1")
+NUMBERS = {
+    "--camera-height={}": (LENGTH, (*NOWHERE, "0", "1e-30")),
+    "--distance 0:1,1 0:2,2 {}": (LENGTH, ("nan", "inf", "1e308", "0")),
+    "--focal-sigma={}": (f"0 or {SIGMA}", NOWHERE),
+    "--depth-sigma={}": (SIGMA, (*NOWHERE, "0")),
+    "--pose-sigma={},0.1": ("0 or from 1e-06 to 360 degrees", NOWHERE),
+    "--pose-sigma=0.1,{}": ("0 or from 1e-06 to 1e+06", NOWHERE),
+    "--intrinsics={},30,16,12": ("--intrinsics", (*NOWHERE, "0")),
+    "--intrinsics=30,30,{},12": ("--intrinsics", ("nan", "inf", "1e308")),
+}
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+def test_numbers_out_of_range_name_the_option_and_the_range(refused, option):
+    said, numbers = NUMBERS[option]
+    for number in numbers:
+        error = refused(*option.format(number).split())
+        assert said in error and option.split("=")[0].split()[0] in error
+
+
+def test_the_ends_of_the_ranges_are_taken(align):
+    for option in ("--camera-height=0.0001", "--camera-height=100000"):
+        result = align(option)
+        assert np.isfinite(result.cam_to_world).all() and np.isfinite(result.depth[result.valid]).all()
+
+
+@pytest.mark.parametrize(
+    "option,array,said",
+    [
+        ("--poses", np.full((16, 4, 4), "far"), "must hold numbers"),
+        ("--intrinsics", np.full((3, 3), "wide"), "must hold numbers"),
+        ("--depth", np.full((16, 24, 32), "deep"), "must hold numbers"),
+        ("--ignore", np.full((16, 24, 32), "sky"), "must hold numbers"),
+        ("--poses", np.tile(np.eye(4), (16, 1, 1)) * 1e308, "within 1e+08"),
+        ("--poses", np.tile(2 * np.eye(4), (16, 1, 1)), "rigid"),
+        ("--depth", np.full((16, 24, 32), 1e30), "from 0.0001 to 100000 metres"),
+        ("--depth", np.full((16, 24, 32), 1e-30), "from 0.0001 to 100000 metres"),
+    ],
+)
+def test_arrays_of_impossible_values_are_refused(refused, tmp_path, option, array, said):
+    error = refused(option, saved(tmp_path / "array.npy", array))
+    assert said in error and option in error
+
+
+def test_lengths_that_no_scene_has_are_refused(small_reconstruction):
+    for metres in (float("nan"), float("inf"), 0.0, 1e300):
+        with pytest.raises(InputError, match="cannot be"):
+            scaled(small_reconstruction, metres)
 
 
 def test_a_pair_that_is_none_is_refused(windows, tmp_path, capsys):

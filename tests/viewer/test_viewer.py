@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 
 from geo4d.errors import InputError
 from geo4d.io.video import read_video
-from geo4d.viewer.page import write_page
+from geo4d.viewer.page import script_json, write_page
 from geo4d.viewer.preview import INVALID_COLOUR, colour_depth, write_preview
 from geo4d.viewer.server import serve
 
@@ -118,6 +119,30 @@ def test_the_page_is_self_contained(tmp_path, small_reconstruction):
     write_page(small_reconstruction, tmp_path / "a.html")
     text = (tmp_path / "a.html").read_text()
     assert "http" not in text and "src=" not in text and "const DATA = {" in text
+
+
+def test_no_text_ends_the_script_of_the_page():
+    value = {"</script><script>alert(1)</script>": ["<!--", "a & b", "\u2028\u2029", 1.5]}
+    text = script_json(value)
+    assert json.loads(text) == value and not set(text) & set("<>&\u2028\u2029")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        script_json([float("nan")])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timestamps": np.array(["</script><script>alert(1)</script>"] * 8)},
+        {"timestamps": np.array([*range(7), np.nan])},
+        {"cam_to_world": np.tile(np.diag([1.0, 1, 1, np.inf]), (8, 1, 1)) + np.inf},
+    ],
+    ids=["words", "nan", "infinite"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_page_holds_finite_numbers_alone(tmp_path, small_reconstruction, wrong):
+    with pytest.raises(InputError, match="finite"):
+        write_page(replace(small_reconstruction, **wrong), tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
 
 
 @needs_browser

@@ -131,7 +131,8 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     change, log_scale, points = depth_field(video.evidence, adjusted.solution, network, video.places, video.side, config)
     corrects = change is not None and adjusted.gain > config.least_gain
     if corrects and change is not None:
-        field = torch.from_numpy(sample_field(change, *dense.log_depth.shape[1:], config)).float()
+        height, width = dense.log_depth.shape[1:]
+        field = torch.from_numpy(sample_field(change, height, width, config)).float()
         dense = replace(dense, log_depth=dense.log_depth + field)
     return Corrected(dense, log_scale, {"corrects_depth": bool(corrects), "triangulated_per_frame": round(float(points), 1)})
 

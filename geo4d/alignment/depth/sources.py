@@ -39,7 +39,9 @@ class Candidates:
 class Source(Protocol):
     """One modality of the windows, or something else that says how far things are."""
 
-    modality: str | None  # its name in `diagnostics["disagreement"]`; None: it does not differ between windows
+    @property
+    def modality(self) -> str | None:
+        """Its name in `diagnostics["disagreement"]`; None: it does not differ between windows."""
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """What windows rows[:, 0] say at their frames rows[:, 1]: everywhere, or at chosen pixels."""

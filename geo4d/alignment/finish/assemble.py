@@ -11,8 +11,11 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.depth.dense import Dense
+from geo4d.errors import InputError
 from geo4d.geometry.pixels import resize_nearest
 from geo4d.scene import Reconstruction, WindowPredictions
+
+UNITS = (1e-9, 1e9)  # metres that the unit of a scene can be
 
 
 def assemble(
@@ -43,7 +46,9 @@ def assemble(
 
 
 def scaled(result: Reconstruction, metres: float) -> Reconstruction:
-    """The same scene, its unit taken for so many metres."""
+    """The same scene, its unit taken for so many metres. Raises InputError for a number that no scene has."""
+    if not UNITS[0] < metres < UNITS[1]:  # nan fails too
+        raise InputError(f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the lengths.")
     poses = np.array(result.cam_to_world)
     poses[:, :3, 3] *= metres
     covariance = result.pose_covariance

@@ -1,0 +1,88 @@
+"""Arrays from files that anyone may have written: nothing is unpickled, and no claimed size is believed before it is checked."""
+
+from __future__ import annotations
+
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+
+UNPACKED, UNPACKED_RATIO = 2**28, 100  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
+_HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
+           NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
+
+
+class Unreadable(ValueError):
+    """Why a file holds no usable arrays, in a few words for the sentence of whoever wanted them."""
+
+
+def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """The one array of an .npy file as a memory map, to read ("r") or to change in memory alone ("c").
+
+    Raises Unreadable for a missing, damaged or cut off file, for pickles, and for archives of several arrays.
+    """
+    if not Path(path).is_file():  # a pipe would be waited for without end
+        raise Unreadable("there is no such file")
+    try:
+        found = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except _BROKEN as error:
+        raise Unreadable(_reason(error)) from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise Unreadable("it holds several arrays")
+    return found
+
+
+def read_archive(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that bear one of these names; others are not read.
+
+    Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or
+    whose arrays are not of the size that they claim.
+    """
+    if not Path(path).is_file():
+        raise Unreadable("there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
+            claimed = sum(entry.file_size for entry in wanted)
+            if claimed > max(UNPACKED, UNPACKED_RATIO * Path(path).stat().st_size):
+                raise Unreadable(f"it claims to unpack to {claimed} bytes from {Path(path).stat().st_size}")
+            for entry in wanted:
+                with archive.open(entry) as file:
+                    _check_claim(file, entry)
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if name in names}
+    except Unreadable:
+        raise
+    except _BROKEN as error:
+        raise Unreadable(_reason(error)) from error
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether an array holds single or double precision in this machine's byte order, as torch takes it."""
+    return array.dtype in (np.float32, np.float64)
+
+
+def _check_claim(file: zipfile.ZipExtFile, entry: zipfile.ZipInfo) -> None:
+    """An array's header says how much memory numpy takes for it: that must be what the archive holds of it."""
+    version = npy.read_magic(file)
+    if version not in _HEADERS:
+        raise Unreadable(f"{entry.filename} is of the unknown version {version}")
+    shape, _, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise Unreadable(f"{entry.filename} holds Python objects, which are not read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+        raise Unreadable(f"{entry.filename} claims the shape {shape}, which is not what the file holds")
+
+
+def _reason(error: BaseException) -> str:
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(words.split())[:200].rstrip(".")
