@@ -17,6 +17,7 @@ from geo4d.metrics.protocol import RELEASED_PROTOCOLS, DepthProtocol
 DENSE = 0.5  # share of pixels with true depth from which on boundaries are looked for
 MAX_POINTS = 1_000_000  # of a video, on a regular grid of its pixels
 FIXED = {  # what is the same in all protocols
+    "least_scale": 0.0,  # of every fit: depth that a free one would turn upside down counts as a constant
     "least_depth_in_ratios": MIN_DEPTH,
     "quantile_of_depth_in_holes": HOLE_QUANTILE,
     "boundary_ratios": [round(float(ratio), 6) for ratio in RATIOS],

@@ -8,7 +8,17 @@ from typing import Any
 from geo4d.errors import InputError
 from geo4d.evaluation.manifest import make_manifest
 from geo4d.evaluation.plots import write_plots
-from geo4d.evaluation.results import Results, costs_csv, counted_failures, latex, markdown, offered_groups, sequences_csv, summary
+from geo4d.evaluation.results import (
+    Results,
+    costs_csv,
+    counted_failures,
+    latex,
+    markdown,
+    offered_groups,
+    sequences_csv,
+    summary,
+    upside_down,
+)
 from geo4d.evaluation.sets import OpenSet
 from geo4d.evaluation.store import Store, write_json, write_text
 from geo4d.evaluation.synthetic import chosen, medians
@@ -37,7 +47,7 @@ def write_tables(results: Results, folder: Path, text: str) -> None:
 
 
 def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:
-    """Medians and clips of one model beside the two baselines, in the form of the files below benchmarks/.
+    """Medians and clips of one model beside the two baselines, and what is upside down, in the form of the files below benchmarks/.
 
     Raises InputError if the truth of a clip cannot be used.
     """
@@ -59,4 +69,6 @@ def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:
             if model[index]["status"] != "scored":
                 entry["failure"] = next(iter(failures.values()))
         clips.append(entry)
-    return {"set": about, "median": medians(clips), "clips": clips}
+    everybody = groups if model is None else {**groups, "model": model}
+    flips = {name: upside_down(records) for name, records in everybody.items()}
+    return {"set": about, "median": medians(clips), "upside_down": flips, "clips": clips}

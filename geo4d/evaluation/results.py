@@ -127,6 +127,16 @@ def weights_of(name: str, rows: Sequence[Record], average: str) -> np.ndarray:
     return np.ones(len(rows))
 
 
+def upside_down(records: Sequence[Record]) -> dict[str, dict[str, int]]:
+    """By group that is fitted, on how many sequences, and in how many of their frames, a free fit would take a negative scale."""
+    found = {}
+    for group in ("depth", "points"):
+        frames = [record["upside_down"][group] for record in records if group in record["upside_down"]]
+        if frames:
+            found[group] = {"sequences": sum(n > 0 for n in frames), "frames": sum(frames)}
+    return found
+
+
 def combine(values: np.ndarray, weights: np.ndarray, average: str) -> float:
     """Weighted mean, or the median."""
     return float(np.median(values) if average == "median" else weights @ values / weights.sum())
@@ -142,6 +152,7 @@ def summary(results: Results) -> dict[str, Any]:
             "scores": {name: cell.value for name, cell in row.cells.items()},
             "sequences": {name: cell.sequences for name, cell in row.cells.items()},
             "failures": {name: cell.failures for name, cell in row.cells.items()},
+            "upside_down": upside_down(row.records),
         }
         for row in results.rows
     }
@@ -228,6 +239,10 @@ def _notes(results: Results) -> list[str]:
     unusable = max(row.unusable for row in results.rows)
     if unusable:
         found.append(f"{unusable} of {total} sequences have no truth that can be used, and no number for any method.")
+    flipped = [(row, flips) for row in results.rows if (flips := upside_down(row.records).get("depth", {})).get("sequences")]
+    if flipped:
+        where = "; ".join(f"{row.method} on {flips['sequences']} of {total} ({flips['frames']} frames)" for row, flips in flipped)
+        found.append(f"Upside down, where a free fit of depth would take a negative scale, and scored at scale 0: {where}.")
     if any(cell.failures for row in results.rows for cell in row.cells.values()):
         found.append(COUNTED)
     return found

@@ -181,6 +181,7 @@ class Run:
                 "per_frame": scores.per_frame,
                 "path": scores.path,
                 "trust": scores.trust,
+                "upside_down": scores.upside_down,
                 "cost": meter.cost(sequence.num_frames),
             }
         )
@@ -188,7 +189,7 @@ class Run:
     def _unusable(self, method: Method, name: str, reason: str, *, digest: str = "") -> None:
         """The data set itself is at fault: no method has a number there."""
         logger.warning("%s cannot be used: %s", name, reason)
-        nothing: dict[str, Any] = {key: {} for key in ("scores", "statistics", "per_frame", "path", "trust")}
+        nothing: dict[str, Any] = {key: {} for key in ("scores", "statistics", "per_frame", "path", "trust", "upside_down")}
         nothing |= {"frames": 0, "pixels": 0, "groups": [], "offers": [], "cost": None}
         self.store.write_record(
             self._record(method, name, digest) | {"status": "unusable", "failures": {"truth": reason}, "truth": {}, **nothing}

@@ -99,6 +99,7 @@ class Scores:
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)
     path: dict[str, list[list[float]]] = field(default_factory=dict)  # predicted (aligned) and true centres
     trust: dict[str, Any] = field(default_factory=dict)  # error by confidence
+    upside_down: dict[str, int] = field(default_factory=dict)  # group -> frames of which a free fit would take a negative scale
 
 
 def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, dataset: str) -> Scores:
@@ -214,6 +215,7 @@ def _score_depth(scores: Scores, truth: Truth, prediction: Prediction, protocol:
     found = depth_metrics(depth, truth.depth, truth.valid, protocol=depth_protocol)
     scores.values |= {name: getattr(found, name) for name in NUMBERS}
     scores.pixels = found.pixels
+    scores.upside_down["depth"] = int(found.fit.free_scale_is_negative.sum())
     scores.per_frame["abs_rel"] = [None if frame is None else frame.abs_rel for frame in found.frames]
     by_median = DepthProtocol(DepthAlignment("median"), depth_protocol.max_depth, depth_protocol.clip)
     try:
@@ -299,6 +301,7 @@ def _score_points(scores: Scores, truth: Truth, prediction: Prediction, depth_pr
     predicted = _points(depth, _intrinsics(prediction, size), grid)
     found = point_metrics(predicted, _points(truth.depth, scale * truth.intrinsics, grid), valid[grid], alignment=PointAlignment())
     scores.values |= {"point_rel": found.rel, "point_delta": found.delta}
+    scores.upside_down["points"] = int(found.free_scale_is_negative.sum())
 
 
 def _in_range(truth: Truth, depth_protocol: DepthProtocol) -> np.ndarray:

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from geo4d.errors import InputError
 
 SETTINGS = "settings.json"
-FORMAT, VERSION = "geo4d-evaluation", 2  # 2: records say what a prediction offers, and hash the truth
+FORMAT, VERSION = "geo4d-evaluation", 3  # 3: no fitted scale is negative, and records say where a free one would be
 TEMPORARY = ".tmp"  # how names of files end that are not whole yet
 LOOKS, PAUSE_S = 4, 0.25  # for the settings that another process may be writing: a shared folder shows new files late
 KINDS = ("pipeline", "predictions", "baseline")  # order of rows in tables

@@ -15,12 +15,13 @@ from geo4d.metrics.descent import Descent
 
 @dataclass(frozen=True)
 class FittedDepth:
-    """Scale and shift of every frame, in the space they were fitted in."""
+    """Scale and shift of every frame, in the space they were fitted in. No scale is negative: upside down is not good."""
 
-    scale: np.ndarray  # (t,)
+    scale: np.ndarray  # (t,), >= 0
     shift: np.ndarray  # (t,)
     space: Literal["depth", "disparity"]
     far: float  # the greatest true depth of the fit; in disparity space nothing is put beyond it
+    free_scale_is_negative: np.ndarray  # (t,) bool: a free fit would turn the frame upside down; False where no scale is fitted freely
 
     def apply(self, depth: np.ndarray) -> np.ndarray:
         """Aligned depth of all frames, (t, ...) in, (t, ...) out; holes stay holes."""
@@ -33,11 +34,12 @@ class FittedDepth:
 
     def _map(self, depth: np.ndarray, scale: np.ndarray | float, shift: np.ndarray | float) -> np.ndarray:
         depth = depth.astype(np.float64)
-        if self.space == "depth":
-            return scale * depth + shift
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # holes may be 0 or infinite
+            if self.space == "depth":
+                return scale * depth + shift
+            disparity = np.where(scale == 0, scale * depth, scale / depth)  # a scale of 0 leaves the shift alone, at depth 0 too
             # a fitted line may cross zero, where depth has no meaning: no prediction is put beyond the farthest truth
-            return 1 / np.maximum(scale / depth + shift, 1 / self.far)
+            return 1 / np.maximum(disparity + shift, 1 / self.far)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class DepthAlignment:
     `none` leaves depth alone; `median` is the ratio of the (lower) medians; `scale` and `scale_shift` minimise the sum of
     squares (`l2`) or of absolute values (`l1`) of what is left. `space` is where that sum is taken: of depth or of 1 / depth.
     A `descent` gives what some steps of Adam towards the least absolute deviations reach from the ratio of medians instead.
+    No scale is negative: depth that a free fit would turn upside down gets scale 0 and counts as a constant, and the fit says so.
     """
 
     kind: Literal["none", "median", "scale", "scale_shift"] = "scale_shift"
@@ -82,23 +85,37 @@ class DepthAlignment:
         far = float(truth[use].max())
         num = len(prediction)
         if self.per == "video" or self.kind == "none":
-            scale, shift = self._fit(prediction[use], truth[use])
-            return FittedDepth(np.full(num, scale), np.full(num, shift), self.space, far)
+            scale, shift, flips = self._fit(prediction[use], truth[use])
+            return FittedDepth(np.full(num, scale), np.full(num, shift), self.space, far, np.full(num, flips))
         fits = [self._fit(prediction[i][use[i]], truth[i][use[i]]) if prediction[i][use[i]].any() else None for i in range(num)]
-        whole = self._fit(prediction[use], truth[use]) if None in fits else (1.0, 0.0)
-        scales, shifts = np.array([whole if fit is None else fit for fit in fits]).T
-        return FittedDepth(scales, shifts, self.space, far)
+        whole = self._fit(prediction[use], truth[use]) if None in fits else (1.0, 0.0, False)
+        scales, shifts, flipped = np.array([whole if fit is None else fit for fit in fits]).T
+        return FittedDepth(scales, shifts, self.space, far, flipped.astype(bool))
 
     def usable(self, prediction: np.ndarray) -> np.ndarray:
         """Where there is a prediction: finite, and positive if it has to be inverted."""
         finite = np.isfinite(prediction)
         return finite if self.space == "depth" else finite & (prediction > 0)
 
-    def _fit(self, depth: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-        """Scale and shift of one group of pixels, (n,) each."""
+    def _fit(self, depth: np.ndarray, true: np.ndarray) -> tuple[float, float, bool]:
+        """Scale (not negative) and shift of one group of pixels, (n,) each, and whether a free scale would be negative."""
         x, y = depth.astype(np.float64), true.astype(np.float64)
         if self.space == "disparity":
             x, y = 1 / x, 1 / y
+        scale, shift = self._fit_freely(x, y)
+        if self.descent is not None:
+            return *self.descent.fit_scale_shift(x, y, _ratio_of_medians(x, y)), scale < 0
+        # the sum is convex: where its minimum lies beyond the bound, the best that is allowed lies on it
+        return (scale, shift, False) if scale >= 0 else (0.0, self._best_shift(y), True)
+
+    def _best_shift(self, y: np.ndarray) -> float:
+        """What a prediction of scale 0 is put at."""
+        if self.kind == "scale":
+            return 0.0
+        return weighted_median(y) if self.loss == "l1" else float(y.mean())
+
+    def _fit_freely(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        """Scale and shift of (n,) values, whatever the scale's sign; where there is a descent, the minimum that it heads for."""
         if self.kind == "none":
             return 1.0, 0.0
         if self.kind == "median":
@@ -107,7 +124,7 @@ class DepthAlignment:
             return (fit_scale_l1(x, y) if self.loss == "l1" else float(x @ y / (x @ x))), 0.0
         if self.loss == "l2":
             return _fit_scale_shift_l2(x, y)
-        return fit_scale_shift_l1(x, y) if self.descent is None else self.descent.fit_scale_shift(x, y, _ratio_of_medians(x, y))
+        return fit_scale_shift_l1(x, y)
 
 
 def _ratio_of_medians(x: np.ndarray, y: np.ndarray) -> float:

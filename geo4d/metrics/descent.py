@@ -1,4 +1,4 @@
-"""The fit of the released evaluation, step for step: needed only to repeat published numbers where it stops early."""
+"""The fit of the released evaluation, step for step, on scales that are not negative; to repeat published numbers where it stops early."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Descent:
     def fit_scale_shift(self, x: np.ndarray, y: np.ndarray, start: float) -> tuple[float, float]:
         """Scale and shift that descending sum |s x + t - y| from (start, 0) arrives at, in single precision as released.
 
+        A projected descent: a step that would make the scale negative ends at scale 0. The released one may go on below;
+        both are the same, bit for bit, as long as it does not. `start` is positive.
+
         The released rule that ends the descent when two losses in a row are equal to 1e-6 is left out: it depends on the
         order in which a machine adds, and holds only where the loss no longer changes.
         """
@@ -38,6 +41,7 @@ class Descent:
                 square = np.float32(SQUARE_DECAY) * square + np.float32(1 - SQUARE_DECAY) * gradient**2
                 root = np.sqrt(square) / np.float32((1 - SQUARE_DECAY**step) ** 0.5) + np.float32(EPSILON)
                 state = state - np.float32(self.rate / (1 - MEAN_DECAY**step)) * mean / root
+                state[0] = max(state[0], np.float32(0))
         return float(state[0]), float(state[1])
 
 

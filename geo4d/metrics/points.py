@@ -23,14 +23,16 @@ class PointMetrics:
     delta: float  # share with a relative error below 0.25
     distance: float  # mean |p - t| in units of the truth
     points: int
+    free_scale_is_negative: np.ndarray  # (t,) bool: a free fit of scale would turn the frame's points round
 
 
 @dataclass(frozen=True)
 class PointAlignment:
     """Which map takes predicted onto true points, by least squares; every residual may be taken relative to its distance.
 
-    `scale` is about the origin of the frame; `sim3` is a full similarity (Umeyama 1991). `relative` weighs a squared residual
-    by 1 / |t - c|^2, which is what `rel` measures; `uniform` lets far points decide.
+    `scale` is about the origin of the frame, and not negative: points that a free fit would turn round get scale 0, and the
+    metrics say so; `sim3` is a full similarity (Umeyama 1991), whose scale never is. `relative` weighs a squared residual by
+    1 / |t - c|^2, which is what `rel` measures; `uniform` lets far points decide.
     """
 
     kind: Literal["none", "scale", "sim3"] = "scale"
@@ -42,20 +44,24 @@ class PointAlignment:
         require_choice("The weight of point alignment", self.weight, ("uniform", "relative"))
         require_choice("Point alignment per", self.per, ("video", "frame"))
 
-    def fit_apply(self, points: np.ndarray, true: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Aligned (n, 3) points of one group; `distance` is that of the truth from its camera."""
+    def fit_apply(self, points: np.ndarray, true: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Aligned (n, 3) points of one group, and whether a free scale would be negative.
+
+        `distance` is that of the truth from its camera.
+        """
         if self.kind == "none":
-            return points
+            return points, False
         weight = np.ones(len(points)) if self.weight == "uniform" else 1 / distance**2
         if self.kind == "scale":
             square = weight @ (points**2).sum(1)
             if square == 0:
                 raise InputError("Points cannot be scaled: every predicted point is at the origin; check the reconstruction.")
-            return float(weight @ (points * true).sum(1)) / square * points
+            scale = float(weight @ (points * true).sum(1)) / square
+            return max(scale, 0.0) * points, bool(scale < 0)
         if len(points) < 3:
             raise InputError(f"A similarity needs at least 3 points; got {len(points)}; align by scale or per video.")
         source = torch.from_numpy(points)
-        return fit_similarity(source, torch.from_numpy(true), torch.from_numpy(weight)).apply(source).numpy()
+        return fit_similarity(source, torch.from_numpy(true), torch.from_numpy(weight)).apply(source).numpy(), False
 
 
 def point_metrics(
@@ -86,9 +92,11 @@ def point_metrics(
     if not found.any():
         raise InputError("Points cannot be scored: no predicted point is finite where the truth is known; check the reconstruction.")
     aligned = c.copy()
+    flipped = np.zeros(len(true), bool)
     groups = [found] if alignment.per == "video" else [found & (frame == i) for i in np.unique(frame[found])]
     for group in groups:
-        aligned[group] = alignment.fit_apply(p[group], t[group], distance[group])
+        aligned[group], flips = alignment.fit_apply(p[group], t[group], distance[group])
+        flipped[slice(None) if alignment.per == "video" else frame[group]] = flips
     error = np.linalg.norm(aligned - t, axis=1)
     relative = error / distance
-    return PointMetrics(float(relative.mean()), float((relative < INLIER).mean()), float(error.mean()), len(t))
+    return PointMetrics(float(relative.mean()), float((relative < INLIER).mean()), float(error.mean()), len(t), flipped)

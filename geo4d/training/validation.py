@@ -11,7 +11,7 @@ import torch
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.diffusion.sampler import ddim, one_step
 from geo4d.diffusion.schedule import Schedule
-from geo4d.geometry.fitting import fit_scale_shift_l1
+from geo4d.geometry.fitting import fit_scale_shift_l1, weighted_median
 from geo4d.modalities import Layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.training.config import Length
@@ -94,12 +94,17 @@ def _score(fields: dict[str, Any], truth: dict[str, Any], batch: ClipBatch) -> d
 def _median_abs_rel(
     predicted: Float[Tensor, "b v h w"], target: Float[Tensor, "b v h w"], valid: Bool[Tensor, "b v h w"], *, inverse: bool = False
 ) -> float:
-    """Fits one L1 scale and shift a clip in the map's own space, scores in depth; `inverse` where the maps are of 1 / depth."""
+    """Fits one L1 scale (not negative) and shift a clip in the map's own space, scores in depth.
+
+    `inverse` where the maps are of 1 / depth.
+    """
     errors = []
     for i in range(len(predicted)):
         mask = valid[i].numpy()
         x, y = predicted[i].numpy()[mask].astype(np.float64), target[i].numpy()[mask].astype(np.float64)
         scale, shift = fit_scale_shift_l1(x[::EVERY], y[::EVERY])
+        if scale < 0:  # upside down: the best that is left is a constant
+            scale, shift = 0.0, weighted_median(y[::EVERY])
         fitted = scale * x + shift
         depth, true = (1 / np.maximum(fitted, 1 / FARTHEST), 1 / y) if inverse else (fitted, y)
         positive = true > 1e-3  # of points: what lies before the first camera

@@ -45,6 +45,25 @@ def test_a_window_of_noise_is_named_and_does_little_harm():
     assert depth_metrics(result.depth, depth, result.valid).abs_rel < 0.02
 
 
+def test_a_window_of_disparity_that_is_upside_down_has_no_say_beside_points():
+    predictions, (depth, _) = exact_windows(44, noise=0.01)
+    expected = align(predictions)
+    for odd in (0, 3, 7):
+        result = align(with_window(predictions, odd, disparity=1.1 - predictions.disparity[odd]))
+        assert depth_metrics(result.depth, depth, result.valid).abs_rel < 0.01
+        np.testing.assert_allclose(result.cam_to_world, expected.cam_to_world, atol=1e-9)
+        assert np.isnan(result.diagnostics["windows"][odd]["disparity"])
+
+
+def test_a_window_whose_points_are_turned_round_is_named_and_not_turned_back():
+    predictions, (depth, poses) = exact_windows(44, noise=0.01)
+    result = align(with_window(predictions, 3, points=-predictions.points[3]))
+    assert min(window["scale"] for window in result.diagnostics["windows"]) > 0
+    assert 3 in [suspect["window"] for suspect in result.diagnostics["suspect_windows"]]
+    assert depth_metrics(result.depth, depth, result.valid).abs_rel < 0.02
+    assert pose_metrics(result.cam_to_world, relative(poses)).ate_sim3 < 1e-3
+
+
 def test_two_swapped_windows_are_noticed():
     predictions, (depth, _) = exact_windows(60, noise=0.01)
     order = torch.arange(len(predictions.windows))

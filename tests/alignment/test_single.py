@@ -80,6 +80,33 @@ def test_windows_of_disparity_are_brought_to_the_first_ones_scale_and_shift(exac
     assert moved["scale"] == pytest.approx(0.5 * mine["scale"], rel=1e-3)
 
 
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_a_window_of_disparity_that_is_upside_down_is_left_out(exact, odd):
+    predictions, (depth, poses) = exact
+    disparity = predictions.disparity.clone()
+    disparity[odd] = 1.1 - disparity[odd]
+    only = alone(replace(predictions, disparity=disparity), "disparity")
+    result = align(only)
+    assert affine_rest(result, depth) < 1e-3 and np.corrcoef(result.depth[result.valid], depth[result.valid])[0, 1] > 0.9
+    assert f"The disparity of window {odd} falls" in result.diagnostics["warnings"][0]
+    scales = [fit["scale"] for fit in result.diagnostics["disparity_fits"]]
+    assert scales[odd] == 0 and min(scales[:odd] + scales[odd + 1 :]) > 0
+    others = np.unique(np.delete(predictions.windows.numpy(), odd, axis=0))
+    assert (result.valid.mean(axis=(1, 2)) > 0.9).tolist() == [frame in others for frame in range(24)]
+    seen = align(only, priors=Priors(cam_to_world=poses, intrinsics=INTRINSICS))  # whose scale the cameras tell
+    off, spread = scale_and_spread(seen, depth)
+    assert abs(off) < 0.01 and spread < 0.03
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_flat_wall_does_not_fall(exact, noise):
+    predictions, _ = exact
+    wall = 0.5 + noise * torch.randn(predictions.disparity.shape, generator=torch.Generator().manual_seed(0))
+    result = align(alone(replace(predictions, disparity=wall), "disparity"))
+    assert min(fit["scale"] for fit in result.diagnostics["disparity_fits"]) > 0
+    assert len(result.diagnostics["warnings"]) == 1 and result.valid.any(axis=(1, 2)).all()
+
+
 @pytest.mark.parametrize("is_metric", [False, True])
 def test_given_cameras_that_move_give_disparity_its_scale(exact, is_metric):
     predictions, (depth, poses) = exact

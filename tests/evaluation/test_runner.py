@@ -126,6 +126,27 @@ def test_known_changes_give_known_numbers(tmp_path):
     assert found["metric", "noisy"]["ate_se3"] >= found["geo4d", "noisy"]["ate_sim3"] and "ate_se3" not in found["geo4d", "noisy"]
 
 
+def test_what_is_upside_down_is_told_in_tables_and_data(tmp_path):
+    write_rgbd(tmp_path / "data", npy=True)
+    opened = open_set("rgbd", tmp_path / "data")
+    predict(opened, tmp_path / "wrong", lambda depth, poses: (np.nanmax(depth) + np.nanmin(depth) - depth, poses))
+    predict(opened, tmp_path / "right", lambda depth, poses: (2 * depth + 1, poses))
+    words = ["--predictions", f"right={tmp_path / 'right'}", "--no-plots", "--json", str(tmp_path / "numbers.json")]
+    assert evaluate("rgbd", tmp_path / "data", tmp_path / "wrong", tmp_path / "out", *words) == 0
+    assert numbers(tmp_path / "out")["abs_rel"] == pytest.approx(numbers(tmp_path / "out", "constant")["abs_rel"], rel=1e-9)
+    assert numbers(tmp_path / "out", "right")["abs_rel"] == pytest.approx(0, abs=1e-6)
+    methods = json.loads((tmp_path / "out" / "summary.json").read_text())["methods"]
+    flips = {name: methods[name]["upside_down"]["depth"] for name in ("method", "right", "constant")}
+    none = {"sequences": 0, "frames": 0}
+    assert flips == {"method": {"sequences": 1, "frames": FRAMES}, "right": none, "constant": none}
+    assert json.loads((tmp_path / "numbers.json").read_text())["upside_down"]["model"] == methods["method"]["upside_down"]
+    assert f"scored at scale 0: method on 1 of 1 ({FRAMES} frames)." in (tmp_path / "out" / "table.md").read_text()
+    (record,) = Store(tmp_path / "out").records("method")
+    assert record["upside_down"] == {"depth": FRAMES, "points": 0}
+    assert evaluate("rgbd", tmp_path / "data", tmp_path / "right", tmp_path / "fine", "--no-plots") == 0
+    assert "Upside down" not in (tmp_path / "fine" / "table.md").read_text()
+
+
 def test_confidence_that_knows_where_the_errors_are(tmp_path):
     """Half of the pixels are off by a fiftieth, the others by a fifth, and the method knows which."""
     write_rgbd(tmp_path / "data", npy=True)

@@ -55,7 +55,10 @@ def test_the_model_of_a_clip_is_scored_without_the_median_scale():
 def test_depth_that_is_negative_everywhere_has_no_boundaries():
     depth = np.where(np.arange(SIZE[1]) < 12, 2.0, 10.0) * np.ones((FRAMES, *SIZE))
     found, _ = scored(truth(depth), prediction(-depth))
-    assert found.values["abs_rel"] == pytest.approx(0, abs=1e-6)
+    constant, _ = scored(truth(depth), prediction(np.ones(depth.shape)))
+    assert found.values["abs_rel"] == constant.values["abs_rel"] > 0.3  # upside down is not good
+    assert found.upside_down == {"depth": FRAMES, "points": FRAMES} and constant.upside_down == {"depth": 0, "points": 0}
+    assert found.values["point_rel"] == pytest.approx(1)
     assert found.values["boundary_f1"] == 0 and "holds no positive depth" in found.failures["boundary"]
     slope = np.linspace(2.0, 3.0, SIZE[1]) * np.ones((FRAMES, *SIZE))  # whose truth has no edge
     found, _ = scored(truth(slope), prediction(-slope))
@@ -110,3 +113,12 @@ def test_what_a_prediction_offers():
     assert offers(Prediction(Path("cameras"), None, poses * np.nan, CAMERA), groups) == ["pose"]
     assert offers(Prediction(Path("all"), depth, poses, CAMERA, confidence=depth), ("pose",)) == ["pose"]
     assert truth_of(render_true_clip(SyntheticSet(num=1, frames=2, size=(16, 24)), 0)).groups == groups[:3]
+
+
+def test_upside_down_disparity_with_holes_of_depth_zero_still_has_a_trusted_half():
+    depth = near()
+    said = 20 / depth
+    said[0, 0] = 0
+    found, _ = scored(truth(depth), prediction(said, confidence=np.ones(depth.shape)), "disparity", "kitti")
+    assert found.upside_down["depth"] == FRAMES and not found.failures
+    assert found.values["abs_rel_trusted"] == pytest.approx(found.values["abs_rel"], rel=0.2)

@@ -20,10 +20,10 @@ def video(seed=0, shape=(3, 6, 7)):
 
 
 def least(x, y, *, shift=(None, None)):
-    """The least sum of |s x + t - y| with bounds on t, by linear programming."""
+    """The least sum of |s x + t - y| with s from 0 up and bounds on t, by linear programming."""
     n = len(x)
     equations = np.c_[x, np.ones(n), -np.eye(n), np.eye(n)]
-    bounds = [(None, None), shift] + [(0, None)] * (2 * n)
+    bounds = [(0, None), shift] + [(0, None)] * (2 * n)
     return linprog(np.r_[0, 0, np.ones(2 * n)], A_eq=equations, b_eq=y, bounds=bounds).fun
 
 

@@ -122,6 +122,14 @@ def test_quick_figures_do_not_depend_on_how_many_clips_go_at_once(finished, monk
     assert validate() == pytest.approx(whole, rel=2e-2)
 
 
+def test_a_quick_figure_of_a_map_that_is_upside_down_is_that_of_a_constant():
+    target = torch.linspace(0.1, 1, 600).expand(2, 1, 600)[..., None]
+    known = torch.ones(target.shape, dtype=torch.bool)
+    for inverse in (False, True):
+        flat, fallen = (validation._median_abs_rel(maps, target, known, inverse=inverse) for maps in (0 * target + 1, 1.1 - target))
+        assert fallen == flat > 0.3
+
+
 def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_path):
     config = replace(recipe(finished)[4], out=str(tmp_path), export=None)
     directory = run_stage(config, lambda model, folder, step: {"pipeline_error_ratio": 6.0 / model.spec.error_scale})

@@ -30,6 +30,7 @@ APART = (4, 8)  # frames between which depth must agree under given cameras
 AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
 NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
 TRIED = 3  # of them to the end
+FLAT = 1e-6  # slope of a window's disparity by the others', below which it says nothing of its scale
 CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be believed
 LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
@@ -57,12 +58,13 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and a warning
     says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
-    aligned, weight, fits = _chain(predictions)
+    aligned, weight, fits, falling = _chain(predictions)
     known = priors.resolve(predictions, None)
     frames = predictions.num_frames
     focal = torch.full((frames,), config.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
-    warnings, terms, is_metric = [], ["disparity"], False
+    warnings = [f"The disparity of window {g} falls where the others' rises; it was left out." for g in falling]
+    terms, is_metric = ["disparity"], False
     given = known.known.poses
     cameras = None if given is not None else ray_cameras(predictions)
     if cameras is not None:
@@ -90,28 +92,51 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     return Draft(Cameras.of(poses, focal, known.lens), dense, report, tuple(warnings), is_metric=is_metric)
 
 
-def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """Disparities in the first window's scale and shift, their weights, and what was done to each window."""
+def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
+    """Disparities in the first window's scale and shift, their weights, what was done to each window, and which are left out.
+
+    No window is turned upside down: one whose disparity falls where the others' rises gets scale 0 and no weight. If that is
+    most of them, it is rather the first one, by which they were judged.
+    """
     assert predictions.disparity is not None
     disparity = torch.nan_to_num(predictions.disparity.float())
     weight = weigh_disparity(predictions.disparity.float(), predictions.disparity_weight)
     if int((weight > 0).sum()) < MIN_PIXELS:
         raise AlignmentError(f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video.")
-    aligned = torch.zeros_like(disparity)
+    lines = _lines_to_first(predictions, disparity, weight)
+    if 2 * sum(a == 0 for a, _ in lines) > len(lines):
+        weight[0] = 0
+        lines = [(0.0, 0.0), *_lines_to_first(predictions, disparity, weight)[1:]]
+    falling = [g for g, (a, _) in enumerate(lines) if a == 0]
+    weight[falling] = 0
+    aligned = torch.stack([(disparity[g] - b) / (a or 1.0) for g, (a, b) in enumerate(lines)])
+    return aligned, weight, [{"scale": a, "shift": b} for a, b in lines], falling
+
+
+def _lines_to_first(
+    predictions: WindowPredictions, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"]
+) -> list[tuple[float, float]]:
+    """Each window's disparity by the earlier ones' in the frames that they share: a, b of y = a x + b; a = 0 where it clearly falls.
+
+    A window that shares too little, or shows nothing but one distance, is taken as it is: (1, 0).
+    """
     known = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
-    fits = []
+    lines = []
     for g, window in enumerate(predictions.windows.tolist()):
         reference = known[window]
         use = (weight[g] > 0) & reference.isfinite()
         a, b = 1.0, 0.0
         if int(use.sum()) >= MIN_PIXELS:
             fit = fit_disparity(disparity[g][use], reference[use], weight[g][use])
-            a, b = (fit.a, fit.b) if fit.a > 1e-6 else (1.0, 0.0)
-        fits.append({"scale": a, "shift": b})
-        aligned[g] = (disparity[g] - b) / a
-        fresh = torch.where(weight[g] > 0, aligned[g], torch.nan)
-        known[window] = torch.where(reference.isfinite(), reference, fresh)
-    return aligned, weight, fits
+            if fit.a > FLAT:
+                a, b = fit.a, fit.b
+            elif -fit.a * float(reference[use].std()) > fit.residual:
+                a, b = 0.0, 0.0
+        lines.append((a, b))
+        if a > 0:
+            fresh = torch.where(weight[g] > 0, (disparity[g] - b) / a, torch.nan)
+            known[window] = torch.where(reference.isfinite(), reference, fresh)
+    return lines
 
 
 def _affine_by_cameras(
@@ -125,7 +150,8 @@ def _affine_by_cameras(
     height, width = predictions.grid_size
     disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
     for g, window in enumerate(predictions.windows.tolist()):
-        disparity[window], weight[window] = aligned[0][g].flatten(1), aligned[1][g].flatten(1)
+        if aligned[1][g].any():
+            disparity[window], weight[window] = aligned[0][g].flatten(1), aligned[1][g].flatten(1)
     pairs = [(i, i + gap) for gap in APART for i in range(0, len(poses) - gap, 2)]
     path = float((poses[:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).max())
     if not pairs or path <= 0:
