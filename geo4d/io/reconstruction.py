@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,15 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import InputError
+from geo4d.io.atomic import temporary_path
 from geo4d.scene import Reconstruction
 
 VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
 OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
+TRAJECTORY = "trajectory_tum.txt"
+FILES = (*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), TRAJECTORY, SUMMARY)
 CONVENTIONS = {
     "camera": "OpenCV: x right, y down, z forward",
     "cam_to_world": "4x4, row major; the world is the first camera",
@@ -44,7 +46,7 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             if getattr(reconstruction, name) is not None:
                 _write(directory / f"{name}.npy", getattr(reconstruction, name))
         trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
-        (directory / "trajectory_tum.txt").write_text(trajectory)
+        (directory / TRAJECTORY).write_text(trajectory)
         summary = {
             "format": "geo4d-reconstruction",
             "version": VERSION,
@@ -55,7 +57,7 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             "conventions": CONVENTIONS,
             "diagnostics": _plain(reconstruction.diagnostics),
         }
-        temporary = directory / f".{SUMMARY}"
+        temporary = temporary_path(directory / SUMMARY)
         temporary.write_text(json.dumps(summary, indent=1))
         os.replace(temporary, directory / SUMMARY)
     except OSError as error:
@@ -111,34 +113,8 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, 0], poses
 
 
-def open_output_directory(directory: str | Path, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Makes the folder of a run, or refuses one that holds something: another run needs --overwrite, an unfinished one --resume."""
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file; give a folder for the output.")
-    if directory.is_dir() and any(directory.iterdir()):
-        ours = (directory / SUMMARY).exists() or (directory / "config.yaml").exists()
-        if overwrite and ours:
-            shutil.rmtree(directory)
-        elif not resume or not ours:
-            remedy = (
-                "add --resume to finish it, --overwrite to replace it, or choose another folder"
-                if ours
-                else "choose an empty or new folder"
-            )
-            raise InputError(f"The output folder {directory} already holds {'a run' if ours else 'other files'}; {remedy}.")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".write_test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"The output folder {directory} cannot be written ({error.strerror}); choose another.") from error
-    return directory
-
-
 def _write(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = temporary_path(path)
     with temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
     os.replace(temporary, path)

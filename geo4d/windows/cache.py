@@ -14,8 +14,10 @@ import torch
 
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
+from geo4d.io.atomic import temporary_path
 from geo4d.models.geometry_model import GeometryModel
 
+MANIFEST = "manifest.json"
 SAMPLES_PER_TENSOR = 4096  # of the weights, in their fingerprint
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class WindowCache:
         """Raises InputError if the folder belongs to another run; says in what it differs."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        manifest = directory / "manifest.json"
+        manifest = directory / MANIFEST
         if manifest.exists():
             old = json.loads(manifest.read_text())
             changed = sorted(key for key in {*old, *fingerprint} if old.get(key) != json.loads(json.dumps(fingerprint)).get(key))
@@ -38,7 +40,7 @@ class WindowCache:
                     "use the same settings to resume it, or --overwrite to begin anew."
                 )
         else:
-            temporary = manifest.with_suffix(".tmp")
+            temporary = temporary_path(manifest)
             temporary.write_text(json.dumps(fingerprint))
             temporary.replace(manifest)
 
@@ -58,14 +60,23 @@ class WindowCache:
 
     def store(self, g: int, fields: dict[str, Any]) -> None:
         """Keeps one finished window."""
-        temporary = self.directory / f"window_{g:05d}.tmp"
+        temporary = temporary_path(self._path(g))
         arrays: dict[str, Any] = {k: v.numpy() if isinstance(v, Tensor) else np.array(v) for k, v in fields.items()}
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
         temporary.replace(self._path(g))
 
     def _path(self, g: int) -> Path:
-        return self.directory / f"window_{g:05d}.npz"
+        return self.directory / _window_file(g)
+
+
+def cache_files(count: int) -> list[str]:
+    """Names of the files that a cache of so many windows holds."""
+    return [MANIFEST, *map(_window_file, range(count))]
+
+
+def _window_file(g: int) -> str:
+    return f"window_{g:05d}.npz"
 
 
 def fingerprint_frames(frames: np.ndarray) -> str:
