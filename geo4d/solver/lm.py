@@ -7,7 +7,7 @@ takes the steps that lower the cost, and says whether it converged and why it st
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -26,6 +26,7 @@ NO_STEP, FLAT, SHORT, OUT_OF_STEPS, SINGULAR = (
 )
 
 
+@runtime_checkable
 class System(Protocol[Step]):
     """Normal equations at one state."""
 
@@ -36,6 +37,7 @@ class System(Protocol[Step]):
         """The largest entry of a step, in the units of the tolerance."""
 
 
+@runtime_checkable
 class Problem(Protocol[State, Fixed]):
     """What is minimised. `Fixed` is all that stays as it is while a step is tried: scales, robust losses, weights."""
 
