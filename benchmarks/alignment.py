@@ -31,6 +31,8 @@ from alignment_network import network
 
 from geo4d import Reconstruction
 from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.config import PaperConfig
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.scene import Tracks
 from geo4d.tracks import track_points
 
@@ -73,7 +75,7 @@ def solvers(args: argparse.Namespace) -> dict[str, Any]:
     for case in cases:
         align(case.predictions, config=AlignmentConfig(motion=False))  # libraries warm up
         fast = timed(case, AlignmentConfig(motion=False))[1]
-        paper = timed(case, AlignmentConfig(solver="paper", paper_steps=args.steps))[1]
+        paper = timed(case, AlignmentConfig(solver="paper", paper=PaperConfig(steps=args.steps)))[1]
         rows += [(f"{case.name} fast", fast), (f"{case.name} paper", paper)]
         pairs.append((fast, paper))
     mean = ratios(pairs, COLUMNS)
@@ -141,9 +143,9 @@ def _ablated(case: Case, solver: str, modalities: str, steps: int, tracks: Track
     """One row; what a modality cannot tell is nan."""
     config = AlignmentConfig(
         solver="paper" if solver == "paper" else "fast",
-        loss="adaptive" if "adaptive" in solver else "cauchy",
+        joint=JointConfig(loss="adaptive" if "adaptive" in solver else "cauchy"),
         motion=False,
-        paper_steps=steps,
+        paper=PaperConfig(steps=steps),
         **{f"use_{name}": key in modalities for key, name in MODALITIES.items()},
     )
     started = time.process_time()

@@ -13,6 +13,7 @@ import numpy as np
 
 from geo4d import Geo4D, Reconstruction
 from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
 from geo4d.evaluation.tum import read_tum_clip
 from geo4d.io.video import Video
@@ -23,7 +24,7 @@ COLUMNS = ("abs_rel", "abs_rel_median_scale", "ate_by_static", "rpe_rotation_deg
 VARIANTS = {
     "fast, tracks": AlignmentConfig(),
     "fast": AlignmentConfig(),
-    "fast, adaptive loss": AlignmentConfig(loss="adaptive"),
+    "fast, adaptive loss": AlignmentConfig(joint=JointConfig(loss="adaptive")),
     "fast, points alone": AlignmentConfig(use_disparity=False, use_rays=False),
     "fast, without rays": AlignmentConfig(use_rays=False),
     "fast, without disparity": AlignmentConfig(use_disparity=False),

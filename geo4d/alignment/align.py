@@ -59,14 +59,16 @@ def align(
         if config.solver == "paper":
             draft = _as_paper(predictions, ready, config)
         else:
-            draft = draft_of(predictions, _solved(ready, config, progress), priors, progress)
+            draft = draft_of(predictions, _solved(ready, progress), priors, config, progress)
     result = complete(predictions, draft, tracks, priors, config)
     return result.with_diagnostics(alignment_seconds=round(time.perf_counter() - started, 3))
 
 
-def draft_of(predictions: WindowPredictions, joint: Joint, priors: Priors, progress: Progress | None = None) -> Draft:
+def draft_of(
+    predictions: WindowPredictions, joint: Joint, priors: Priors, config: AlignmentConfig, progress: Progress | None = None
+) -> Draft:
     """Cameras and depth by the windows alone."""
-    fused = fuse_windows(predictions, joint, priors, progress)
+    fused = fuse_windows(predictions, joint, priors, config.depth, progress)
     report = {"terms": terms_of(predictions, joint.ready), "solver": "fast", "joint": joint.solved.summary.as_dict()}
     return Draft(joint.cameras(), fused.dense, report, joint=joint, fused=fused)
 
@@ -78,14 +80,14 @@ def complete(
     if tracks is not None:
         source_size = predictions.source_size or predictions.grid_size
         adjusted = adjust_cameras(draft.cameras, draft.dense.log_depth, tracks, source_size, config.bundle, priors)
-        draft = draft.adjusted_by(adjusted, config.correction)
+        draft = draft.adjusted_by(adjusted, config.depth.correction)
     return finish(predictions, draft, priors, config)
 
 
-def _solved(ready: Prepared, config: AlignmentConfig, progress: Progress | None) -> Joint:
+def _solved(ready: Prepared, progress: Progress | None) -> Joint:
     if progress is not None:
         progress("cameras", 0, 1)
-    joint = solve_joint(ready, config)
+    joint = solve_joint(ready)
     if progress is not None:
         progress("cameras", 1, 1)
     return joint

@@ -7,7 +7,7 @@ from typing import Any
 
 from geo4d.alignment.bundle.choose import Adjusted
 from geo4d.alignment.cameras import Cameras
-from geo4d.alignment.depth.correction import CorrectionConfig
+from geo4d.alignment.depth.config import CorrectionConfig
 from geo4d.alignment.depth.dense import Corrected, Dense, Fused, correct_depth
 from geo4d.alignment.joint.steps import Joint
 

@@ -61,7 +61,7 @@ class IncrementalAlignment:
         recent, frames = _recent(predictions, first)
         ready = prepare(recent, self.config, self._priors(recent))
         start, held = ready.start, None
-        problem = ready.problem(self.config)
+        problem = ready.problem()
         if self._unknowns is not None:
             start = self._carried(ready.start, first, frames)
             held = torch.zeros(problem.columns().size, dtype=torch.bool)
@@ -87,12 +87,12 @@ class IncrementalAlignment:
         if len(predictions.windows) != self.num_windows:
             raise InputError(f"{self.num_windows} windows are aligned, {len(predictions.windows)} were given; call update first.")
         predictions = self._selected(predictions)
-        observations, rays = observe_points(predictions, self.config.samples), ray_cameras(predictions)
+        observations, rays = observe_points(predictions, self.config.joint), ray_cameras(predictions)
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
-        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own)
-        joint = Joint(ready, assess(ready.problem(self.config), unknowns), own_cameras(observations, unknowns))
-        return complete(predictions, draft_of(predictions, joint, priors, progress), tracks, priors, self.config)
+        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own, self.config)
+        joint = Joint(ready, assess(ready.problem(), unknowns), own_cameras(observations, unknowns))
+        return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:
         windows, known = predictions.windows, self._windows
@@ -118,7 +118,7 @@ class IncrementalAlignment:
         height, width = recent.grid_size
         focal = float(self._unknowns.log_focal[-1].exp()) * max(height, width)
         k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-        return Priors(intrinsics=k, focal_sigma=self.config.focal_log_sigma)
+        return Priors(intrinsics=k, focal_sigma=self.config.joint.focal_log_sigma)
 
     def _carried(self, start: Unknowns, first: int, frames: Int[Tensor, "s"]) -> Unknowns:
         """A first guess of recent windows, brought into the world of the earlier ones, which keep their places."""

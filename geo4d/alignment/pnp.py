@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +16,8 @@ ROUNDS = 12
 LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since a window's points may be wild over whole regions
 LONGEST = 0.5  # radians, and units of the points: a step beyond is cut
 NEAREST = 1e-3  # depth at which a point behind the camera is held
-ENOUGH = 1e-6  # radians, and units of the points, of a step below which it ends
+# short steps alone (radians, and units of the points) end it early: a camera that no longer gains must not stop the others
+DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=4.0, least=1e-9, most=1e6, enough=0.0, shortest=1e-6)
 
 
 def ray_residual(
@@ -40,8 +41,7 @@ def solve_pnp(
 
     Levenberg-Marquardt with a Cauchy loss; each camera takes only the steps that help it, and none moves another.
     """
-    # ENOUGH alone ends it early: a camera that no longer gains must not stop the others
-    damping = Damping(start=1e-3, raise_by=8.0, lower_by=4.0, least=1e-9, most=1e6, enough=0.0, shortest=ENOUGH, failures=rounds, trials=rounds)
+    damping = replace(DAMPING, failures=rounds, trials=rounds)
     found = minimise(_Pnp(points, weight, rays), cam_to_win, iterations=rounds, damping=damping)
     return found.state, found.fixed
 

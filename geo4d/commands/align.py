@@ -14,7 +14,7 @@ logger = logging.getLogger("geo4d.align")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d align WINDOWS --out DIR [key=value ...]`."""
     parser.add_argument("windows", help="windows.npz of geo4d infer --save-windows, or a folder of .npy files")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, such as use_rays=false samples=256")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, such as use_rays=false joint.samples=256")
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     parser.add_argument("--tracks", default=None, metavar="FILE", help="tracks.npz of geo4d infer --save-windows, or another tracker's")
     add_prior_arguments(parser)

@@ -10,11 +10,13 @@ import torch
 from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.config import PaperConfig
+from geo4d.alignment.depth.config import DepthConfig
 from geo4d.alignment.depth.fusion import Fusion
 from geo4d.alignment.depth.sources import Candidates
 from geo4d.errors import AlignmentError, ConfigError
 
-PAPER = AlignmentConfig(solver="paper", paper_steps=150)
+PAPER = AlignmentConfig(solver="paper", paper=PaperConfig(steps=150))
 
 
 def test_the_loss_falls_and_the_scene_comes_out() -> None:
@@ -30,7 +32,7 @@ def test_fast_is_the_better_one_on_noisy_windows() -> None:
     predictions, (depth, _) = exact_windows(20, noise=0.05)
     errors = {}
     for solver in ("fast", "paper"):
-        result = align(predictions, config=AlignmentConfig(solver=solver, paper_steps=150))  # type: ignore[arg-type]
+        result = align(predictions, config=AlignmentConfig(solver=solver, paper=PaperConfig(steps=150)))  # type: ignore[arg-type]
         ratio = result.depth / depth
         errors[solver] = float(np.abs(ratio / np.median(ratio) - 1).mean())
     assert errors["fast"] < errors["paper"]
@@ -49,7 +51,7 @@ def test_what_the_paper_solver_cannot_do_is_said() -> None:
     with pytest.raises(ConfigError, match="works on points"):
         AlignmentConfig(solver="paper", use_points=False)
     with pytest.raises(ConfigError, match="paper_steps of at least 1"):
-        AlignmentConfig(paper_steps=0)
+        AlignmentConfig(paper=PaperConfig(steps=0))
     with pytest.raises(AlignmentError, match="there are none"):
         align(dataclasses.replace(predictions, points=None, weight=None), config=PAPER)
 
@@ -71,8 +73,8 @@ def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
             return Candidates(values, torch.ones_like(values))
 
     sources, pixels = [Said(0.02), Said(0.04)], torch.arange(48)
-    first, second = Fusion(windows, sources).balanced(pixels).trust
+    first, second = Fusion(windows, sources, DepthConfig()).balanced(pixels).trust
     assert (second / first).median() == pytest.approx(0.25, rel=0.3)
     sources[0].values[2] += 1.0
-    assert (Fusion(windows, sources).balanced(pixels).trust[0] < 0.1).tolist() == [False, False, True, False]
-    assert (Fusion(windows[:1], sources).balanced(pixels).trust == 1).all()
+    assert (Fusion(windows, sources, DepthConfig()).balanced(pixels).trust[0] < 0.1).tolist() == [False, False, True, False]
+    assert (Fusion(windows[:1], sources, DepthConfig()).balanced(pixels).trust == 1).all()

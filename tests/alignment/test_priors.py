@@ -402,7 +402,7 @@ def test_cameras_make_disparity_s_scale_and_shift_observable(exact):
 def test_intrinsics_make_the_focal_length_of_disparity_known(exact):
     predictions, _, _ = exact
     disparity = replace(predictions, points=None, weight=None, ray_direction=None, ray_moment=None)
-    assert align(disparity, config=CONFIG).intrinsics[0, 0, 0] == pytest.approx(CONFIG.focal_prior * W)
+    assert align(disparity, config=CONFIG).intrinsics[0, 0, 0] == pytest.approx(CONFIG.joint.focal_prior * W)
     np.testing.assert_allclose(align(disparity, config=CONFIG, priors=Priors(intrinsics=matrix())).intrinsics[3], matrix())
 
 

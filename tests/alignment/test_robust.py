@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.solver.robust import REACH, SHAPES, SIZES, Loss, learn_loss
 
 X = torch.linspace(0, 40, 401, dtype=torch.float64)
@@ -140,7 +141,7 @@ def test_few_residuals_leave_the_loss_as_it_is():
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_an_alignment_with_a_learnt_loss_is_as_good(noise):
     predictions, truth = exact_windows(16, length=8, noise=noise)
-    config = AlignmentConfig(loss="adaptive", motion=False)
+    config = AlignmentConfig(joint=JointConfig(loss="adaptive"), motion=False)
     if noise == 0:
         check(align(predictions, config=config), truth)
         return

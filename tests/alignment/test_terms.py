@@ -8,6 +8,7 @@ import torch
 from scenes import FOCAL, W, exact_windows
 
 from geo4d.alignment import AlignmentConfig, Priors
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.solve import assess, solve
 from geo4d.alignment.joint.steps import prepare
 from geo4d.alignment.joint.terms import (
@@ -30,7 +31,7 @@ from geo4d.solver.banded import NormalEquations
 from geo4d.solver.robust import Loss
 
 FRAMES = 12
-QUIET = AlignmentConfig(samples=30, smoothness=0.0, turn_smoothness=0.0, motion=False)
+QUIET = AlignmentConfig(joint=JointConfig(samples=30, smoothness=0.0, rotation_smoothness=0.0), motion=False)
 RAYS_AND_DISPARITY = ("ray_direction", "ray_moment", "disparity")
 METRES = 2.5  # by unit of the scene, of given poses and depth
 ELSEWHERE = rigid(so3_exp(torch.tensor([0.2, -0.7, 0.3], dtype=torch.float64)), torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64))

@@ -44,9 +44,9 @@ def test_saved_windows_give_the_same_reconstruction(windows: Path, tmp_path: Pat
 
 def test_settings_are_taken(windows: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    assert align(windows, tmp_path / "out", "use_rays=false", "use_disparity=false", "iterations=3") == 0
+    assert align(windows, tmp_path / "out", "use_rays=false", "use_disparity=false", "joint.iterations=3") == 0
     assert load_reconstruction(tmp_path / "out").diagnostics["terms"] == ["points"]
-    assert main(["align", str(windows), "--out", str(tmp_path / "after"), "--no-preview", "iterations=2"]) == 0
+    assert main(["align", str(windows), "--out", str(tmp_path / "after"), "--no-preview", "joint.iterations=2"]) == 0
     assert "iterations: 2" in (tmp_path / "after" / "config.yaml").read_text()
     assert "iterations: 3" in (tmp_path / "out" / "config.yaml").read_text()
     assert torch.get_num_threads() == threads

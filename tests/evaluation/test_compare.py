@@ -97,7 +97,11 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
 
 def config(tmp_path, *words):
     base = ["dataset=rgbd", f"root={tmp_path / 'data'}", f"out={tmp_path / 'out'}", "pipeline.model=tiny", "pipeline.device=cpu"]
-    variants = ["variants.fast=[]", "variants.slow=[alignment.solver=paper,alignment.paper_steps=3]", "variants.stride 2=[stride=2]"]
+    variants = [
+        "variants.fast=[]",
+        "variants.slow=[alignment.solver=paper,alignment.paper.steps=3]",
+        "variants.stride 2=[stride=2]",
+    ]
     return load_config(AblateConfig, overrides=[*base, *variants, *words])
 
 
@@ -106,7 +110,7 @@ def test_variants_in_one_table(tmp_path, capsys):
     text = ablate(config(tmp_path))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in lines[1:5]] == ["| ---", "| fast", "| slow", "| stride 2"]
-    assert "* slow: `alignment.solver=paper` `alignment.paper_steps=3`" in text
+    assert "* slow: `alignment.solver=paper` `alignment.paper.steps=3`" in text
     out = tmp_path / "out"
     assert (out / "table.md").read_text() == text and not (out / ".windows").exists()
     assert {"table.tex", "sequences.csv", "costs.csv", "plots", "config.yaml", "fast", "slow", "stride 2"} <= {

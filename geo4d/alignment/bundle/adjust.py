@@ -18,19 +18,14 @@ from scipy.linalg import LinAlgError
 from scipy.sparse.linalg import splu
 
 from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.geometry.rotation import skew, so3_exp, so3_log
 from geo4d.solver.lm import Damping, Summary, minimise
 from geo4d.solver.robust import Loss
 
-OBSERVATION = Loss.cauchy(2.0)  # in units of its typical size
-TRACK = Loss.cauchy(3.0)  # of a whole track's root mean square
-MOTION = Loss.cauchy(2.0)  # of the motion that is expected, in its sigmas
-PRIOR = Loss.cauchy(1.4)  # of a depth prior, in its sigmas
 DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=6.0, least=1e-9, most=1e7, enough=1e-5, failures=7)
-TYPICAL = 1.2  # typical size of a residual, in medians
 NEAREST = 1e-3
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
-INDEPENDENT_FRAMES = 2.0  # observations of one track that count as independent: errors of following it are shared by its frames
 DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product is slower
 
 
@@ -42,6 +37,7 @@ class Motion:
     step: Float[Tensor, "s 3"]  # in this frame's camera
     turn_sigma: float  # radians
     step_sigma: Float[Tensor, "s"]
+    loss: Loss
 
     def residuals(self, state: State) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
         """Turns (in the world) and steps (in this frame's camera) by their sigmas."""
@@ -52,13 +48,13 @@ class Motion:
     def cost(self, state: State) -> Tensor:
         """Robust, so that a few wrong expectations do not count."""
         turn, step = self.residuals(state)
-        return MOTION.value(turn.square().sum(-1)).sum() + MOTION.value(step.square().sum(-1)).sum()
+        return self.loss.value(turn.square().sum(-1)).sum() + self.loss.value(step.square().sum(-1)).sum()
 
     def system(self, state: State) -> tuple[sparse.csr_array, np.ndarray]:
         """Normal equations and gradient of all cameras; how a step turns with its camera is left to the acceptance test."""
         frames = len(state.centre)
         turn, step = self.residuals(state)
-        by_turn, by_step = (MOTION.weight(r.square().sum(-1)) for r in (turn, step))
+        by_turn, by_step = (self.loss.weight(r.square().sum(-1)) for r in (turn, step))
         first = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(frames - 1, frames))
         weights = np.stack([(by_turn / self.turn_sigma**2).numpy(), (by_step / self.step_sigma.square()).numpy()])
         matrix = sum(
@@ -83,9 +79,8 @@ class Evidence:
     prior_sigma: Float[Tensor, "q"]
     log_focal: float
     log_focal_sigma: float
-    smoothness: float  # weight of a squared acceleration (median depths a frame^2), in units of the observations
-    turn_smoothness: float  # the same of the rotation (radians a frame^2)
     pixel_floor: float  # least size of a typical residual
+    config: BundleConfig
     motion: Motion | None = None
 
     @cached_property
@@ -148,33 +143,34 @@ def _local(state: State, point: Tensor, frame: Tensor) -> Float[Tensor, "k 3"]:
 
 def typical_size(evidence: Evidence, r: Residuals) -> float:
     """Scale of the reprojection residuals."""
-    return max(TYPICAL * float(r.pixel.norm(dim=1).median()), evidence.pixel_floor)
+    return max(evidence.config.typical * float(r.pixel.norm(dim=1).median()), evidence.pixel_floor)
 
 
 def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tensor, "n"]:
     """How much each track as a whole is believed: its mean square residual through a Cauchy weight."""
     square = r.pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
-    return TRACK.weight(mean)
+    return Loss.cauchy(evidence.config.track_width).weight(mean)
 
 
 def misfit(evidence: Evidence, state: State, sigma: float) -> float:
     """How badly all tracks as wholes fit a state, whichever of them it believes: comparable between states."""
     square = residuals(evidence, state).pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
-    return float((evidence.length * TRACK.value(mean)).sum())
+    return float((evidence.length * Loss.cauchy(evidence.config.track_width).value(mean)).sum())
 
 
 def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"]) -> float:
     """The robust objective at given scale and track weights."""
     r = residuals(evidence, state)
     square = r.pixel.square().sum(1) / sigma**2
-    total = (tracks[evidence.point] * OBSERVATION.value(square)).sum() + PRIOR.value(r.prior.square()).sum()
+    observation, prior = Loss.cauchy(evidence.config.observation_width), Loss.cauchy(evidence.config.prior_width)
+    total = (tracks[evidence.point] * observation.value(square)).sum() + prior.value(r.prior.square()).sum()
     total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
-    total = total + evidence.smoothness * _bend(state.centre).square().sum()
+    total = total + evidence.config.smoothness * _bend(state.centre).square().sum()
     if evidence.motion is not None:
         total = total + evidence.motion.cost(state)
-    return float(total + evidence.turn_smoothness * _turns(state.rotation).diff(dim=0).square().sum())
+    return float(total + evidence.config.rotation_smoothness * _turns(state.rotation).diff(dim=0).square().sum())
 
 
 def _bend(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
@@ -257,13 +253,13 @@ class _System:
         slope = focal * r.local[:, :2] / z[:, None]
         by_camera, by_point = torch.cat([projection @ camera, slope[:, :, None]], dim=2), projection @ point  # (m, 2, 7), (m, 2, 3)
         square = r.pixel.square().sum(1) / sigma**2
-        weight = tracks[evidence.point] * OBSERVATION.weight(square) / sigma**2
+        weight = tracks[evidence.point] * Loss.cauchy(evidence.config.observation_width).weight(square) / sigma**2
 
         prior_camera, prior_point = _jacobians(state, evidence.prior_point, evidence.prior_frame)
         by_z = (1 / (r.prior_local[:, 2] * evidence.prior_sigma))[:, None]
         prior_camera, prior_point = prior_camera[:, 2] * by_z, prior_point[:, 2] * by_z  # (q, 6), (q, 3)
         prior_camera = torch.cat([prior_camera, torch.zeros_like(prior_camera[:, :1])], dim=1)
-        prior_weight = PRIOR.weight(r.prior.square())
+        prior_weight = Loss.cauchy(evidence.config.prior_width).weight(r.prior.square())
 
         def add(shape: tuple[int, ...], index: Tensor, values: Tensor, prior_index: Tensor, prior_values: Tensor) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64).index_add_(0, index, values).index_add_(0, prior_index, prior_values)
@@ -321,7 +317,7 @@ class _System:
         gradient[-1] += (float(self.state.log_focal) - e.log_focal) / e.log_focal_sigma**2
         if frames > 2:
             second = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(frames - 2, frames))
-            weights = np.repeat([e.turn_smoothness, e.smoothness], 3)
+            weights = np.repeat([e.config.rotation_smoothness, e.config.smoothness], 3)
             blocks = blocks + sparse.kron(second.T @ second, sparse.diags_array(weights))
             # of small turns; the acceptance test answers for the rest
             bend = np.concatenate([_turns(self.state.rotation).diff(dim=0).numpy(), _bend(self.state.centre).numpy()], axis=1)
@@ -403,14 +399,14 @@ def _jacobians(state: State, point: Tensor, frame: Tensor) -> tuple[Float[Tensor
     return torch.cat([turned, -back], dim=2), back
 
 
-def camera_covariance(evidence: Evidence, solution: Solution, independent_frames: float = INDEPENDENT_FRAMES) -> Float[Tensor, "t 6 6"]:
+def camera_covariance(evidence: Evidence, solution: Solution) -> Float[Tensor, "t 6 6"]:
     """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit, points and focal length being free.
 
-    A track's observations share its error, so that `independent_frames` of them count. Directions of which nothing is known have
+    A track's observations share its error, so that `config.independent_frames` of them count. Directions of which nothing is known have
     the little that depth and motion priors hold; nan where the system cannot be inverted.
     """
     frames = len(solution.state.centre)
-    share = (independent_frames / evidence.length).clamp_max(1.0)
+    share = (evidence.config.independent_frames / evidence.length).clamp_max(1.0)
     free = _free(frames, focal_is_free=True, travels=True, cameras_are_free=True)
     weight = solution.track_weight * share
     system = _System(evidence, solution.state, residuals(evidence, solution.state), solution.sigma, weight, free)

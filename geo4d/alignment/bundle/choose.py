@@ -24,9 +24,7 @@ from geo4d.geometry.pixels import nearest_pixel
 from geo4d.geometry.rigid import rigid
 from geo4d.scene import Tracks
 
-FOCAL_LIMIT = 3.0  # sigmas by which tracks may move the focal length
 EXACT = 1e-5  # sigma of a focal length that was given
-BELIEVED = 0.5  # weight of a track from which it counts as static
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Adjusted:
         assert self.video is not None and self.solution is not None
         e = self.video.evidence
         length = residuals(e, self.solution.state).pixel.norm(dim=1)
-        believed = self.solution.track_weight[e.point] > BELIEVED
+        believed = self.solution.track_weight[e.point] > self.video.config.believed
         frames = range(self.video.tracks.num_frames)
         each = [length[believed & (e.frame == frame)] for frame in frames]
         return torch.stack([some.median() if len(some) else length.new_zeros(()) for some in each])
@@ -100,10 +98,10 @@ def adjust_cameras(
     video = TrackedVideo(cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None)
     choice = _Choice(video).solve()
     solution = choice.solution
-    believed = solution.track_weight[video.evidence.point] > BELIEVED
+    believed = solution.track_weight[video.evidence.point] > config.believed
     each = int(torch.bincount(video.evidence.frame[believed], minlength=frames).median())
     report |= {
-        "believed": round(float((solution.track_weight > BELIEVED).double().mean()), 4),
+        "believed": round(float((solution.track_weight > config.believed).double().mean()), 4),
         "observations_per_frame": each,
         "residual_px": round(solution.sigma * video.side, 4),
         **solution.summary.as_dict(),
@@ -161,9 +159,9 @@ class _Choice:
         """
         evidence, config = self.video.evidence, self.video.config
         lifted = self.video.start(chained=False)
-        fitted = solve_bundle(evidence, lifted, iterations=15, focal_is_free=False, cameras_are_free=False).state
+        fitted = solve_bundle(evidence, lifted, iterations=config.start_iterations, focal_is_free=False, cameras_are_free=False).state
         starts = [lifted, fitted, self.video.start(chained=True)]
-        fixed = [solve_bundle(evidence, start, iterations=15, focal_is_free=False) for start in starts]
+        fixed = [solve_bundle(evidence, start, iterations=config.start_iterations, focal_is_free=False) for start in starts]
         promising = {id(solution): solution for solution in (self._better(fixed), min(fixed, key=lambda solution: solution.sigma))}
         best = self._better([self._freed(solution) for solution in promising.values()])
         turning = self._turning(best)
@@ -182,7 +180,7 @@ class _Choice:
         evidence, iterations = self.video.evidence, self.video.config.iterations
         free = solve_bundle(evidence, fixed.state, iterations=iterations)
         moved = abs(float(free.state.log_focal) - evidence.log_focal) / evidence.log_focal_sigma
-        if moved > FOCAL_LIMIT:
+        if moved > self.video.config.focal_limit:
             return solve_bundle(evidence, fixed.state, iterations=iterations, focal_is_free=False)
         return free
 

@@ -21,10 +21,6 @@ from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
-FAR = 15.0  # median depths, beyond which the network says little
-LEAST_SHARED = 6  # points by which one frame is placed by others
-MOST_TRACKED = 640  # pixels of the longer side
-SKY = 20.0  # median depths, where a pixel without depth is put
 NEAREST = 1e-3  # least depth, in median depths
 DOUBT = Loss.cauchy(1.0)  # of rays against a common turn, in median residuals
 
@@ -48,7 +44,7 @@ class TrackedVideo:
     @cached_property
     def tracked_side(self) -> float:
         """The longer side in the pixels that tell places apart: those of the source, or of the frame that is tracked if it is smaller."""
-        return float(min(self.side, MOST_TRACKED))
+        return float(min(self.side, self.config.most_tracked))
 
     @cached_property
     def unit(self) -> float:
@@ -89,7 +85,7 @@ class TrackedVideo:
         row, column = nearest_pixel(self.tracks.position, self.tracks.source_size, (height, width))
         depth = self.depth[self.frame, torch.from_numpy(row), torch.from_numpy(column)].double()
         known = depth.isfinite()
-        return torch.where(known, depth / self.unit, SKY).clamp(NEAREST, SKY), known
+        return torch.where(known, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), known
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -112,12 +108,11 @@ class TrackedVideo:
             prior_point=point[rows],
             prior_frame=self.frame[rows],
             prior_log_depth=log_depth,
-            prior_sigma=torch.where(log_depth > math.log(FAR), c.far_sigma, c.depth_sigma),
+            prior_sigma=torch.where(log_depth > math.log(c.far), c.far_sigma, c.depth_sigma),
             log_focal=math.log(self.focal),
             log_focal_sigma=self.log_focal_sigma,
-            smoothness=c.smoothness,
-            turn_smoothness=c.turn_smoothness,
             pixel_floor=c.pixel_floor / self.side,
+            config=c,
             motion=self._network_motion(),
         )
 
@@ -133,7 +128,8 @@ class TrackedVideo:
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
         turn = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
-        return Motion(turn, step, math.radians(c.turn_sigma_deg), c.step_sigma * step.norm(dim=-1) + c.least_step)
+        step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
+        return Motion(turn, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
 
     def start(self, *, chained: bool, poses: Float[Tensor, "t 4 4"] | None = None) -> State:
         """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""
@@ -151,7 +147,7 @@ class TrackedVideo:
             seen = rows[known[e.point[rows]]]
             if chained and frame > 0:
                 poses[frame] = poses[frame - 1]
-                if len(seen) >= LEAST_SHARED:
+                if len(seen) >= self.config.min_shared:
                     poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
             new = rows[is_first[rows]]
             points[e.point[new]] = (depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
@@ -169,7 +165,7 @@ class TrackedVideo:
             rows = torch.nonzero(e.frame == frame)[:, 0]
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
-                enough = len(both) >= LEAST_SHARED
+                enough = len(both) >= self.config.min_shared
                 rotation.append(_turn(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
             world[e.point[rows]] = rays[rows] @ rotation[-1].T
             seen[e.point[rows]] = frame

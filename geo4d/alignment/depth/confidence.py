@@ -10,17 +10,17 @@ from __future__ import annotations
 import torch
 
 from geo4d._typing import Float, Tensor
+from geo4d.alignment.depth.config import ConfidenceConfig
 
-DISAGREEMENT = 0.206
-STEEPNESS = 0.084
-EVIDENCE = 0.368
-STEEPEST = 0.5  # difference of log depth between neighbours, beyond which an edge is an edge
-LEAST = 1e-5
-DEFAULT_SIGMA = 0.05  # of a network that says nothing of itself
+LEAST = 1e-5  # expected error: rounding of single precision
 
 
 def relative_error(
-    log_depth: Float[Tensor, "t h w"], precision: Float[Tensor, "t h w"], spread: Float[Tensor, "t h w"], own_sigma: float
+    log_depth: Float[Tensor, "t h w"],
+    precision: Float[Tensor, "t h w"],
+    spread: Float[Tensor, "t h w"],
+    own_sigma: float,
+    config: ConfidenceConfig,
 ) -> Float[Tensor, "t h w"]:
     """Expected |error| of log depth, up to one scale of the whole scene; nan where there is no depth.
 
@@ -33,17 +33,17 @@ def relative_error(
     if typical <= 0:
         typical = own_sigma
     scarce = (precision[known].median() / precision.clamp_min(1e-12)).sqrt()
-    error = torch.empty_like(log_depth)
+    error, c = torch.empty_like(log_depth), config
     for frame, depth in enumerate(log_depth):  # one after the other: long videos would need their size in memory
-        error[frame] = DISAGREEMENT * spread[frame] + STEEPNESS * _steepness(depth) + EVIDENCE * typical * scarce[frame]
+        error[frame] = c.disagreement * spread[frame] + c.steepness * _steepness(depth, c.steepest) + c.evidence * typical * scarce[frame]
     return torch.where(known, error.clamp_min(LEAST), torch.nan)
 
 
-def _steepness(log_depth: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+def _steepness(log_depth: Float[Tensor, "h w"], most: float) -> Float[Tensor, "h w"]:
     """Greatest difference to the four neighbours."""
     steep = torch.zeros_like(log_depth)
     for axis in (0, 1):
-        step = log_depth.diff(dim=axis).abs().nan_to_num(STEEPEST)
+        step = log_depth.diff(dim=axis).abs().nan_to_num(most)
         edge = torch.zeros_like(log_depth).narrow(axis, 0, 1)
         steep = torch.maximum(steep, torch.maximum(torch.cat([step, edge], dim=axis), torch.cat([edge, step], dim=axis)))
-    return steep.clamp_max(STEEPEST)
+    return steep.clamp_max(most)

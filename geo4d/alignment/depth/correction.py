@@ -12,7 +12,7 @@ import scipy.sparse as sparse
 from scipy.sparse.linalg import splu
 
 from geo4d.alignment.bundle.adjust import Evidence, Solution, residuals
-from geo4d.alignment.depth.correction_config import CorrectionConfig
+from geo4d.alignment.depth.config import CorrectionConfig
 from geo4d.solver.robust import Loss
 
 

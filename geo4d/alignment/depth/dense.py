@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from geo4d._typing import Float, Tensor
+from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.bundle.choose import Adjusted
-from geo4d.alignment.depth.confidence import DEFAULT_SIGMA, relative_error
-from geo4d.alignment.depth.correction import CorrectionConfig, depth_field, sample_field
+from geo4d.alignment.depth.confidence import relative_error
+from geo4d.alignment.depth.config import ConfidenceConfig, CorrectionConfig, DepthConfig
+from geo4d.alignment.depth.correction import depth_field, sample_field
 from geo4d.alignment.depth.fusion import Fusion
-from geo4d.alignment.depth.sources import DisparityFit, DisparitySource, GivenDepth, PointSource, fit_disparities
+from geo4d.alignment.depth.sources import DisparityFit, DisparitySource, GivenDepth, PointSource, Source, fit_disparities
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.priors import Priors
-from geo4d.errors import InputError
+from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.pixels import sample_grid
 from geo4d.scene import WindowPredictions
 
-MIN_PIXELS = 10
-FIT_SAMPLES = 256  # pixels a frame that settle disparities' scales and the trust in each modality
-GIVEN_DEPTH_VOICES = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
+MIN_PIXELS = 10  # sampled ones at which given depth is known, from which the solve has settled its scale
+GIVEN_SAMPLES = 256  # pixels that settle it otherwise
+SIGMA_BY_MEDIAN = 1.48  # of normal errors
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,7 +38,7 @@ class Dense:
     log_depth: Float[Tensor, "t h w"]
     precision: Float[Tensor, "t h w"]
     spread: Float[Tensor, "t h w"]  # of what the windows say
-    own_sigma: float = DEFAULT_SIGMA  # what the network expects of a typical pixel
+    own_sigma: float = 0.05  # what the network expects of a typical pixel
 
     @classmethod
     def nothing(cls, frames: int, height: int, width: int) -> Dense:
@@ -45,9 +46,9 @@ class Dense:
         empty = torch.zeros(frames, height, width)
         return cls(torch.full_like(empty, torch.nan), empty, empty)
 
-    def error(self) -> Float[Tensor, "t h w"]:
+    def error(self, config: ConfidenceConfig) -> Float[Tensor, "t h w"]:
         """Expected |error| of log depth, nan where there is none."""
-        return relative_error(self.log_depth, self.precision, self.spread, self.own_sigma)
+        return relative_error(self.log_depth, self.precision, self.spread, self.own_sigma, config)
 
 
 @dataclass(frozen=True)
@@ -56,37 +57,92 @@ class Fused:
 
     dense: Dense
     disagreement: dict[str, float]  # median difference of log depth between windows, by modality
-    disparity_fits: list[DisparityFit] | None
-    log_depth_scale: float  # of depth given beforehand to the alignment's unit
+    sources: tuple[Source, ...]
+
+    @property
+    def disparity_fits(self) -> list[DisparityFit] | None:
+        """Scale and shift of each window's disparity; None where it takes no part."""
+        return next((source.fits for source in self.sources if isinstance(source, DisparitySource)), None)
 
 
-def fuse_windows(predictions: WindowPredictions, joint: Joint, priors: Priors, progress: Progress | None = None) -> Fused:
-    """Depth of every pixel from all windows, given their solved scales and their own cameras."""
-    observations, unknowns, known = joint.observations, joint.unknowns, joint.known
+@dataclass(frozen=True)
+class Evidence:
+    """What sources of depth are made from."""
+
+    predictions: WindowPredictions
+    joint: Joint
+    priors: Priors
+    config: DepthConfig
+    index: Int[Tensor, "p"]  # pixels at which what is shared by all frames is settled
+    points: PointSource
+
+    @property
+    def own_sigma(self) -> float:
+        """What the network expects of a typical pixel's log depth."""
+        return self.config.confidence.default_sigma if self.predictions.weight is None else self.points.unit**-0.5
+
+
+def fuse_windows(
+    predictions: WindowPredictions, joint: Joint, priors: Priors, config: DepthConfig, progress: Progress | None = None
+) -> Fused:
+    """Depth of every pixel from all sources, given the windows' solved scales and their own cameras.
+
+    Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for one that is
+    unknown or comes before the points.
+    """
     height, width = predictions.grid_size
-    index = sample_grid(height, width, FIT_SAMPLES)
-    points = point_source(predictions, observations, joint.own, unknowns.windows.scale)
-    own_sigma = DEFAULT_SIGMA if predictions.weight is None else points.unit**-0.5
-    fusion, fits = Fusion(observations.windows, [points]).balanced(index), None
-    if predictions.disparity is not None:
-        reference = fusion.at(index)[0]
-        if known.ignore is not None:  # what may be wrong in the points must not spoil the disparity elsewhere
-            reference = reference.masked_fill(known.ignore.flatten(1)[:, index], torch.nan)
-        fits = fit_disparities(predictions, reference, index)
-        fusion = fusion.plus(DisparitySource(predictions, fits)).balanced(index)
-    log_scale = unknowns.log_depth_scale
-    if known.log_depth is not None:
-        log_scale = _scale_of_given(joint, known.log_depth, fusion)
-        # windows that agree may all be wrong in the same way
-        sigma = max(1.48 * float(joint.solved.term("points")[1].along), own_sigma)
-        precision = GIVEN_DEPTH_VOICES * (sigma / priors.depth_sigma) ** 2
-        fusion = fusion.plus(GivenDepth(observations.windows, (known.log_depth + log_scale).float(), precision))
-    dense = Dense(*fusion.dense(height, width, progress), own_sigma=own_sigma)
-    return Fused(dense, fusion.disagreements(index), fits, log_scale)
+    index = sample_grid(height, width, config.samples)
+    points = point_source(predictions, joint.observations, joint.own, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision)
+    evidence = Evidence(predictions, joint, priors, config, index, points)
+    unknown = [name for name in config.sources if name not in SOURCES]
+    if unknown or config.sources[:1] != ("points",):
+        raise ConfigError(f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got {', '.join(config.sources)}.")
+    fusion = Fusion(joint.observations.windows, [], config)
+    for name in config.sources:
+        source = SOURCES[name](evidence, fusion)
+        if source is not None:
+            fusion = fusion.plus(source)
+            fusion = fusion if source.modality is None else fusion.balanced(index)
+    dense = Dense(*fusion.dense(height, width, progress), own_sigma=evidence.own_sigma)
+    return Fused(dense, fusion.disagreements(index), tuple(fusion.sources))
+
+
+def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
+    """The windows' disparities, each brought to the depth fused so far."""
+    predictions, ignore = evidence.predictions, evidence.joint.known.ignore
+    if predictions.disparity is None:
+        return None
+    reference = fusion.at(evidence.index)[0]
+    if ignore is not None:  # what may be wrong in the points must not spoil the disparity elsewhere
+        reference = reference.masked_fill(ignore.flatten(1)[:, evidence.index], torch.nan)
+    return DisparitySource(predictions, fit_disparities(predictions, reference, evidence.index, evidence.config.line_width))
+
+
+def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
+    """Depth that was known beforehand."""
+    joint, given = evidence.joint, evidence.joint.known.log_depth
+    if given is None:
+        return None
+    # windows that agree may all be wrong in the same way
+    sigma = max(SIGMA_BY_MEDIAN * float(joint.solved.term("points")[1].along), evidence.own_sigma)
+    precision = evidence.config.given_weight * (sigma / evidence.priors.depth_sigma) ** 2
+    return GivenDepth(joint.observations.windows, given, _scale_of_given(joint, given, fusion), precision)
+
+
+Factory = Callable[[Evidence, Fusion], Source | None]  # None: there is nothing of it
+
+SOURCES: dict[str, Factory] = {"points": lambda evidence, fusion: evidence.points, "disparity": _disparity, "given": _given}
+
+
+def register(name: str, factory: Factory) -> None:
+    """Makes a source of depth known under a name that the configuration can list. Raises ConfigError if the name is taken."""
+    if name in SOURCES:
+        raise ConfigError(f"There is a source of depth {name!r} already; choose another name.")
+    SOURCES[name] = factory
 
 
 def point_source(
-    predictions: WindowPredictions, observations: Observations, own: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"]
+    predictions: WindowPredictions, observations: Observations, own: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
 ) -> PointSource:
     """The point maps as a source of depth, seen from the windows' own cameras; weights in the unit of the typical one."""
     z = ((observations.points - own[..., None, :3, 3]) * own[..., None, :3, 2]).sum(-1)
@@ -95,7 +151,7 @@ def point_source(
         weight = torch.stack([window.flatten(1, 2)[:, observations.index] for window in predictions.weight]).double()
     usable = (observations.weight > 0) & (z * scale[:, None, None] > 1e-4)
     unit = float((weight * z).square()[usable].median()) if usable.any() else 1.0
-    return PointSource(predictions, own, scale, unit=max(unit, 1e-30))
+    return PointSource(predictions, own, scale, unit=max(unit, 1e-30), most=most)
 
 
 def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion) -> float:
@@ -105,7 +161,7 @@ def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion)
     if int(at_samples.sum()) >= MIN_PIXELS:
         return joint.unknowns.log_depth_scale
     index = torch.nonzero(given.flatten(1).isfinite().any(dim=0))[:, 0]
-    index = index[:: max(1, len(index) // FIT_SAMPLES)]
+    index = index[:: max(1, len(index) // GIVEN_SAMPLES)]
     ratio = fusion.at(index)[0] - given.flatten(1)[:, index]
     ratio = ratio[ratio.isfinite()]
     if len(ratio) == 0:
@@ -137,7 +193,10 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     return Corrected(dense, log_scale, {"corrects_depth": bool(corrects), "triangulated_per_frame": round(float(points), 1)})
 
 
-def metres_by_given(given: Float[Tensor, "t h w"], fused: Fused, final: Dense) -> float:
+def metres_by_given(fused: Fused, final: Dense) -> float | None:
     """Metres by unit of the final depth, by metric depth that was given: what the fit said, and what was corrected since."""
-    change = (final.log_depth - fused.dense.log_depth)[given.isfinite() & fused.dense.log_depth.isfinite()]
-    return math.exp(-fused.log_depth_scale - (float(change.median()) if len(change) else 0.0))
+    given = next((source for source in fused.sources if isinstance(source, GivenDepth)), None)
+    if given is None:
+        return None
+    change = (final.log_depth - fused.dense.log_depth)[given.log_depth.isfinite() & fused.dense.log_depth.isfinite()]
+    return math.exp(-given.log_scale - (float(change.median()) if len(change) else 0.0))

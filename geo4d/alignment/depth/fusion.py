@@ -12,24 +12,22 @@ import numpy as np
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
+from geo4d.alignment.depth.config import DepthConfig
 from geo4d.alignment.depth.sources import Source
 from geo4d.solver.robust import Loss
 
 Progress = Callable[[str, int, int], None]
 
-DOUBT = Loss.cauchy(2.5)  # of a candidate, by the size of ordinary errors
 SIGMA_BY_MEDIAN = 1.48  # of normal errors
-SPREAD_FLOOR = 0.01  # relative depth below which candidates agree
-MAX_TRUST = 9.0  # of one modality by another
-ODD_WINDOW = 3.0  # times the usual disagreement, from which a window is trusted less
-NEIGHBOURS = 2  # earlier windows that each is compared with
 
 
 class Fusion:
     """Merges what the sources say, frame by frame."""
 
-    def __init__(self, windows: Int[Tensor, "g v"], sources: Sequence[Source], trust: Float[Tensor, "s g"] | None = None) -> None:
-        self.windows, self.sources = windows, list(sources)
+    def __init__(
+        self, windows: Int[Tensor, "g v"], sources: Sequence[Source], config: DepthConfig, trust: Float[Tensor, "s g"] | None = None
+    ) -> None:
+        self.windows, self.sources, self.config = windows, list(sources), config
         self.trust = torch.ones(len(self.sources), len(windows)) if trust is None else trust  # factors of the precisions
         self._compared: dict[int, tuple[Source, float, Tensor]] = {}  # by the source's identity, once they have been
         self.frames = int(windows.max()) + 1
@@ -51,7 +49,7 @@ class Fusion:
         values = torch.cat([s.log_depth for s in said])
         middle = _median(values, torch.cat([s.precision for s in said]) > 0)
         weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(said, self.trust, strict=True)])
-        mean, deviation = _robust_mean(values, weight)
+        mean, deviation = _robust_mean(values, weight, self.config)
         known = weight.sum(0) > 0
         return torch.where(known, mean, torch.nan), weight.sum(0), torch.where(known, deviation, 0.0)
 
@@ -78,24 +76,26 @@ class Fusion:
         """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
 
         Agreement with what all say would favour whoever says it loudest. Windows that agree with no other one are trusted less.
+        What is no modality of the windows keeps its own trust.
         """
-        trust, usual = [], []
-        for source in self.sources:
-            typical, each = self.disagreement(source, index)
+        trust, usual, places = self.trust.clone(), [], [k for k, source in enumerate(self.sources) if source.modality is not None]
+        for k in places:
+            typical, each = self.disagreement(self.sources[k], index)
             usual.append(typical)
-            least = each.nanmedian().clamp_min(SPREAD_FLOOR)
-            trust.append((ODD_WINDOW * least / each.clamp_min(1e-9)).square().clamp_max(1.0).nan_to_num(1.0))
+            least = each.nanmedian().clamp_min(self.config.spread_floor)
+            trust[k] = (self.config.odd_window * least / each.clamp_min(1e-9)).square().clamp_max(1.0).nan_to_num(1.0)
         if all(np.isfinite(size) and size > 0 for size in usual):
-            shares = [min(max((usual[0] / size) ** 2, 1 / MAX_TRUST), MAX_TRUST) for size in usual]
-            trust = [share * t for share, t in zip(shares, trust, strict=True)]
-        return self._with(self.sources, torch.stack(trust))
+            most = self.config.most_trust
+            for k, size in zip(places, usual, strict=True):
+                trust[k] *= min(max((usual[0] / size) ** 2, 1 / most), most)
+        return self._with(self.sources, trust)
 
     def plus(self, source: Source) -> Fusion:
         """With one more source, trusted as it says itself."""
         return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
     def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
-        changed = Fusion(self.windows, sources, trust)
+        changed = Fusion(self.windows, sources, self.config, trust)
         changed._compared = self._compared
         return changed
 
@@ -109,7 +109,7 @@ class Fusion:
         scaled, least = [], torch.full((len(self.windows),), torch.inf)
         for g in range(1, len(self.windows)):
             earlier = torch.isin(self.windows[:g], self.windows[g]).any(dim=1) & (self.windows[:g] != self.windows[g]).any(dim=1)
-            for other in torch.nonzero(earlier)[-NEIGHBOURS:, 0].flip(0).tolist():
+            for other in torch.nonzero(earlier)[-self.config.neighbours :, 0].flip(0).tolist():
                 mine, theirs = torch.nonzero(self.windows[g][:, None] == self.windows[other]).unbind(1)
                 a = source(torch.stack([torch.full_like(mine, g), mine], dim=-1), index)
                 b = source(torch.stack([torch.full_like(theirs, other), theirs], dim=-1), index)
@@ -141,19 +141,19 @@ def _times(maps: Float[Tensor, "r *p"], factors: Float[Tensor, "r"]) -> Float[Te
     return maps * factors.view(-1, *(1,) * (maps.ndim - 1))
 
 
-def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> tuple[Tensor, Tensor]:
+def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], config: DepthConfig) -> tuple[Tensor, Tensor]:
     """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation.
 
     The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
     few candidates of one pixel, two may agree by chance.
     """
-    centre = _weighted_median(values, weight)
+    centre, doubt = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
     total, known = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
     for _ in range(2):
         deviation = _weighted_median((values - centre).abs(), weight)
         usual = SIGMA_BY_MEDIAN * deviation[known].median() if known.any() else deviation.new_zeros(())
-        scale = deviation.clamp_min(usual) + SPREAD_FLOOR
-        w = weight * DOUBT.weight(((values - centre) / scale).square())
+        scale = deviation.clamp_min(usual) + config.spread_floor
+        w = weight * doubt.weight(((values - centre) / scale).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
     return centre, (weight * (values - centre).abs()).sum(0) / total
 

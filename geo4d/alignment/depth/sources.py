@@ -12,12 +12,11 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.joint.observations import MAX_PRECISION
 from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import Loss
 
-IRLS_ROUNDS = 12
-DOUBT = Loss.cauchy(2.0)  # of a pixel off the line of a window's disparity, by the size of ordinary errors
+MIN_PIXELS = 10  # of a window, below which its disparity is left out
+IRLS_ROUNDS = 12  # by which the line moves no more
 MEDIAN_BY_QUARTER = 2.117  # median by quarter quantile of absolute normal errors
 TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
 
@@ -29,12 +28,13 @@ class Candidates:
     log_depth: Float[Tensor, "r *p"]
     precision: Float[Tensor, "r *p"]
     by_length: bool = False  # errors are lengths, so that the precision of log depth is in proportion to squared depth
+    most: float = float("inf")  # precision of one pixel
 
     def precision_at(self, log_depth: Float[Tensor, "*p"]) -> Float[Tensor, "r *p"]:
         """Precision were the depth another one: a candidate that is far too far must not count as a precise one for that."""
         if not self.by_length:
             return self.precision
-        return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(MAX_PRECISION)
+        return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(self.most)
 
 
 @runtime_checkable
@@ -63,6 +63,7 @@ class PointSource:
     cam_to_win: Float[Tensor, "g v 4 4"]
     scale: Float[Tensor, "g"]
     unit: float = 1.0  # the typical (weight z)^2
+    most: float = float("inf")  # precision of one pixel, by the typical one
     modality: str | None = "point"
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
@@ -79,8 +80,8 @@ class PointSource:
         z = z - (axis * camera[:, :3, 3]).sum(-1)[each]
         world = z * self.scale[rows[:, 0]].float()[each]
         ahead = usable & (world > 1e-4)
-        precision = torch.where(ahead, (weight * z).square() / self.unit, 0.0).clamp_max(MAX_PRECISION)
-        return Candidates(torch.where(ahead, world, 1.0).log(), precision, by_length=True)
+        precision = torch.where(ahead, (weight * z).square() / self.unit, 0.0).clamp_max(self.most)
+        return Candidates(torch.where(ahead, world, 1.0).log(), precision, by_length=True, most=self.most)
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,14 @@ class GivenDepth:
     """Depth that was known beforehand."""
 
     frames: Int[Tensor, "g v"]
-    log_depth: Float[Tensor, "t h w"]  # in the world's unit, nan where unknown
+    log_depth: Float[Tensor, "t h w"]  # as given, nan where unknown
+    log_scale: float  # from its own unit, as it was given, to the world's
     precision: float
     modality: str | None = None
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """See `Source`: the same from every window, which share its precision."""
-        depth = self.log_depth[self.frames[rows[:, 0], rows[:, 1]]]
+        depth = (self.log_depth[self.frames[rows[:, 0], rows[:, 1]]] + self.log_scale).float()
         depth = depth if index is None else depth.flatten(1)[:, index]
         known = depth.isfinite()
         return Candidates(torch.where(known, depth, 0.0), self.precision / len(rows) * known)
@@ -140,14 +142,16 @@ def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] |
     return torch.where(disparity.isfinite(), weight, 0.0)
 
 
-def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> DisparityFit:
-    """Residuals in units of the prediction, Cauchy loss.
+def fit_disparity(
+    disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n"], weight: Float[Tensor, "n"], width: float
+) -> DisparityFit:
+    """Residuals in units of the prediction, Cauchy loss of that `width` in sizes of ordinary errors.
 
     The direction matters: regressing 1 / z on D would shrink a by D's own noise.
     """
     x, y = inverse_depth.double(), disparity.double()
-    a, b, spread = _line_through_most(x, y)
-    irls = weight * DOUBT.weight(((y - a * x - b) / spread).square())
+    (a, b, spread), doubt = _line_through_most(x, y), Loss.cauchy(width)
+    irls = weight * doubt.weight(((y - a * x - b) / spread).square())
     for _ in range(IRLS_ROUNDS):
         total = irls.sum().clamp_min(1e-30)
         mean_x, mean_y = (irls * x).sum() / total, (irls * y).sum() / total
@@ -155,7 +159,7 @@ def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n
         b = mean_y - a * mean_x
         residual = y - a * x - b
         spread = _size(residual)
-        irls = weight * DOUBT.weight((residual / spread).square())
+        irls = weight * doubt.weight((residual / spread).square())
     return DisparityFit(float(a), float(b), float(spread))
 
 
@@ -179,7 +183,9 @@ def _size(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
     return (MEDIAN_BY_QUARTER * residual.abs().kthvalue(quarter, dim=-1).values).clamp_min(1e-9)
 
 
-def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"]) -> list[DisparityFit]:
+def fit_disparities(
+    predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"], width: float
+) -> list[DisparityFit]:
     """Scale and shift of every window's disparity against the log depth (nan where unknown) of the frames at sampled pixels."""
     assert predictions.disparity is not None
     fits = []
@@ -188,6 +194,7 @@ def fit_disparities(predictions: WindowPredictions, frame_depth: Float[Tensor, "
         given = None if predictions.disparity_weight is None else predictions.disparity_weight[g].flatten(1, 2)[:, index]
         weight, reference = weigh_disparity(disparity, given), frame_depth[window]
         use = (weight > 0) & reference.isfinite()
-        enough = int(use.sum()) >= 10
-        fits.append(fit_disparity(disparity[use], torch.exp(-reference[use]), weight[use]) if enough else DisparityFit(0.0, 0.0, 0.0))
+        enough = int(use.sum()) >= MIN_PIXELS
+        fit = fit_disparity(disparity[use], torch.exp(-reference[use]), weight[use], width) if enough else DisparityFit(0.0, 0.0, 0.0)
+        fits.append(fit)
     return fits

@@ -59,10 +59,10 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and a warning
     says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
-    aligned, weight, fits, falling = _chain(predictions)
+    aligned, weight, fits, falling = _chain(predictions, config.depth.line_width)
     known = priors.resolve(predictions, None)
     frames = predictions.num_frames
-    focal = torch.full((frames,), config.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
+    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
     warnings = [f"The disparity of window {g} falls where the others' rises; it was left out." for g in falling]
     terms, is_metric = ["disparity"], False
@@ -88,12 +88,12 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
     source: Source = _Aligned(aligned, weight)
-    dense = Dense(*Fusion(predictions.windows.long(), [source]).dense(*predictions.grid_size))
-    report = {"terms": terms, "disparity_fits": fits}
+    dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
+    report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
     return Draft(Cameras.of(poses, focal, known.lens), dense, report, tuple(warnings), is_metric=is_metric)
 
 
-def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
+def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
     """Disparities in the first window's scale and shift, their weights, what was done to each window, and which are left out.
 
     No window is turned upside down: one whose disparity falls where the others' rises gets scale 0 and no weight. If that is
@@ -104,10 +104,10 @@ def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[st
     weight = weigh_disparity(predictions.disparity.float(), predictions.disparity_weight)
     if int((weight > 0).sum()) < MIN_PIXELS:
         raise AlignmentError(f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video.")
-    lines = _lines_to_first(predictions, disparity, weight)
+    lines = _lines_to_first(predictions, disparity, weight, width)
     if 2 * sum(a == 0 for a, _ in lines) > len(lines):
         weight[0] = 0
-        lines = [(0.0, 0.0), *_lines_to_first(predictions, disparity, weight)[1:]]
+        lines = [(0.0, 0.0), *_lines_to_first(predictions, disparity, weight, width)[1:]]
     falling = [g for g, (a, _) in enumerate(lines) if a == 0]
     weight[falling] = 0
     aligned = torch.stack([(disparity[g] - b) / (a or 1.0) for g, (a, b) in enumerate(lines)])
@@ -115,7 +115,7 @@ def _chain(predictions: WindowPredictions) -> tuple[Tensor, Tensor, list[dict[st
 
 
 def _lines_to_first(
-    predictions: WindowPredictions, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"]
+    predictions: WindowPredictions, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"], width: float
 ) -> list[tuple[float, float]]:
     """Each window's disparity by the earlier ones' in the frames that they share: a, b of y = a x + b; a = 0 where it clearly falls.
 
@@ -128,7 +128,7 @@ def _lines_to_first(
         use = (weight[g] > 0) & reference.isfinite()
         a, b = 1.0, 0.0
         if int(use.sum()) >= MIN_PIXELS:
-            fit = fit_disparity(disparity[g][use], reference[use], weight[g][use])
+            fit = fit_disparity(disparity[g][use], reference[use], weight[g][use], width)
             if fit.a > FLAT:
                 a, b = fit.a, fit.b
             elif -fit.a * float(reference[use].std()) > fit.residual:

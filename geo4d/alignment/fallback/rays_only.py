@@ -37,7 +37,7 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
     lens = Lens.ideal(frames) if known is None else known.lens
     both = ray_focal(predictions, height, width)
-    focal = torch.full((frames,), config.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
+    focal = torch.full((frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
     if known is not None and known.log_focal is not None:
         focal = known.log_focal.exp()
     elif both is not None:

@@ -10,6 +10,7 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
+from geo4d.alignment.depth.config import ConfidenceConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.errors import InputError
 from geo4d.geometry.pixels import resize_nearest
@@ -22,12 +23,13 @@ def assemble(
     predictions: WindowPredictions,
     dense: Dense,
     cameras: Cameras,
+    config: ConfidenceConfig,
     diagnostics: dict[str, Any],
     covariance: Float[Tensor, "t 6 6"] | None = None,
 ) -> Reconstruction:
     """The result in the first camera's frame and the alignment's unit."""
     frames, height, width = dense.log_depth.shape
-    valid, error = dense.log_depth.isfinite(), dense.error()
+    valid, error = dense.log_depth.isfinite(), dense.error(config)
     images = predictions.images if predictions.images is not None else np.zeros((frames, height, width, 3), np.uint8)
     typical = error[valid].median() if valid.any() else torch.tensor(1.0)
     confidence = torch.where(valid, typical / error.clamp_min(1e-9), 0.0)

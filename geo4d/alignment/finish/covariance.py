@@ -10,15 +10,14 @@ from geo4d.alignment.joint.terms.points import point_jacobian
 from geo4d.geometry.rotation import so3_log
 
 CHI_SQUARE_6 = 5.35  # median of six squared normal errors
-ALONG_TIME = 5.0  # by which errors shared by neighbouring frames of a window count less; from simulated windows
 
 
-def camera_covariance(joint: Joint) -> Float[Tensor, "t 6 6"]:
+def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "t 6 6"]:
     """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if it cannot be told.
 
-    The first camera is exact.
+    The first camera is exact. Errors are shared by as many neighbouring frames of a window as are `correlated_frames`.
     """
-    found = ALONG_TIME * shared_errors(joint) * joint.solved.camera_covariance()
+    found = correlated_frames * shared_errors(joint) * joint.solved.camera_covariance()
     first = joint.unknowns.rotation[0]
     turn = torch.block_diag(first, first)
     return turn.T @ found @ turn

@@ -19,24 +19,25 @@ from geo4d.scene import Reconstruction, WindowPredictions
 
 def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config: AlignmentConfig) -> Reconstruction:
     """The reconstruction that a draft amounts to. Raises InputError for known lengths that cannot be measured in it."""
-    joint, fused, adjusted = draft.joint, draft.fused, draft.adjusted
+    joint, fused, adjusted, c = draft.joint, draft.fused, draft.adjusted, config.finish
     if joint is not None and draft.has_moved:
-        joint = joint.with_cameras(draft.cameras, config)
+        joint = joint.with_cameras(draft.cameras)
     report: dict[str, Any] = {**draft.report, "focal_by_longer_side": float(draft.cameras.focal.mean()), "warnings": list(draft.warnings)}
     covariance = across = None
     if joint is not None and fused is not None:
         fit = fit_of_windows(joint, max(predictions.grid_size), fused.disparity_fits)
-        report |= {"disagreement": fused.disagreement, "windows": describe_windows(joint, fit), "suspect_windows": suspects(fit)}
+        report |= {"disagreement": fused.disagreement, "windows": describe_windows(joint, fit), "suspect_windows": suspects(fit, c)}
         report["warnings"] += _warnings(predictions, joint, has_moved=draft.has_moved)
-        covariance, across = camera_covariance(joint), across_by_frame(joint)
+        covariance, across = camera_covariance(joint, c.correlated_frames), across_by_frame(joint)
     if adjusted is not None:
         report["tracks"] = {**adjusted.report, **({} if draft.corrected is None else draft.corrected.report)}
         if draft.corrected is not None:
             covariance, across = adjusted.covariance(draft.corrected.log_scale), adjusted.residual_by_frame()
-    result = in_metres(assemble(predictions, draft.dense, draft.cameras, report, covariance), draft, priors)
+    result = assemble(predictions, draft.dense, draft.cameras, config.depth.confidence, report, covariance)
+    result = in_metres(result, draft, priors, c.metric)
     if across is not None:
-        result = result.with_diagnostics(suspect_frames=suspect_frames(result, across))
-    return replace(result, dynamic=find_motion(result)) if config.motion and joint is not None else result
+        result = result.with_diagnostics(suspect_frames=suspect_frames(result, across, c))
+    return replace(result, dynamic=find_motion(result, c.moving)) if config.motion and joint is not None else result
 
 
 def _warnings(predictions: WindowPredictions, joint: Joint, *, has_moved: bool) -> list[str]:

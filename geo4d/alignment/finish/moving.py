@@ -12,34 +12,28 @@ import torch
 from torch.nn.functional import max_pool2d, pad
 
 from geo4d._typing import Bool, Float, Tensor
+from geo4d.alignment.finish.config import MovingConfig
 from geo4d.scene import Reconstruction
 
-GAPS = (3, 6, 10, 15)  # frames, before and after
-SLACK = 1.5  # expected errors that a surface may lie behind without meaning anything
-MOST = 4.0  # that count, of one frame
-HIDDEN = 2.0  # expected errors by which a surface in front hides a point
-ROUNDS, RADIUS = 3, 3  # of sharing among neighbours
-LIKE_DEPTH, LIKE_COLOUR = 0.15, 0.2
-EVEN = 0.15  # evidence at which a pixel moves as likely as not
-STEEPNESS = 1.5  # of the probability over log evidence
 FAR = 4.0  # log depth that stands for sky
 
 
 @torch.no_grad()
-def find_motion(result: Reconstruction) -> np.ndarray:
+def find_motion(result: Reconstruction, config: MovingConfig | None = None) -> np.ndarray:
     """Probability (t, h, w) that what a pixel shows moves, float32; 0 where there is no depth."""
+    config = config or MovingConfig()
     frames, height, width = result.depth.shape
     depth, valid = torch.from_numpy(np.asarray(result.depth)).float(), torch.from_numpy(np.asarray(result.valid))
     unit = float(depth[valid].median()) if valid.any() else 1.0
     probability = np.zeros((frames, height, width), np.float32)
-    if frames <= GAPS[0]:
+    if frames <= min(config.gaps):
         return probability
-    view = _Views(result, depth, valid, unit)
+    view = _Views(result, depth, valid, unit, config)
     for frame in range(frames):
         evidence = view.evidence(frame)
         image = torch.from_numpy(np.array(result.images[frame])).float() / 255
-        shared = _share(evidence, view.log_depth(frame), image)
-        odds = (shared / EVEN).pow(STEEPNESS)
+        shared = _share(evidence, view.log_depth(frame), image, config)
+        odds = (shared / config.even).pow(config.steepness)
         probability[frame] = torch.where(valid[frame], odds / (1 + odds), 0.0).numpy()
     return probability
 
@@ -47,8 +41,10 @@ def find_motion(result: Reconstruction) -> np.ndarray:
 class _Views:
     """Frames seen from one another."""
 
-    def __init__(self, result: Reconstruction, depth: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"], unit: float) -> None:
-        self.depth, self.valid, self.unit = depth, valid, unit
+    def __init__(
+        self, result: Reconstruction, depth: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"], unit: float, config: MovingConfig
+    ) -> None:
+        self.depth, self.valid, self.unit, self.config = depth, valid, unit, config
         self.confidence = torch.from_numpy(np.asarray(result.confidence))
         self.typical = float(result.diagnostics.get("typical_error", 0.05))
         self.intrinsics = torch.from_numpy(np.asarray(result.intrinsics)).float()
@@ -68,7 +64,8 @@ class _Views:
 
     def evidence(self, frame: int) -> Float[Tensor, "h w"]:
         """How strongly other frames see through each pixel's place, on average over those that could see it."""
-        others = torch.tensor([frame + sign * gap for gap in GAPS for sign in (-1, 1) if 0 <= frame + sign * gap < len(self.depth)])
+        places = [frame + sign * gap for gap in self.config.gaps for sign in (-1, 1)]
+        others = torch.tensor([place for place in places if 0 <= place < len(self.depth)])
         height, width = self.depth.shape[1:]
         if len(others) == 0:
             return torch.zeros(height, width)
@@ -88,8 +85,8 @@ class _Views:
         sigma = (self._error(frame).flatten().square() + self._error(others).flatten(1).gather(1, at).square()).sqrt()
         log_z = safe.log()
         off = torch.where(log_z < nearest, log_z - nearest, (log_z - furthest).clamp_min(0)) / sigma
-        counts = inside & (off < HIDDEN)
-        through = torch.where(counts, (-off - SLACK).clamp(0, MOST), 0.0)
+        counts = inside & (off < self.config.hidden)
+        through = torch.where(counts, (-off - self.config.slack).clamp(0, self.config.most), 0.0)
         return (through.sum(0) / (counts.sum(0) + 1)).unflatten(0, (height, width)) * self.valid[frame]
 
     def _surfaces(self, frames: Tensor) -> tuple[Float[Tensor, "o n"], Float[Tensor, "o n"]]:
@@ -104,21 +101,23 @@ class _Views:
         return torch.stack(nearest), torch.stack(furthest)
 
 
-def _share(evidence: Float[Tensor, "h w"], log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+def _share(
+    evidence: Float[Tensor, "h w"], log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"], config: MovingConfig
+) -> Float[Tensor, "h w"]:
     """Means over neighbours of like depth and colour."""
     if not evidence.any():
         return evidence
-    like = torch.cat([log_depth[None] / LIKE_DEPTH, image.movedim(-1, 0) / (LIKE_COLOUR * 3**0.5)])
-    size = 2 * RADIUS + 1
+    like = torch.cat([log_depth[None] / config.like_depth, image.movedim(-1, 0) / (config.like_colour * 3**0.5)])
+    size = 2 * config.radius + 1
     height, width = evidence.shape
 
     def around(maps: Float[Tensor, "c h w"]) -> Float[Tensor, "c k h w"]:
-        padded = pad(maps[None], (RADIUS,) * 4, mode="replicate")[0]
+        padded = pad(maps[None], (config.radius,) * 4, mode="replicate")[0]
         views = [padded[:, dy : dy + height, dx : dx + width] for dy in range(size) for dx in range(size)]
         return torch.stack(views, dim=1)
 
     weight = torch.exp(-(around(like) - like[:, None]).square().sum(0))
     weight = weight / weight.sum(0)
-    for _ in range(ROUNDS):
+    for _ in range(config.rounds):
         evidence = (weight * around(evidence[None])[0]).sum(0)
     return evidence

@@ -9,15 +9,13 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.depth.sources import DisparityFit
+from geo4d.alignment.finish.config import FinishConfig
 from geo4d.alignment.finish.covariance import disagreement_of_cameras
 from geo4d.alignment.joint.steps import Joint
 from geo4d.scene import Reconstruction
 
-SUSPECT = 5.0  # robust sigmas above what is usual
-TWICE = 2.0  # and at least so many times the usual
 NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3, "rays_deg": 0.01, "disparity": 1e-3}  # never suspect
 NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
-LIST = 8  # suspects that are named
 
 
 @dataclass(frozen=True)
@@ -69,27 +67,27 @@ def describe_windows(joint: Joint, fit: WindowFit) -> list[dict[str, Any]]:
     ]
 
 
-def suspects(fit: WindowFit) -> list[dict[str, Any]]:
+def suspects(fit: WindowFit, config: FinishConfig) -> list[dict[str, Any]]:
     """Windows that fit far worse than the others, the worst first, and in what."""
     found: dict[int, tuple[float, str]] = {}
     for name, values in vars(fit).items():
         if values is None:
             continue
-        for g, times in _outliers(values, NEGLIGIBLE[name]).items():
+        for g, times in _outliers(values, NEGLIGIBLE[name], config).items():
             if times > found.get(g, (0.0, ""))[0]:
                 found[g] = (times, name)
-    worst = sorted(found.items(), key=lambda item: -item[1][0])[:LIST]
+    worst = sorted(found.items(), key=lambda item: -item[1][0])[: config.most_suspects]
     return [{"window": g, "by": name, "times_the_usual": round(times, 1)} for g, (times, name) in worst]
 
 
-def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"]) -> list[int]:
+def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"], config: FinishConfig) -> list[int]:
     """Frames whose depth is believed far less, or whose cameras fit far worse, than the others'."""
     confidence = torch.tensor([float(_median_of(result, frame)) for frame in range(result.num_frames)])
     found: dict[int, float] = {}
     for values, least in ((1 / confidence.clamp_min(1e-6), 0.0), (across, NEGLIGIBLE_ACROSS)):
-        for frame, times in _outliers(values, least).items():
+        for frame, times in _outliers(values, least, config).items():
             found[frame] = max(times, found.get(frame, 0.0))
-    return sorted(sorted(found, key=lambda frame: -found[frame])[:LIST])
+    return sorted(sorted(found, key=lambda frame: -found[frame])[: config.most_suspects])
 
 
 def _median_of(result: Reconstruction, frame: int) -> Tensor:
@@ -97,14 +95,14 @@ def _median_of(result: Reconstruction, frame: int) -> Tensor:
     return known.median() if len(known) else torch.tensor(0.0)
 
 
-def _outliers(values: Float[Tensor, "n"], least: float = 0.0) -> dict[int, float]:
+def _outliers(values: Float[Tensor, "n"], least: float, config: FinishConfig) -> dict[int, float]:
     """Numbers of values far above the others and above `least`, and how many times the median they are."""
     known = values[values.isfinite()]
     if len(known) < 4:
         return {}
     middle = known.median()
     sigma = 1.48 * (known - middle).abs().median()
-    limit = torch.maximum(middle + SUSPECT * sigma, TWICE * middle).clamp_min(least)
+    limit = torch.maximum(middle + config.suspect * sigma, config.least_excess * middle).clamp_min(least)
     return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
 
 

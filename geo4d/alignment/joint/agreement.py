@@ -18,9 +18,7 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation, rotation_angle
 
 WINDOWS_AT_ONCE = 32
-BETTER = 0.5  # of the disagreement that a solve assumed, below which it is worth another
 SMALLEST = 1e-6  # radians: rounding
-MOST_SOLVES = 4
 
 
 def describe_own_cameras(observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: Tensor | None) -> OwnCameras:
@@ -40,11 +38,11 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
     it look larger than it is.
     """
     o = problem.observations
-    for _ in range(MOST_SOLVES):
+    for _ in range(problem.config.solves):
         solved = solve(problem, start, held)
         own = own_cameras(o, solved.unknowns)
         apart = _apart(o, solved.unknowns, own, problem.ray_cameras)
-        if apart >= BETTER * problem.own.disagreement or problem.own.disagreement < SMALLEST:
+        if apart >= problem.config.worth_repeating * problem.own.disagreement or problem.own.disagreement < SMALLEST:
             break
         problem, start = replace(problem, own=replace(problem.own, disagreement=apart)), solved.unknowns
     return solved, own

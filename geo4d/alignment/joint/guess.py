@@ -9,20 +9,15 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.pnp import ray_residual, solve_pnp
 from geo4d.geometry.rigid import invert_rigid
 from geo4d.geometry.similarity import Similarity, fit_similarity_robust
 from geo4d.solver.robust import absolute_weight
 
-MIN_SHARED = 10  # pixels that link two windows
-BAD_LINK = 3.0  # times the usual misfit
-MOST_LINKS = 6  # earlier windows that are tried
-DRIFT = 0.05  # of log focal lengths, from which the camera may be zooming
 
-
-def focal_bounds(config: AlignmentConfig) -> tuple[float, float]:
+def focal_bounds(config: JointConfig) -> tuple[float, float]:
     """Least and greatest focal length, by the longer side."""
     wide, narrow = (torch.tensor(a).deg2rad() for a in (config.max_field_of_view_deg, config.min_field_of_view_deg))
     return float(0.5 / torch.tan(wide / 2)), float(0.5 / torch.tan(narrow / 2))
@@ -42,11 +37,12 @@ class FocalGuess:
 def fit_focal(
     observations: Observations,
     origin: str,
-    config: AlignmentConfig,
-    known: Float[Tensor, "t"] | None = None,
-    known_sigma: float = 0.0,
+    config: JointConfig,
+    known: tuple[Float[Tensor, "t"], float] | None = None,
+    *,
+    per_frame: bool = False,
 ) -> FocalGuess:
-    """Focal length from the windows' first frames, and each window's z shift z0; `known` log focal lengths are kept.
+    """Focal length from the windows' first frames, and each window's z shift z0; what is `known` (log, sigma) is kept.
 
     Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The median
     over the windows counts (with the prior as one more vote where the windows disagree), or one for every frame if it may vary.
@@ -59,11 +55,11 @@ def fit_focal(
     low, high = focal_bounds(config)
     usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
     votes = own.clamp(low, high).log()
-    zooms = _drifts(votes[usable])
+    zooms = _drifts(votes[usable], config.drift)
     frames = observations.num_frames
     if known is not None:
-        log_focal, sigma = known, known_sigma
-    elif config.focal == "per_frame" and int(usable.sum()) > 1:
+        log_focal, sigma = known
+    elif per_frame and int(usable.sum()) > 1:
         log_focal, sigma = _followed(observations.windows[usable, 0], votes[usable], frames), config.zoom_log_sigma
     else:
         log_focal, sigma = torch.full((frames,), _common_focal(votes[usable], config), dtype=torch.float64), config.focal_log_sigma
@@ -92,7 +88,7 @@ def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Fl
     return solution[:, 0]
 
 
-def _common_focal(votes: Float[Tensor, "n"], config: AlignmentConfig) -> float:
+def _common_focal(votes: Float[Tensor, "n"], config: JointConfig) -> float:
     """Log focal length by the windows' votes and the prior."""
     log_prior = math.log(config.focal_prior)
     if len(votes) == 0:
@@ -102,14 +98,14 @@ def _common_focal(votes: Float[Tensor, "n"], config: AlignmentConfig) -> float:
     return share * float(votes.median()) + (1 - share) * log_prior
 
 
-def _drifts(votes: Float[Tensor, "n"]) -> bool:
-    """Whether log focal lengths in order change by more than a few percent, and by far more than from one to the next."""
+def _drifts(votes: Float[Tensor, "n"], least: float) -> bool:
+    """Whether log focal lengths in order change by more than `least`, and by far more than from one to the next."""
     if len(votes) < 4:
         return False
     third = max(1, len(votes) // 3)
     change = abs(float(votes[-third:].median() - votes[:third].median()))
     scatter = float((votes - _smooth(votes)).abs().median())
-    return change > max(DRIFT, 6 * scatter)
+    return change > max(least, 6 * scatter)
 
 
 def _smooth(votes: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -137,7 +133,7 @@ def _fit_shift(focal: Float[Tensor, "g"], x: Tensor, z: Tensor, u: Tensor, w: Te
 
 
 def window_cameras(
-    observations: Observations, focal: Float[Tensor, "t"], shift: Float[Tensor, "g"]
+    observations: Observations, focal: Float[Tensor, "t"], shift: Float[Tensor, "g"], rounds: int
 ) -> tuple[Float[Tensor, "g v 4 4"], Float[Tensor, "g v"]]:
     """Camera-to-window poses by robust perspective-n-point, each frame from the one before; and the median residual.
 
@@ -151,7 +147,7 @@ def window_cameras(
     for k in range(v):
         rays = slopes[observations.windows[:, k]]
         if k > 0:
-            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays)
+            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays, rounds)
         else:
             residual = ray_residual(pose, observations.points[:, 0], rays)[0].norm(dim=-1).median(dim=1).values
         poses.append(pose)
@@ -159,7 +155,7 @@ def window_cameras(
     return torch.stack(poses, dim=1), torch.stack(residuals, dim=1)
 
 
-def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"]) -> tuple[Similarity, list[int]]:
+def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"], config: JointConfig) -> tuple[Similarity, list[int]]:
     """Similarity window -> world for every window (world: the first window's first camera).
 
     Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is
@@ -171,7 +167,7 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     loose: list[int] = []
     usual: list[float] = []
     for g in range(1, len(windows)):
-        found = _best_link(observations, g, float(np.median(usual)) if usual else math.inf)
+        found = _best_link(observations, g, float(np.median(usual)) if usual else math.inf, config)
         if found is None:
             loose.append(g)
             other = g - 1
@@ -187,7 +183,7 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"])
     return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), loose
 
 
-def _best_link(observations: Observations, g: int, usual: float) -> tuple[int, Similarity, float] | None:
+def _best_link(observations: Observations, g: int, usual: float, config: JointConfig) -> tuple[int, Similarity, float] | None:
     """Link to the earlier window with the most usable pixels in common frames (the latest of several), and its misfit.
 
     If it fits much worse than is usual, one of the two windows is bad: then the other earlier windows are tried too.
@@ -195,11 +191,11 @@ def _best_link(observations: Observations, g: int, usual: float) -> tuple[int, S
     earlier = torch.isin(observations.windows[:g], observations.windows[g]).any(dim=1)
     counts = [(_shared_pixels(observations, g, int(other)), int(other)) for other in torch.nonzero(earlier)[:, 0]]
     best: tuple[int, Similarity, float] | None = None
-    for count, other in sorted(counts, reverse=True)[:MOST_LINKS]:
-        found = _link(observations, g, other) if count >= MIN_SHARED else None
+    for count, other in sorted(counts, reverse=True)[: config.most_links]:
+        found = _link(observations, g, other, config.min_shared_pixels) if count >= config.min_shared_pixels else None
         if found is not None and (best is None or found[1] < best[2]):
             best = other, *found
-        if best is not None and best[2] < BAD_LINK * usual:
+        if best is not None and best[2] < config.bad_link * usual:
             break
     return best
 
@@ -210,13 +206,13 @@ def _shared_pixels(observations: Observations, g: int, other: int) -> int:
     return int(((observations.weight[g, mine] > 0) & (observations.weight[other, theirs] > 0)).sum())
 
 
-def _link(observations: Observations, g: int, other: int) -> tuple[Similarity, float] | None:
+def _link(observations: Observations, g: int, other: int, least: int) -> tuple[Similarity, float] | None:
     """Similarity from window g to window `other` through their common frames, and its misfit; None without enough pixels."""
     mine, theirs = torch.nonzero(observations.windows[g][:, None] == observations.windows[other]).unbind(1)
     source, target = observations.points[g, mine].flatten(0, 1), observations.points[other, theirs].flatten(0, 1)
     weight = (observations.weight[g, mine] * observations.weight[other, theirs]).sqrt().flatten()
     use = weight > 0
-    if int(use.sum()) < MIN_SHARED:
+    if int(use.sum()) < least:
         return None
     # relative precision: near points tell as much as far ones
     source, target = source[use], target[use]

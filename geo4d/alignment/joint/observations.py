@@ -9,6 +9,7 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.cameras import Lens
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.geometry.pixels import centred_pixels, sample_grid
 from geo4d.geometry.plucker import fit_centre
 from geo4d.geometry.rigid import rigid
@@ -16,7 +17,6 @@ from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import WindowPredictions
 
 RAYS_PER_FRAME = 256
-MAX_PRECISION = 9.0  # of one pixel, by the typical one
 MIN_RAY_SPREAD = 1e-6  # mean square across their common direction, below which rays do not fix a camera
 
 
@@ -59,32 +59,32 @@ class Observations:
         return (scale * self.extent)[self.nearest_window]
 
 
-def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
+def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...], most: float) -> Float[Tensor, ...]:
     """Precision of the points relative to their distance: `log_precision` with the distance from the window's origin."""
-    return log_precision(points.norm(dim=-1), weight)
+    return log_precision(points.norm(dim=-1), weight, most)
 
 
-def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """Precision of log depth: (weight z)^2 by its median, at most MAX_PRECISION; 0 where the weight is 0 or anything is not finite."""
+def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...], most: float) -> Float[Tensor, ...]:
+    """Precision of log depth: (weight z)^2 by its median, at most `most`; 0 where the weight is 0 or anything is not finite."""
     usable = (weight > 0) & depth.isfinite() & weight.isfinite()
     relative = torch.where(usable, weight * depth, 0.0).square()
     if not usable.any():
         return relative
-    return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(MAX_PRECISION)
+    return (relative / relative[usable].median().clamp_min(1e-30)).clamp_max(most)
 
 
 def observe_points(
-    predictions: WindowPredictions, samples: int, lens: Lens | None = None, ignore: Bool[Tensor, "t h w"] | None = None
+    predictions: WindowPredictions, config: JointConfig, lens: Lens | None = None, ignore: Bool[Tensor, "t h w"] | None = None
 ) -> Observations:
     """Samples the point maps. Zero-weight and ignored pixels are replaced by zeros, whatever they hold."""
     height, width = predictions.grid_size
-    index = sample_grid(height, width, samples)
+    index = sample_grid(height, width, config.samples)
     assert predictions.points is not None
     points = sampled(predictions.points, index).double()
     weight = torch.ones_like(points[..., 0]) if predictions.weight is None else sampled(predictions.weight, index).double()
     if ignore is not None:
         weight = torch.where(ignore.flatten(1)[:, index][predictions.windows], 0.0, weight)
-    weight = relative_weight(points, weight)
+    weight = relative_weight(points, weight, config.most_precision)
     points = torch.where((weight > 0)[..., None], points, 0.0)
     pixels = (lens or Lens.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
     return Observations(predictions.windows.long(), pixels, index, points, weight)

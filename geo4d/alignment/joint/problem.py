@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.unknowns import Columns
 
@@ -42,7 +42,7 @@ class JointProblem:
 
     observations: Observations
     ray_cameras: Tensor | None
-    config: AlignmentConfig
+    config: JointConfig
     log_focal: Float[Tensor, "t"]  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
     log_focal_sigma: float  # how firmly; 0: exactly
     known: Known = field(default_factory=Known)

@@ -36,12 +36,13 @@ class Prepared:
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
     own: OwnCameras
+    config: AlignmentConfig
 
-    def problem(self, config: AlignmentConfig) -> JointProblem:
+    def problem(self) -> JointProblem:
         """The joint problem."""
-        rays = self.start.rays
+        rays, config = self.start.rays, self.config
         return JointProblem(
-            self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known,
+            self.observations, self.rays, config.joint, self.guess.log_focal, self.guess.sigma, self.known.known,
             config.focal == "per_frame", None if rays is None else rays.scale.log(), self.own,
         )  # fmt: skip
 
@@ -74,14 +75,14 @@ class Joint:
         u = self.unknowns
         return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.known.lens)
 
-    def with_cameras(self, cameras: Cameras, config: AlignmentConfig) -> Joint:
+    def with_cameras(self, cameras: Cameras) -> Joint:
         """The windows fitted anew to cameras that are settled, to say how well each of them fits those."""
         u = self.unknowns
         first = rigid(u.rotation[0], u.centre[0])
         poses = first @ cameras.cam_to_world
         start = replace(u, rotation=poses[:, :3, :3], centre=poses[:, :3, 3], log_focal=cameras.focal.log(), poses=None)
         known = Known(poses, log_depth=None)
-        problem = replace(self.ready.problem(config), known=known, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
+        problem = replace(self.ready.problem(), known=known, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
         solved = solve(problem, start)
         return Joint(self.ready, solved, own_cameras(self.observations, solved.unknowns))
 
@@ -89,28 +90,30 @@ class Joint:
 def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
     """Samples the windows and makes the first guesses. Raises AlignmentError if there is nothing to go by."""
     height, width = predictions.grid_size
-    known = priors.resolve(predictions, sample_grid(height, width, config.samples))
-    observations = observe_points(predictions, config.samples, known.lens, known.ignore)
+    c = config.joint
+    known = priors.resolve(predictions, sample_grid(height, width, c.samples))
+    observations = observe_points(predictions, c, known.lens, known.ignore)
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
         raise AlignmentError(
             f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights."
         )
-    guess = fit_focal(observations, predictions.points_origin, config, known.log_focal, priors.focal_sigma)
-    cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift)
-    windows, disconnected = chain_windows(observations, cameras)
+    given = None if known.log_focal is None else (known.log_focal, priors.focal_sigma)
+    guess = fit_focal(observations, predictions.points_origin, c, given, per_frame=config.focal == "per_frame")
+    cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift, c.pnp_rounds)
+    windows, disconnected = chain_windows(observations, cameras, c)
     poses = world_cameras(observations, windows, cameras, residual)
     rays = ray_cameras(predictions)
     start = Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal)
     start = _placed_by_known(start, observations, known)
     if rays is not None:
         start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
-    return Prepared(observations, rays, known, guess, start, disconnected, describe_own_cameras(observations, cameras, start, rays))
+    return Prepared(observations, rays, known, guess, start, disconnected, describe_own_cameras(observations, cameras, start, rays), config)
 
 
-def solve_joint(ready: Prepared, config: AlignmentConfig) -> Joint:
+def solve_joint(ready: Prepared) -> Joint:
     """All cameras, window similarities and focal lengths at once."""
-    return Joint(ready, *solve_agreed(ready.problem(config), ready.start))
+    return Joint(ready, *solve_agreed(ready.problem(), ready.start))
 
 
 def _placed_by_known(start: Unknowns, observations: Observations, known: Resolved) -> Unknowns:

@@ -68,8 +68,9 @@ class _Motion:
 def solve_from(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> tuple[PaperSolution, Dense]:
     """The optimisation from the first guesses of the joint alignment, and its depth where these have any."""
     start = ready.start
-    points = point_source(predictions, ready.observations, own_cameras(ready.observations, start), start.windows.scale)
-    fused = Dense(*Fusion(ready.observations.windows, [points]).dense(*predictions.grid_size))
+    own = own_cameras(ready.observations, start)
+    points = point_source(predictions, ready.observations, own, start.windows.scale, config.joint.most_precision)
+    fused = Dense(*Fusion(ready.observations.windows, [points], config.depth).dense(*predictions.grid_size))
     poses = rigid(start.rotation, start.centre)
     log_focal = float(start.log_focal.mean())
     found = solve_paper(predictions, fused.log_depth, poses, log_focal, (start.windows, start.rays), ready.rays, config)
@@ -85,14 +86,14 @@ def solve_paper(
     rays: Float[Tensor, "g v 4 4"] | None,
     config: AlignmentConfig,
 ) -> PaperSolution:
-    """Runs `config.paper_steps` steps from a start; `similarities` are those of the windows' points and of their ray cameras."""
+    """Runs `config.paper.steps` steps from a start; `similarities` are those of the windows' points and of their ray cameras."""
     objective = _Objective(predictions, log_depth, poses, log_focal, similarities, rays)
-    optimizer = torch.optim.Adam(objective.parameters, lr=config.paper_learning_rate, betas=(0.9, 0.9))
-    steps, losses = config.paper_steps, []
+    optimizer = torch.optim.Adam(objective.parameters, lr=config.paper.learning_rate, betas=(0.9, 0.9))
+    steps, losses = config.paper.steps, []
     for step in range(steps):
         for group in optimizer.param_groups:
             fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-            group["lr"] = config.paper_learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
+            group["lr"] = config.paper.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * fall)
         if step == int(SECOND_STAGE * steps):
             objective.fit_disparity()
         optimizer.zero_grad(set_to_none=True)

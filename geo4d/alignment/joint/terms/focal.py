@@ -13,7 +13,6 @@ from geo4d.alignment.joint.terms.base import Block, Rows, acceleration
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.robust import SQUARE
 
-SHARE = 0.1  # of the sampled pixels, for which the first estimate counts: it is a robust fit of all of them, but of few windows
 EXACTLY = 1e-9  # sigma that stands for 0
 
 
@@ -26,15 +25,16 @@ class FocalTerm:
     sigma: float
     zoom_sigma: float | None  # of second differences; None: one focal length
     evidence: float  # weight of the sampled pixels of a frame
+    weight: float  # of the first estimate, by that
     name: str = "focal"
 
     @classmethod
     def of(cls, problem: JointProblem) -> FocalTerm:
         """The part of a joint problem."""
         o = problem.observations
-        zoom = problem.config.zoom_bend_sigma if problem.zooms else None
+        zoom = problem.config.zoom_acceleration_sigma if problem.zooms else None
         evidence = float(o.weight.sum()) / o.num_frames
-        return cls(problem.columns(), problem.log_focal, max(problem.log_focal_sigma, EXACTLY), zoom, evidence)
+        return cls(problem.columns(), problem.log_focal, max(problem.log_focal_sigma, EXACTLY), zoom, evidence, problem.config.focal_weight)
 
     def fix(self, unknowns: Unknowns, before: None) -> None:
         """The sigmas are given."""
@@ -46,7 +46,7 @@ class FocalTerm:
             weight = torch.full((len(error),), share * self.evidence, dtype=torch.float64)
             return Rows(error, weight, torch.tensor(sigma, dtype=torch.float64), SQUARE)
 
-        off = given((unknowns.log_focal - self.log_focal)[:, None], SHARE, self.sigma)
+        off = given((unknowns.log_focal - self.log_focal)[:, None], self.weight, self.sigma)
         if self.zoom_sigma is None:
             return (off,)
         return off, given(acceleration(unknowns.log_focal[:, None]), 1.0, self.zoom_sigma)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from geo4d._typing import Float, Tensor
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.problem import JointProblem
 from geo4d.alignment.joint.terms.base import SCALE_FLOOR, Block, Rows, median_size
@@ -20,9 +21,7 @@ from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.robust import Loss, learn_loss
 
 MIN_DEPTH = 1e-4  # in the alignment's unit: points nearer, or behind the camera, count as this near
-DISAGREEMENT_SHARE = 0.25  # of the windows' disagreement about cameras, below which residuals do not count as smaller
 ROWS_AT_ONCE = 2**17  # residuals whose derivatives are held at a time: memory, not accuracy
-ACROSS, ALONG = Loss(size=1.0), Loss(size=2.0)  # narrow: with wider ones, a large minority of wild points moves cameras
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class PointsFixed:
     along: Float[Tensor, ""]
     mean_weight: Float[Tensor, "g v p"]
     widest: Float[Tensor, ""]
-    across_loss: Loss = ACROSS
-    along_loss: Loss = ALONG
+    across_loss: Loss
+    along_loss: Loss
 
 
 @dataclass
@@ -53,15 +52,15 @@ class PointsTerm:
 
     observations: Observations
     columns: Columns
+    config: JointConfig
     disagreement: float  # of the windows' own cameras, radians
-    learns_loss: bool = False
     name: str = "points"
     _last: tuple[Unknowns, Seen] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, problem: JointProblem) -> PointsTerm:
         """The part of a joint problem."""
-        return cls(problem.observations, problem.columns(), problem.own.disagreement, problem.config.loss == "adaptive")
+        return cls(problem.observations, problem.columns(), problem.config, problem.own.disagreement)
 
     def seen(self, unknowns: Unknowns) -> Seen:
         """From the cameras of the unknowns; kept until others are asked for, since each state is looked at several times."""
@@ -85,12 +84,12 @@ class PointsTerm:
         log_z = seen.log_z
         along = log_z - pixel_mean(o, log_z, weight if before is None else before.mean_weight)[o.windows]
         # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above all others
-        across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(DISAGREEMENT_SHARE * self.disagreement)
+        across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(self.config.least_residual * self.disagreement)
         # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals would be 0
         plain = torch.where(along != 0, log_z - pixel_mean(o, log_z, weight)[o.windows], 0.0)
         along_size = median_size(plain.abs()[plain != 0], SCALE_FLOOR) if (plain != 0).any() else one
-        across_loss, along_loss = ACROSS, ALONG
-        if self.learns_loss:
+        across_loss, along_loss = Loss(size=self.config.across_width), Loss(size=self.config.along_width)
+        if self.config.loss == "adaptive":
             across_loss = learn_loss((seen.across.square().sum(-1) / across_size**2).flatten(), weight.flatten(), 2)
             along_loss = learn_loss((plain / along_size).square().flatten(), (weight * (along != 0)).flatten(), 1)
         widest = across_size if before is None else before.widest

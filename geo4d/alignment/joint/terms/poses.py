@@ -15,8 +15,6 @@ from geo4d.geometry.rotation import skew, so3_log
 from geo4d.geometry.similarity import Similarity
 from geo4d.solver.robust import SQUARE
 
-SHARED_ERROR = 14.0  # sampled pixels that err together: what is known beforehand counts for as many
-
 
 @dataclass(frozen=True)
 class PosesTerm:
@@ -26,6 +24,7 @@ class PosesTerm:
     poses: Float[Tensor, "t 4 4"]
     turn_sigma: float  # radians
     centre_sigma: float  # in the poses' unit
+    pixels: float  # sampled pixels for which each of them counts
     name: str = "poses"
 
     @classmethod
@@ -34,7 +33,7 @@ class PosesTerm:
         known = problem.known
         if known.poses is None or known.fixes_cameras:
             return None
-        return cls(problem.columns(), known.poses, known.turn_sigma, known.centre_sigma)
+        return cls(problem.columns(), known.poses, known.turn_sigma, known.centre_sigma, problem.config.prior_pixels)
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:
         """Rotation vectors (radians), and centres in the poses' unit."""
@@ -47,7 +46,7 @@ class PosesTerm:
 
     def rows(self, unknowns: Unknowns, fixed: None) -> tuple[Rows, ...]:
         """Turns and centres."""
-        weight = torch.full((len(self.poses),), SHARED_ERROR, dtype=torch.float64)
+        weight = torch.full((len(self.poses),), self.pixels, dtype=torch.float64)
         sigmas = torch.tensor([self.turn_sigma, self.centre_sigma], dtype=torch.float64)
         return tuple(Rows(error, weight, sigma, SQUARE) for error, sigma in zip(self.errors(unknowns), sigmas, strict=True))
 

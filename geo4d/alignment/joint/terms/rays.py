@@ -16,7 +16,6 @@ from geo4d.geometry.rotation import skew, so3_log
 from geo4d.geometry.similarity import Similarity
 from geo4d.solver.robust import SQUARE
 
-SHARE = 0.3  # weight of one ray camera by that of a frame's sampled pixels: the paper's ray term is the weakest too (Eq. 10)
 LEAST = 1e-6  # radians, and units of the window, below which residuals do not count as smaller: rounding
 
 
@@ -37,6 +36,7 @@ class RaysTerm:
     columns: Columns
     cameras: Float[Tensor, "g v 4 4"]  # in their windows
     log_scale: Float[Tensor, "g"] | None
+    weight: float  # of one camera, by that of a frame's sampled pixels
     name: str = "rays"
 
     @classmethod
@@ -44,11 +44,11 @@ class RaysTerm:
         """The part of a joint problem; None without ray cameras."""
         if problem.ray_cameras is None:
             return None
-        return cls(problem.observations, problem.columns(), problem.ray_cameras, problem.ray_log_scale)
+        return cls(problem.observations, problem.columns(), problem.ray_cameras, problem.ray_log_scale, problem.config.ray_weight)
 
     @property
     def _share(self) -> float:
-        return SHARE * self.observations.weight.shape[-1]
+        return self.weight * self.observations.weight.shape[-1]
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
         """Rotation vectors (radians), and centres in the unit of the ray cameras: in the world's, a smaller world would fit better."""

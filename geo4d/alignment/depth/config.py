@@ -1,0 +1,64 @@
+"""Settings of depth: how windows are fused, how far the result is believed, how triangulated points correct it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geo4d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig:
+    """What tells the expected error of a pixel's log depth; shares fitted once, on simulated windows under many laws of noise."""
+
+    disagreement: float = 0.206  # by the windows' spread
+    steepness: float = 0.084  # by the difference to neighbours: at edges near and far are mixed up
+    evidence: float = 0.368  # by how little evidence there is beside what is usual
+    steepest: float = 0.5  # difference of log depth between neighbours, beyond which an edge is an edge
+    default_sigma: float = 0.05  # of log depth, of a network that says nothing of itself
+
+
+@dataclass(frozen=True)
+class CorrectionConfig:
+    """A smooth field of log depth by triangulated points: sizes in cells, errors in log depth."""
+
+    columns: int = 15
+    rows: int = 10
+    network_sigma: float = 0.2  # of the network's depth, shared by whole regions
+    space: float = 1.0  # weight of differences between neighbouring cells
+    time: float = 1.0  # of one cell from frame to frame
+    ridge: float = 0.3  # of the field itself
+    least_pixel_error: float = 0.5  # pixels, of a track's whole path: errors of following a point are shared by its frames
+    independent_frames: float = 2.0  # observations of a track that count
+    worst_sigma: float = 0.15  # beyond which a point is left out
+    point_floor: float = 0.1  # of a point's error
+    robust: float = 0.25  # residual at which a point counts half
+    least_points: float = 10.0  # a frame
+    least_belief: float = 0.4  # in a track
+    least_gain: float = 0.9  # of the misfit, saved by a camera that travels, from which parallax is trusted with the depth too
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """How what is said of a pixel becomes one depth."""
+
+    sources: tuple[str, ...] = ("points", "disparity", "given")
+    samples: int = 256  # pixels a frame that settle disparities' scales and the trust in each modality
+    outlier_width: float = 2.5  # of a candidate by the size of ordinary errors, at which it counts half
+    spread_floor: float = 0.01  # relative depth below which candidates agree
+    most_trust: float = 9.0  # of one modality by another
+    odd_window: float = 3.0  # times the usual disagreement, from which a window is trusted less
+    neighbours: int = 2  # earlier windows that each is compared with
+    line_width: float = 2.0  # of a pixel off the line of a window's disparity, by the size of ordinary errors, at which it counts half
+    given_weight: float = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if self.samples < 16 or self.neighbours < 1:
+            raise ConfigError(f"depth needs at least 16 samples and 1 neighbour; got {self.samples} and {self.neighbours}.")
+        if min(self.outlier_width, self.spread_floor, self.most_trust, self.odd_window, self.line_width, self.given_weight) <= 0:
+            raise ConfigError("Widths, floors and weights of depth must be above 0.")
+        if min(self.correction.columns, self.correction.rows) < 1:
+            raise ConfigError("The field of depth.correction needs at least one column and one row.")
