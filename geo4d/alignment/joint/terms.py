@@ -1,6 +1,6 @@
 """The terms of the joint problem: residuals, their robust cost, and their normal equations.
 
-Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (METHOD Eq. 4 seen from the camera: there depth
+Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (paper Eq. 4 seen from the camera: there depth
 noise cannot move it, and a longer focal length cannot make them small), and one along it, log z against the pixel's own log depth,
 which is eliminated in closed form (its scalar Schur complement). Further terms: ray cameras against the trajectory (Eq. 8), an
 acceleration prior on centres and rotations in place of Eq. 9, which would punish motion itself, and what is known beforehand.
