@@ -67,7 +67,7 @@ def align(
 def draft_of(predictions: WindowPredictions, joint: Joint, priors: Priors, progress: Progress | None = None) -> Draft:
     """Cameras and depth by the windows alone."""
     fused = fuse_windows(predictions, joint, priors, progress)
-    report = {"terms": terms_of(predictions, joint.ready), "solver": "fast", "solver_steps": joint.solved.steps}
+    report = {"terms": terms_of(predictions, joint.ready), "solver": "fast", "joint": joint.solved.summary.as_dict()}
     return Draft(joint.cameras(), fused.dense, report, joint=joint, fused=fused)
 
 

@@ -23,6 +23,7 @@ class AlignmentConfig:
     motion: bool = True  # whether to say which pixels move
     smoothness: float = 0.1  # acceleration prior of the centres, relative to the typical residual
     turn_smoothness: float = 0.7  # the same of the rotations
+    terms: tuple[str, ...] = ("points", "rays", "poses", "depth", "smoothness", "focal")  # of the joint solve
     samples: int = 144  # pixels a frame that determine the cameras
     iterations: int = 25
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak

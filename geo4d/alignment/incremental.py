@@ -14,9 +14,9 @@ from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import own_cameras, solve_agreed
 from geo4d.alignment.joint.guess import FocalGuess
 from geo4d.alignment.joint.observations import observe_points, ray_cameras
+from geo4d.alignment.joint.problem import OwnCameras
 from geo4d.alignment.joint.solve import assess
 from geo4d.alignment.joint.steps import Joint, Prepared, prepare
-from geo4d.alignment.joint.terms import Raw
 from geo4d.alignment.joint.unknowns import Unknowns
 from geo4d.alignment.priors import Priors
 from geo4d.errors import ConfigError, InputError
@@ -41,7 +41,7 @@ class IncrementalAlignment:
         self._kind = ""
         self._unknowns: Unknowns | None = None
         self._guess: FocalGuess | None = None
-        self._raw = Raw()
+        self._own = OwnCameras()
 
     @property
     def num_windows(self) -> int:
@@ -90,7 +90,7 @@ class IncrementalAlignment:
         observations, rays = observe_points(predictions, self.config.samples), ray_cameras(predictions)
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
-        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._raw)
+        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own)
         joint = Joint(ready, assess(ready.problem(self.config), unknowns), own_cameras(observations, unknowns))
         return complete(predictions, draft_of(predictions, joint, priors, progress), tracks, priors, self.config)
 
@@ -142,7 +142,7 @@ class IncrementalAlignment:
         """Writes a solution of the recent windows into the whole."""
         own = ready.guess.own
         if self._unknowns is None or self._guess is None:
-            self._unknowns, self._guess, self._raw = found, ready.guess, ready.raw
+            self._unknowns, self._guess, self._own = found, ready.guess, ready.own
             return
         old, count = self._unknowns, int(frames.max()) + 1
         rotation = _grown(old.rotation, count, torch.eye(3, dtype=torch.float64))

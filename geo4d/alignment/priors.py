@@ -11,7 +11,7 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.cameras import Lens
-from geo4d.alignment.joint.terms import Known
+from geo4d.alignment.joint.problem import Known
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.pixels import resize_nearest
 from geo4d.scene import WindowPredictions

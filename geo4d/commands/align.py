@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from geo4d.commands.priors import add_prior_arguments, read_priors
+from geo4d.commands.priors import add_prior_arguments, prior_files, read_priors
 
 logger = logging.getLogger("geo4d.align")
 
@@ -18,25 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     parser.add_argument("--tracks", default=None, metavar="FILE", help="tracks.npz of geo4d infer --save-windows, or another tracker's")
     add_prior_arguments(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
 
 
 def run(args: argparse.Namespace) -> None:
     """Aligns and writes."""
     from geo4d.alignment import AlignmentConfig, align
-    from geo4d.commands.infer import report
+    from geo4d.commands.infer import KIND, SETTINGS, WORK_FOLDER, report, result_files
     from geo4d.config import load_config, save_config
-    from geo4d.io.reconstruction import open_output_directory, save_reconstruction
+    from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
+    from geo4d.io.reconstruction import save_reconstruction
     from geo4d.io.tracks import load_tracks
     from geo4d.io.windows import load_windows
     from geo4d.pipeline import one_thread
     from geo4d.progress import Bars
 
     config = load_config(AlignmentConfig, overrides=args.settings)
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        open_output_directory(out)  # a refusal need not wait for the alignment
+    out, files = Path(args.out), result_files(args)
+    refuse_inputs_inside(out, [("the windows", args.windows), ("--tracks", args.tracks), *prior_files(args)])
+    check_output_directory(out, KIND, files, overwrite=args.overwrite)  # a refusal need not wait for the alignment
     predictions = load_windows(args.windows)
     tracks = None if args.tracks is None else load_tracks(args.tracks)
     priors = read_priors(args)
@@ -44,11 +45,12 @@ def run(args: argparse.Namespace) -> None:
         result = align(predictions, tracks=tracks, priors=priors, config=config, progress=Bars(hidden=args.quiet))
     for warning in result.diagnostics["warnings"]:
         logger.warning("Warning: %s", warning)
-    open_output_directory(out, overwrite=args.overwrite)
-    save_config(config, out / "config.yaml")
+    open_output_directory(out, KIND, files, overwrite=args.overwrite)
+    save_config(config, out / SETTINGS)
     if not args.no_preview:
         from geo4d.viewer.preview import write_preview
 
         write_preview(result, out)
     save_reconstruction(result, out)
+    close_output_directory(out, KIND, WORK_FOLDER)
     report(out)

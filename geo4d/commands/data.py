@@ -50,21 +50,23 @@ def run_check(args: argparse.Namespace) -> None:
     import sys
 
     from geo4d.data import open_data
-    from geo4d.data.check import check_data, write_report
+    from geo4d.data.check import REPORTS, SHEET, check_data, write_report
     from geo4d.errors import ConfigError, InputError
+    from geo4d.io.output import refuse_inputs_inside, register
     from geo4d.progress import Bars
 
     if args.samples < 1:
         raise ConfigError(f"--samples must be at least 1; got {args.samples}.")
-    data = open_data(args.root, args.kind, include=args.include)
     out = Path(args.out)
+    refuse_inputs_inside(out, [("the data set", args.root)])
+    data = open_data(args.root, args.kind, include=args.include)
+    register(out, CHECK_KIND, [SHEET, *REPORTS])
     try:
-        out.mkdir(parents=True, exist_ok=True)
         report = check_data(
             data,
             samples=None if args.all else args.samples,
             progress=Bars(hidden=args.quiet).counter("recordings"),
-            sheet=out / "contact_sheet.png",
+            sheet=out / SHEET,
         )
         write_report(report, out)
     except OSError as error:
@@ -101,6 +103,7 @@ def run_encode(args: argparse.Namespace) -> None:
     from geo4d.data import find_kind
     from geo4d.data.mixture import MixtureConfig, Size
     from geo4d.errors import ConfigError
+    from geo4d.io.output import refuse_inputs_inside
     from geo4d.models.storage import load_model
     from geo4d.training.config import DataConfig, LatentsConfig, Length, SetConfig, StageConfig
     from geo4d.training.recipe import run_stage
@@ -108,6 +111,7 @@ def run_encode(args: argparse.Namespace) -> None:
     if min(args.windows, args.frames, args.workers) < 1:
         raise ConfigError(f"--windows, --frames and --workers are 1 or more; got {args.windows}, {args.frames} and {args.workers}.")
     out, clips = Path(args.out), min(args.windows, WINDOWS_A_SHARD)
+    refuse_inputs_inside(out, [*(("a data set", root) for root in args.roots), ("--model", args.model), ("--vae", args.vae)])
     sizes = args.size or load_model(args.model, vae=args.vae).spec.sizes
     sets = {f"{number}_{Path(root).name}": SetConfig(root, find_kind(root)) for number, root in enumerate(args.roots)}
     data = DataConfig(
@@ -162,6 +166,7 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 
 WINDOWS_A_SHARD = 16
+CHECK_KIND = "data check"  # of folder
 
 ACTIONS = {
     "check": Action("verify an installed data set and draw a contact sheet with reprojected points", add_check_arguments, run_check),

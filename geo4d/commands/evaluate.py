@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--protocol", default=None, help="a wrong name lists them; default: geo4d, or relative for your own data")
     out.add_argument("--out", default=None, help="folder of the run; started again, it goes on; default: the table alone is printed")
     out.add_argument("--json", default=None, metavar="FILE", help="write the medians and every clip's numbers here")
-    out.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    out.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     out.add_argument("--retry", action="store_true", help="compute again what failed in the run in --out")
     out.add_argument("--keep", action="store_true", help="keep the model's results below --out, to look at or to score again")
     out.add_argument("--no-plots", dest="plots", action="store_false", help="draw nothing")
@@ -108,16 +108,17 @@ def _evaluate(args: argparse.Namespace, out: Path) -> None:
     from geo4d.evaluation.report import write_report
     from geo4d.evaluation.results import markdown
     from geo4d.evaluation.runner import Run, find_shard
-    from geo4d.evaluation.store import Store
+    from geo4d.evaluation.store import KEPT, Store
+    from geo4d.io.output import refuse_inputs_inside
     from geo4d.progress import Bars
 
+    if args.overwrite:
+        refuse_inputs_inside(out, _inputs(args))
     shard, opened = find_shard(args.shard), _open(args)
     name, protocol = choose_protocol(args.protocol, opened.dataset.name)
     config, form = _pipeline(args), _form(args)
     models = _models(args, config, opened.task)
-    if args.overwrite:
-        _refuse_to_remove(args, out)
-    methods = make_methods(models, args.predictions, config, form, out / "predictions" if args.keep else None)
+    methods = make_methods(models, args.predictions, config, form, out / KEPT if args.keep else None)
     store = Store(out)
     if args.overwrite:
         store.clear()
@@ -183,15 +184,11 @@ def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> No
         raise ConfigError(f"--{given.replace('_', '-')} would do nothing here: {reason}.")
 
 
-def _refuse_to_remove(args: argparse.Namespace, out: Path) -> None:
-    """Raises ConfigError if something that is to be read lies in the folder that is to be replaced."""
+def _inputs(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """(what it is, path or other word) of all that is read."""
     read = [("--predictions", entry.partition("=")[2] or entry) for entry in args.predictions]
-    others = {"the data set": _root(args), "--list": args.list, "--model": args.model, "--vae": args.vae}
-    read += [(what, path) for what, path in others.items() if path is not None]
-    for what, entry in read:
-        path = Path(entry).expanduser()
-        if path.exists() and path.resolve().is_relative_to(out.resolve()):
-            raise ConfigError(f"--overwrite would remove {path} ({what}), which lies in --out {out}; choose another --out, or move it.")
+    read += [("the data set", _root(args)), ("--list", args.list), ("--model", args.model), ("--vae", args.vae)]
+    return read + [(key, word.partition("=")[2].strip()) for word in args.settings if (key := _key(word)) in ("model", "vae")]
 
 
 def _root(args: argparse.Namespace) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
 CONTRACTS = ("syn4d", "worldtrack")
@@ -29,12 +30,18 @@ def run(args: argparse.Namespace) -> None:
 
     from geo4d.errors import ConfigError
     from geo4d.io.contracts import source_frames, write_contract
-    from geo4d.io.export import ExportConfig, export
-    from geo4d.io.reconstruction import load_reconstruction
+    from geo4d.io.export import FOLDER_FORMATS, ExportConfig, export
+    from geo4d.io.output import refuse_file_of, refuse_inputs_inside
+    from geo4d.io.reconstruction import FILES, load_reconstruction
     from geo4d.io.tracks import load_tracks
 
     if args.tracks is not None and args.format not in CONTRACTS:
         raise ConfigError(f"--tracks goes with --format {' or '.join(CONTRACTS)}; got {args.format}: leave it out.")
+    if args.format in FOLDER_FORMATS:
+        refuse_inputs_inside(args.out, [("the reconstruction", args.directory)])
+    refuse_file_of(args.directory, args.out, FILES)
+    if args.tracks is not None:
+        refuse_file_of(Path(args.tracks).parent, args.out, [Path(args.tracks).name])
     result = load_reconstruction(args.directory)
     if args.format in CONTRACTS:
         tracks = None if args.tracks is None else load_tracks(args.tracks)

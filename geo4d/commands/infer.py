@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geo4d.commands.priors import add_prior_arguments, read_priors
+from geo4d.commands.priors import add_prior_arguments, prior_files, read_priors
 
 WORK_FOLDER = ".work"  # finished windows of an unfinished run
 SETTINGS = "config.yaml"
+PREVIEW = ("preview.mp4", "trajectory.png")
+KIND = "reconstruction"  # of folder, of infer and align
 HOW_TO_RUN = ("resume", "overwrite", "quiet", "verbose", "out", "verb")  # they decide nothing of the result
 
 logger = logging.getLogger("geo4d.infer")
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prior_arguments(parser)
     parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz, and tracks.npz")
     parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
 
 
@@ -68,32 +69,37 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last."""
+def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) -> None:
+    """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last.
+
+    `kind` is that of the folder, `also` what the caller will write into it.
+    """
     from geo4d.alignment import AlignmentConfig
     from geo4d.config import load_config
-    from geo4d.io.reconstruction import open_output_directory, save_reconstruction
+    from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
+    from geo4d.io.reconstruction import save_reconstruction
     from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.windows import save_windows
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.progress import Bars
+    from geo4d.windows.cache import cache_files
 
     names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
     config = InferConfig(**{name: getattr(args, name) for name in names})
     alignment = load_config(AlignmentConfig, overrides=args.settings)
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        open_output_directory(out, resume=args.resume)  # a refusal need not wait for the video to be read
-        if _is_finished(out, args):
-            logger.info("%s is already finished.", out)
-            return
+    out, files, mode = Path(args.out), [*result_files(args), *also], {"resume": args.resume, "overwrite": args.overwrite}
+    refuse_inputs_inside(out, _inputs(args))
+    check_output_directory(out, kind, files, **mode)  # a refusal need not wait for the video to be read
+    if not args.overwrite and _is_finished(out, kind, args):
+        logger.info("%s is already finished.", out)
+        return
     priors = read_priors(args)
     model = Geo4D.from_pretrained(args.model, vae=args.vae, device=args.device, dtype=args.dtype)
     video = model.read(args.video, config if args.tracks_file is None else replace(config, tracks=False))
     if args.tracks_file is not None:
         video = replace(video, tracks=load_tracks(args.tracks_file))
-    model.plan(video, config)
-    open_output_directory(out, resume=args.resume, overwrite=args.overwrite)
+    windows = cache_files(len(model.plan(video, config)))
+    open_output_directory(out, kind, [*files, *(f"{WORK_FOLDER}/{name}" for name in windows)], **mode)
     if not (out / SETTINGS).exists():
         _write_settings(out, args)
     model.open_cache(video, config, out / WORK_FOLDER)  # refuses to resume another run, whose settings must stay
@@ -116,21 +122,36 @@ def run(args: argparse.Namespace) -> None:
 
         write_preview(result, out)
     save_reconstruction(result, out)
-    shutil.rmtree(out / WORK_FOLDER)
+    close_output_directory(out, kind, WORK_FOLDER)
     report(out)
+
+
+def result_files(args: argparse.Namespace) -> list[str]:
+    """Names of what infer or align writes."""
+    from geo4d.io.reconstruction import FILES
+
+    kept = ("windows.npz", "tracks.npz") if getattr(args, "save_windows", False) else ()
+    return [SETTINGS, *FILES, *kept, *(() if args.no_preview else PREVIEW)]
+
+
+def _inputs(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """(what it is, path or other word) of all that is read."""
+    options = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in ("tracks_file", "model", "vae")]
+    return [("the video", args.video), *options, *prior_files(args)]
 
 
 def report(out: Path) -> None:
     """Says where to look."""
-    names = ("preview.mp4", "trajectory.png", "depth.npy", "cam_to_world.npy", "trajectory_tum.txt")
+    names = (*PREVIEW, "depth.npy", "cam_to_world.npy", "trajectory_tum.txt")
     files = [name for name in names if (out / name).exists()]
     logger.info("Wrote %s: %s, ...", out, ", ".join(files))
     logger.info("Look at it with: geo4d view %s", out)
 
 
-def _is_finished(out: Path, args: argparse.Namespace) -> bool:
+def _is_finished(out: Path, kind: str, args: argparse.Namespace) -> bool:
     """Whether the folder holds a whole result of these settings; one of other settings is refused."""
     from geo4d.errors import InputError
+    from geo4d.io.output import close_output_directory
     from geo4d.io.reconstruction import SUMMARY, is_intact
 
     if not (out / SUMMARY).exists():
@@ -140,7 +161,7 @@ def _is_finished(out: Path, args: argparse.Namespace) -> bool:
     if not is_intact(out):
         logger.warning("Warning: The result in %s is damaged, and is computed again.", out)
         return False
-    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    close_output_directory(out, kind, WORK_FOLDER)  # where the run was killed before it did so
     return True
 
 
@@ -156,6 +177,8 @@ def _settings(args: argparse.Namespace) -> str:
 
 
 def _write_settings(out: Path, args: argparse.Namespace) -> None:
-    temporary = out / f".{SETTINGS}"
+    from geo4d.io.atomic import temporary_path
+
+    temporary = temporary_path(out / SETTINGS)
     temporary.write_text(_settings(args))
     temporary.replace(out / SETTINGS)

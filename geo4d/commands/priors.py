@@ -47,6 +47,11 @@ def parse_pair(text: str) -> tuple[float, float]:
     return first, second
 
 
+def prior_files(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """(option, what it was given) of those that may name a file."""
+    return [(f"--{name}", getattr(args, name)) for name in ("intrinsics", "poses", "depth", "ignore")]
+
+
 def read_priors(args: argparse.Namespace) -> Priors:
     """Reads what the options name. Raises InputError or ConfigError for what cannot be used."""
     from geo4d.alignment import Priors

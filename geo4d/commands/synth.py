@@ -25,9 +25,10 @@ def run(args: argparse.Namespace) -> None:
     import logging
 
     from geo4d.errors import ConfigError
+    from geo4d.io.output import register
     from geo4d.progress import Bars
     from geo4d.synthetic import scene_seed
-    from geo4d.synthetic.files import write_clip, write_contact_sheet
+    from geo4d.synthetic.files import FOLDER_KIND, SHEET, write_clip, write_contact_sheet
 
     out, bars = Path(args.out), Bars(hidden=args.quiet)
     seed, frames = (default if value is None else value for value, default in ((args.seed, 0), (args.frames, 32)))
@@ -43,11 +44,13 @@ def run(args: argparse.Namespace) -> None:
     if args.check or args.only != "*":
         raise ConfigError("--check and --only are for a benchmark; name it, such as --benchmark v1.")
     assert num is not None
+    if args.sheet:
+        register(out, FOLDER_KIND, [SHEET])
     for index in range(num):
         write_clip(out / f"{index:05d}", scene_seed(seed, index), frames=frames, size=size)
         bars("clips", index + 1, num)
     if args.sheet:
-        write_contact_sheet(out / "contact_sheet.png", [scene_seed(seed, index) for index in range(16)])
+        write_contact_sheet(out / SHEET, [scene_seed(seed, index) for index in range(16)])
     logging.getLogger("geo4d").info("Wrote %s: rgb.mp4, depth.npy, intrinsics.npy, cam_to_world.npy, ... for each clip", out)
 
 

@@ -18,8 +18,11 @@ def run(args: argparse.Namespace) -> None:
     """Serves until interrupted, or writes the page."""
     import logging
 
-    from geo4d.io.reconstruction import load_reconstruction
+    from geo4d.io.output import refuse_file_of
+    from geo4d.io.reconstruction import FILES, load_reconstruction
 
+    if args.html:
+        refuse_file_of(args.directory, args.html, FILES)
     result = load_reconstruction(args.directory)
     if args.html:
         from geo4d.viewer.page import write_page

@@ -21,6 +21,7 @@ JUMP_SHARE = 0.05  # of the median depth, which a step must exceed as well
 AGREE = 0.05  # relative difference of depth up to which two frames agree
 LEAST_AGREEMENT, LEAST_PIXELS = 0.5, 200
 TILE_HEIGHT, MAX_ROWS = 150, 24
+SHEET, REPORTS = "contact_sheet.png", ("report.txt", "report.json")
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,9 @@ def write_sheet(path: Path, strips: list[tuple[str, np.ndarray]]) -> None:
 
 def write_report(report: Report, folder: Path) -> None:
     """report.txt and report.json."""
-    (folder / "report.txt").write_text(report.text())
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
+    text, numbers = REPORTS
+    (folder / text).write_text(report.text())
+    (folder / numbers).write_text(json.dumps(asdict(report), indent=1) + "\n")
 
 
 def _sampled(count: int, samples: int | None) -> list[int]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from geo4d.config import load_config, save_config
 from geo4d.errors import ConfigError
-from geo4d.evaluation.methods import Pipeline, PipelineConfig
+from geo4d.evaluation.methods import WINDOWS_KIND, Pipeline, PipelineConfig
 from geo4d.evaluation.plots import write_plots
 from geo4d.evaluation.protocols import choose_protocol
-from geo4d.evaluation.report import write_report, write_tables
+from geo4d.evaluation.report import PLOTS, report_files, write_report, write_tables
 from geo4d.evaluation.results import Results, markdown
 from geo4d.evaluation.runner import Run, Shard
 from geo4d.evaluation.sets import OpenSet, open_set
-from geo4d.evaluation.store import Store, whole_file
+from geo4d.evaluation.store import Store
+from geo4d.io.atomic import whole_file
+from geo4d.io.output import discard, register
 
+FOLDER_KIND, SETTINGS = "ablation", "config.yaml"
 WINDOWS = ".windows"  # predicted windows that variants share, below the folder of the ablation
 
 
@@ -68,7 +70,7 @@ def ablate(
     """Runs every variant into a folder of its own below `out`, and writes one table of them all.
 
     Returns the table, or None while other shards are still at work. Raises ConfigError for variants that cannot be, before any
-    work is done.
+    work is done, InputError for a folder that holds other files under the names of the tables.
     """
     if not config.variants:
         raise ConfigError("An ablation needs variants: a name and a list of key=value words for each.")
@@ -79,6 +81,9 @@ def ablate(
     pipelines = {variant: config.variant(variant) for variant in config.variants}
     for pipeline in pipelines.values():
         pipeline.infer_config()
+    if overwrite:
+        discard(out / WINDOWS, WINDOWS_KIND)
+    register(out, FOLDER_KIND, [SETTINGS, *report_files()])
     finished: list[Results] = []
     for variant, pipeline in pipelines.items():
         store = Store(out / variant)
@@ -90,13 +95,13 @@ def ablate(
             finished.append(write_report(store, opened))
     if len(finished) < len(pipelines):
         return None
-    with whole_file(out / "config.yaml") as temporary:
+    with whole_file(out / SETTINGS) as temporary:
         save_config(replace(config, root=None), temporary)
     together = Results(finished[0].settings, [row for results in finished for row in results.rows])
     text = markdown(together, config.title, _list_variants(config))
     write_tables(together, out, text)
-    write_plots(together, out / "plots")
-    shutil.rmtree(out / WINDOWS, ignore_errors=True)
+    write_plots(together, out / PLOTS)
+    discard(out / WINDOWS, WINDOWS_KIND)
     return text
 
 

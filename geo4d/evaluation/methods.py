@@ -19,10 +19,12 @@ from geo4d.evaluation.predictions import Prediction, PredictionForm, from_recons
 from geo4d.evaluation.prepare import sha256
 from geo4d.evaluation.scores import Truth, constant_prediction, mean_prediction
 from geo4d.evaluation.sets import EvaluationSequence
+from geo4d.io.output import register
 from geo4d.io.reconstruction import save_reconstruction
 from geo4d.pipeline import Compat, Geo4D, InferConfig
-from geo4d.windows.cache import fingerprint_model
+from geo4d.windows.cache import cache_files, fingerprint_model
 
+WINDOWS_KIND = "windows"  # of folder, of predicted windows
 BASELINES = {"constant": constant_prediction, "mean": mean_prediction}
 
 
@@ -147,7 +149,12 @@ class Pipeline:
         images, times = sequence.images(), sequence.timestamps - sequence.timestamps[0]
         video = self.model.read(images, self.settings)
         fps = 1 / float(np.diff(times).mean()) if len(times) > 1 else video.fps
-        cache = None if self.windows is None else self.windows / self._windows_key() / sequence.name.replace("/", "_")
+        cache = None
+        if self.windows is not None:
+            place = f"{self._windows_key()}/{sequence.name.replace('/', '_')}"
+            names = cache_files(len(self.model.plan(video, self.settings)))
+            register(self.windows, WINDOWS_KIND, [f"{place}/{name}" for name in names])
+            cache = self.windows / place
         result = self.model.reconstruct(
             replace(video, timestamps=times, fps=fps), self.settings, alignment=self.config.alignment, cache_dir=cache
         )

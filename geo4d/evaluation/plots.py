@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from geo4d.evaluation.results import Results
-from geo4d.evaluation.store import Record, whole_file
+from geo4d.evaluation.store import Record
+from geo4d.io.atomic import whole_file
 
 COLUMNS, MAX_PANELS, PANEL = 4, 24, (3.4, 2.5)  # panels a row, panels a picture, inches
+TRAJECTORIES, RELIABILITY = "trajectories.png", "reliability.png"
+FILES = ("frames_abs_rel.png", "frames_position.png", TRAJECTORIES, RELIABILITY)
 Draw = Callable[[Axes, dict[str, Record], dict[str, str]], None]
 
 
@@ -29,12 +32,10 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
             written.append(_panels(results, folder / f"frames_{key}.png", title, _draw_frames(key, unit), ("per_frame", key)))
     if _has(results, "path", "true"):
         written.append(
-            _panels(
-                results, folder / "trajectories.png", "Paths, in the plane in which the true one spreads most", _draw_path, ("path", "true")
-            )
+            _panels(results, folder / TRAJECTORIES, "Paths, in the plane in which the true one spreads most", _draw_path, ("path", "true"))
         )
     if _has(results, "trust", "error"):
-        written.append(_reliability(results, folder / "reliability.png"))
+        written.append(_reliability(results, folder / RELIABILITY))
     return written
 
 

@@ -14,6 +14,7 @@ from geo4d.data.files import naming
 from geo4d.data.frames import BadData
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.archives import gather_arrays
+from geo4d.io.output import is_list
 from geo4d.io.reconstruction import SUMMARY, load_reconstruction
 from geo4d.scene import Reconstruction
 
@@ -128,7 +129,7 @@ def from_reconstruction(source: Path, result: Reconstruction) -> Prediction:
 def prediction_files(folder: str | Path, sequence: str) -> list[Path]:
     """All files of the prediction for one sequence, in a fixed order. Raises InputError if there is none."""
     source = _find(Path(folder).expanduser(), sequence)
-    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file() and not is_list(path.name))
 
 
 def _find(folder: Path, sequence: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from geo4d.errors import InputError
 from geo4d.evaluation.manifest import make_manifest
-from geo4d.evaluation.plots import write_plots
+from geo4d.evaluation.plots import FILES, write_plots
 from geo4d.evaluation.results import (
     Results,
     costs_csv,
@@ -23,27 +23,32 @@ from geo4d.evaluation.sets import OpenSet
 from geo4d.evaluation.store import Store, write_json, write_text
 from geo4d.evaluation.synthetic import chosen, medians
 
+TABLES = ("table.md", "table.tex", "sequences.csv", "costs.csv", "summary.json")
+PLOTS = "plots"
+MANIFEST = "manifest.json"
+
+
+def report_files() -> list[str]:
+    """Names of tables and plots, relative to the folder."""
+    return [*TABLES, *(f"{PLOTS}/{name}" for name in FILES)]
+
 
 def write_report(store: Store, opened: OpenSet, *, plots: bool = True) -> Results:
     """Writes tables, CSV, summary, manifest and plots beside the records. Raises InputError if the run is not finished."""
     results = Results.load(store)
+    store.register([*report_files(), MANIFEST])
     write_tables(results, store.folder, markdown(results))
     if plots:
-        write_plots(results, store.folder / "plots")
-    write_json(store.folder / "manifest.json", make_manifest(store, opened))
+        write_plots(results, store.folder / PLOTS)
+    write_json(store.folder / MANIFEST, make_manifest(store, opened))
     return results
 
 
 def write_tables(results: Results, folder: Path, text: str) -> None:
     """Writes the table for people, for papers and for programs, and what it cost."""
-    for name, content in (
-        ("table.md", text),
-        ("table.tex", latex(results)),
-        ("sequences.csv", sequences_csv(results)),
-        ("costs.csv", costs_csv(results)),
-    ):
+    for name, content in zip(TABLES[:4], (text, latex(results), sequences_csv(results), costs_csv(results)), strict=True):
         write_text(folder / name, content)
-    write_json(folder / "summary.json", summary(results))
+    write_json(folder / TABLES[4], summary(results))
 
 
 def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ class Run:
 
     def evaluate(self, shard: Shard | None = None, progress: Callable[[int, int], None] | None = None) -> None:
         """Computes what is not there yet of this shard. Raises InputError if the folder holds a run with other settings."""
-        self.store.claim(self.settings(), [(method.name, method.describe()) for method in self.methods])
+        kept = [method.name for method in self.methods if getattr(method, "keep", None) is not None]
+        self.store.claim(self.settings(), [(method.name, method.describe()) for method in self.methods], kept)
         names = (shard or Shard()).pick(self.opened.names)
         again = self._failed(names) if self.retry else set()
         for number, name in enumerate(names, 1):

@@ -4,28 +4,27 @@ settings.json                        what all methods share: data set, rule, pro
 sequences/<method>/method.json       what makes the method's results what they are
 sequences/<method>/<sequence>.json   scores, failures, hashes of the truth, cost
 frames/<sequence>.json               which frames, with hashes
+predictions/<method>/<sequence>/     results that were to be kept
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from geo4d.errors import InputError
+from geo4d.io.atomic import is_temporary, whole_file
+from geo4d.io.output import clear, is_list, read_listing, register
+from geo4d.io.reconstruction import FILES
 
 SETTINGS = "settings.json"
 FORMAT, VERSION = "geo4d-evaluation", 3  # 3: no fitted scale is negative, and records say where a free one would be
-TEMPORARY = ".tmp"  # how names of files end that are not whole yet
+FOLDER_KIND, KEPT = "evaluation", "predictions"
 LOOKS, PAUSE_S = 4, 0.25  # for the settings that another process may be writing: a shared folder shows new files late
 KINDS = ("pipeline", "predictions", "baseline")  # order of rows in tables
 Record = dict[str, Any]
@@ -37,14 +36,26 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def claim(self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Makes the folder that of these settings. Raises InputError if it is that of others, or holds something else."""
+    def claim(self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]], kept: Iterable[str] = ()) -> None:
+        """Makes the folder that of these settings; of the methods in `kept` results are kept as well.
+
+        Raises InputError if it is that of others, or holds something else.
+        """
+        methods = list(methods)
+        parts = [(self.folder / SETTINGS, {"format": FORMAT, "version": VERSION, **settings})]
+        parts += [(self._method(name) / "method.json", described) for name, described in methods]
         try:
             if not self._can_be_ours():
-                raise InputError(f"{self.folder} holds something that is no run of geo4d evaluate; choose an empty or new folder.")
-            self._agree(self.folder / SETTINGS, {"format": FORMAT, "version": VERSION, **settings})
-            for name, described in methods:
-                self._agree(self._method(name) / "method.json", described)
+                raise InputError(
+                    f"{self.folder} holds something that is no run of geo4d evaluate with a list of its files; "
+                    "choose an empty or new folder, or remove this one by hand."
+                )
+            for path, described in parts:
+                if path.exists():
+                    self._agree(path, described)  # before anything is changed
+            self.register(_files(settings.get("sequences", ()), [name for name, _ in methods], kept))
+            for path, described in parts:
+                self._agree(path, described)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written ({error.strerror}); choose another --out.") from error
 
@@ -56,9 +67,9 @@ class Store:
                 return True
             if not self.folder.is_dir():
                 return False
-            # listed before the settings are looked for: they are the first file of a run, so whatever it holds is younger
-            foreign = [path for path in self.folder.iterdir() if not _is_temporary(path)]
-            if not foreign or (self.folder / SETTINGS).exists():
+            # looked through before the list is read: it is the first file of a run, so whatever the run holds is younger
+            foreign = [path for path in self.folder.iterdir() if not (is_temporary(path.name) or is_list(path.name))]
+            if not foreign or read_listing(self.folder) is not None:
                 return True
         return False
 
@@ -79,9 +90,12 @@ class Store:
             )
 
     def clear(self) -> None:
-        """Removes the run, if the folder holds one."""
-        if (self.folder / SETTINGS).exists():
-            shutil.rmtree(self.folder)
+        """Removes the files of the run, if the folder holds one. Raises InputError if it holds something else of ours."""
+        clear(self.folder, FOLDER_KIND)
+
+    def register(self, names: Iterable[str]) -> None:
+        """Lists files, by names relative to the folder, as those of the run; to be called before they are written."""
+        register(self.folder, FOLDER_KIND, names)
 
     def settings(self) -> dict[str, Any]:
         """What all methods share. Raises InputError if the folder holds no run."""
@@ -101,21 +115,21 @@ class Store:
 
     def record(self, method: str, sequence: str) -> Record | None:
         """The result of a method on a sequence, if there is one."""
-        path = self._method(method) / f"{quote(sequence, safe='')}.json"
+        path = self._method(method) / _file(sequence)
         return read_json(path) if path.is_file() else None
 
     def write_record(self, record: Record) -> None:
         """Keeps the result of a method on a sequence."""
-        write_json(self._method(record["method"]) / f"{quote(record['sequence'], safe='')}.json", record)
+        write_json(self._method(record["method"]) / _file(record["sequence"]), record)
 
     def frames(self, sequence: str) -> dict[str, Any] | None:
         """The row of the frame list, if the sequence could be read."""
-        path = self.folder / "frames" / f"{quote(sequence, safe='')}.json"
+        path = self.folder / "frames" / _file(sequence)
         return read_json(path) if path.is_file() else None
 
     def write_frames(self, row: dict[str, Any]) -> None:
         """Keeps a row of the frame list."""
-        write_json(self.folder / "frames" / f"{quote(row['name'], safe='')}.json", row)
+        write_json(self.folder / "frames" / _file(row["name"]), row)
 
     def records(self, method: str) -> list[Record] | None:
         """The results of a method on all sequences, in order; None while one is still to come."""
@@ -125,6 +139,19 @@ class Store:
 
     def _method(self, name: str) -> Path:
         return self.folder / "sequences" / name
+
+
+def _file(sequence: str) -> str:
+    """The name of a sequence's file."""
+    return f"{quote(sequence, safe='')}.json"
+
+
+def _files(sequences: Iterable[str], methods: Iterable[str], kept: Iterable[str]) -> list[str]:
+    """What a run writes until it is finished, by names relative to its folder."""
+    names = [SETTINGS, *(f"frames/{_file(sequence)}" for sequence in sequences)]
+    for method in methods:
+        names += [f"sequences/{method}/{name}" for name in ("method.json", *map(_file, sequences))]
+    return names + [f"{KEPT}/{method}/{sequence}/{file}" for method in kept for sequence in sequences for file in FILES]
 
 
 def settings_hash(*settings: dict[str, Any]) -> str:
@@ -141,31 +168,6 @@ def write_text(path: Path, text: str) -> None:
     """In one move. Raises InputError if the place cannot be written."""
     with whole_file(path) as temporary:
         temporary.write_text(text)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` in one move when all is written, and is removed if that fails.
-
-    No two writers get one name, on whatever machines: it holds the host, the process and a random part. Raises InputError if
-    the place cannot be written.
-    """
-    own = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.name}.{own}{TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
-    finally:
-        with suppress(OSError):  # gone already, or never there
-            temporary.unlink()
-
-
-def _is_temporary(path: Path) -> bool:
-    """Whether it is a name of `whole_file`."""
-    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,11 +12,15 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.io.atomic import temporary_path
+from geo4d.io.output import register
 from geo4d.io.reconstruction import ARRAYS, OPTIONAL
 from geo4d.scene import Reconstruction
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
+FOLDER_FORMATS = ("colmap", "nerfstudio")
 COLMAP_FILES = ("cameras.txt", "points3D.txt", "images.txt")
+FOLDER_KIND = "export"
 FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV axes <-> OpenGL axes
 
 
@@ -35,7 +39,8 @@ def export(reconstruction: Reconstruction, path: str | Path, format: str, config
     ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
     npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as ours.
     nerfstudio: transforms.json with OpenGL camera axes.
-    Raises ConfigError for an unknown format, InputError if the place cannot be written.
+    Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be written over one
+    that is not of an earlier export.
     """
     writers = {"ply": _write_ply, "glb": _write_glb, "colmap": _write_colmap, "nerfstudio": _write_nerfstudio, "npz": _write_npz}
     if format not in writers:
@@ -94,10 +99,11 @@ def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> t
 
 
 def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
-    sparse = path / "sparse" / "0"
+    sparse, names = path / "sparse" / "0", _image_names(reconstruction)
+    register(path, FOLDER_KIND, [*(f"images/{name}" for name in names), *(f"sparse/0/{name}" for name in COLMAP_FILES)])
     for name in COLMAP_FILES:
         (sparse / name).unlink(missing_ok=True)  # of an earlier export, while its images are written over
-    names = _write_images(reconstruction, path / "images")
+    _write_images(reconstruction, path / "images")
     sparse.mkdir(parents=True, exist_ok=True)
     height, width = reconstruction.depth.shape[1:]
     cameras, images = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"], ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"]
@@ -118,8 +124,10 @@ def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConf
 
 
 def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: ExportConfig) -> None:
-    (path / "transforms.json").unlink(missing_ok=True)
-    names = _write_images(reconstruction, path / "images")
+    names = _image_names(reconstruction)
+    register(path, FOLDER_KIND, [*(f"images/{name}" for name in names), "transforms.json"])
+    (path / "transforms.json").unlink(missing_ok=True)  # of an earlier export, while its images are written over
+    _write_images(reconstruction, path / "images")
     height, width = reconstruction.depth.shape[1:]
     frames = []
     for i, name in enumerate(names):
@@ -144,7 +152,7 @@ def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig)
 
 def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -153,16 +161,18 @@ def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_images(reconstruction: Reconstruction, folder: Path) -> list[str]:
+def _image_names(reconstruction: Reconstruction) -> list[str]:
+    return [f"{i:05d}.png" for i in range(reconstruction.num_frames)]
+
+
+def _write_images(reconstruction: Reconstruction, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    names = [f"{i:05d}.png" for i in range(reconstruction.num_frames)]
-    for name, image in zip(names, reconstruction.images, strict=True):
+    for name, image in zip(_image_names(reconstruction), reconstruction.images, strict=True):
         Image.fromarray(np.asarray(image)).save(folder / name)
-    return names
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.errors import InputError
 from geo4d.io.arrays import Unreadable, is_float, map_array
+from geo4d.io.atomic import temporary_path
 from geo4d.scene import Reconstruction, picture_size
 
 VERSION = 1
@@ -23,6 +23,8 @@ OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
 LARGEST_SUMMARY = 64 * 2**20  # bytes; that of an hour of video has about one tenth
 RIGID = 1e-2  # by which a rotation's rows may miss being orthonormal
+TRAJECTORY = "trajectory_tum.txt"
+FILES = (*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), TRAJECTORY, SUMMARY)
 CONVENTIONS = {
     "camera": "OpenCV: x right, y down, z forward",
     "cam_to_world": "4x4, row major; the world is the first camera",
@@ -49,7 +51,7 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             else:
                 _write(files[-1], getattr(reconstruction, name))
         trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
-        (directory / "trajectory_tum.txt").write_text(trajectory)
+        (directory / TRAJECTORY).write_text(trajectory)
         summary = {
             "format": "geo4d-reconstruction",
             "version": VERSION,
@@ -61,7 +63,7 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             "sha256": {file.name: _sha256(file) for file in files},
             "diagnostics": _plain(reconstruction.diagnostics),
         }
-        temporary = directory / f".{SUMMARY}"
+        temporary = temporary_path(directory / SUMMARY)
         temporary.write_text(json.dumps(summary, indent=1))
         os.replace(temporary, directory / SUMMARY)
     except OSError as error:
@@ -167,34 +169,8 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return rows[:, 0], poses
 
 
-def open_output_directory(directory: str | Path, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Makes the folder of a run, or refuses one that holds something: another run needs --overwrite, an unfinished one --resume."""
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file; give a folder for the output.")
-    if directory.is_dir() and any(directory.iterdir()):
-        ours = (directory / SUMMARY).exists() or (directory / "config.yaml").exists()
-        if overwrite and ours:
-            shutil.rmtree(directory)
-        elif not resume or not ours:
-            remedy = (
-                "add --resume to finish it, --overwrite to replace it, or choose another folder"
-                if ours
-                else "choose an empty or new folder"
-            )
-            raise InputError(f"The output folder {directory} already holds {'a run' if ours else 'other files'}; {remedy}.")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".write_test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"The output folder {directory} cannot be written ({error.strerror}); choose another.") from error
-    return directory
-
-
 def _write(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = temporary_path(path)
     with temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
     os.replace(temporary, path)

@@ -10,6 +10,7 @@ import numpy as np
 
 from geo4d.errors import InputError
 from geo4d.io.arrays import Unreadable, read_archive
+from geo4d.io.atomic import temporary_path
 from geo4d.scene import Tracks, picture_size
 
 KEYS = ("track", "frame", "position", "source_size", "num_frames")
@@ -19,7 +20,7 @@ DENSE = ("points", "visible")
 def save_tracks(path: str | Path, tracks: Tracks) -> None:
     """Writes track (m,), frame (m,), position (m, 2), source_size (2,) and num_frames, in one move."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_path(path)
     with temporary.open("wb") as file:
         np.savez_compressed(file, **{key: np.asarray(getattr(tracks, key)) for key in KEYS})
     os.replace(temporary, path)

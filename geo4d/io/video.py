@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from geo4d.errors import InputError
+from geo4d.io.atomic import temporary_path
 from geo4d.scene import Tracks
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
@@ -199,7 +200,7 @@ def _open_image(file: Path) -> Image.Image:
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, crf: int = 20) -> None:
     """Writes (h, w, 3) uint8 frames as H.264 (yuv420p, which every player takes); odd sides are padded by a pixel."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    temporary = temporary_path(path)
     try:
         _encode(temporary, path, frames, Fraction(fps).limit_denominator(1001), crf)
         os.replace(temporary, path)

@@ -11,6 +11,7 @@ import torch
 
 from geo4d.errors import InputError
 from geo4d.io.arrays import Unreadable, is_float, map_array, read_archive
+from geo4d.io.atomic import temporary_path
 from geo4d.scene import WindowPredictions, picture_size
 
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
@@ -31,7 +32,7 @@ def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
         arrays["image_size"] = np.array(predictions.source_size, dtype=np.int32)
     try:
         if path.suffix == ".npz":
-            temporary = path.with_suffix(".tmp")
+            temporary = temporary_path(path)
             with temporary.open("wb") as file:
                 np.savez(file, **arrays)
             os.replace(temporary, path)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -39,7 +38,7 @@ def save_model(model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.f
     """Writes one safetensors file, atomically; the spec and `notes` are in its metadata."""
     tensors = {name: value.detach().to(dtype).contiguous().cpu() for name, value in model.state_dict().items()}
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(model.spec)), "notes": json.dumps(notes or {})}
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary, metadata)
     temporary.replace(path)
 
@@ -68,18 +67,26 @@ def whole_folder(directory: Path) -> Iterator[Path]:
     Raises CheckpointError if `directory` holds something already, or cannot be written.
     """
     check_new(directory)
-    temporary = directory.with_name(f".{directory.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if directory.exists():
-            directory.rmdir()
-        temporary.replace(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent) as place:
+            temporary = Path(place) / directory.name
+            temporary.mkdir()
+            yield temporary
+            if directory.exists():
+                directory.rmdir()
+            temporary.replace(directory)
     except OSError as error:
         raise CheckpointError(f"The model cannot be written to {directory} ({error.strerror or error}); choose another place.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(directory: Path) -> None:
+    """Removes the files of a model's folder that is there, and the folder if nothing else lies in it."""
+    if directory.is_dir() and not directory.is_symlink():
+        for file in {file for pattern in HUB_FILES for file in directory.glob(pattern)}:
+            file.unlink()
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def load_model(

@@ -20,8 +20,9 @@ from typing import Any, Literal
 import torch
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.io.output import register
 from geo4d.scene import Clip
-from geo4d.synthetic.files import CLIP_FILE, save_clip
+from geo4d.synthetic.files import CLIP_FILE, FOLDER_KIND, save_clip
 from geo4d.synthetic.render import FPS, make_batch, render_clips, scene_seed
 from geo4d.synthetic.staging import CameraStyle, Staging
 from geo4d.synthetic.worlds import SceneConfig
@@ -202,8 +203,9 @@ def build_benchmark(version: str, clips: Sequence[BenchmarkClip], out: Path, *, 
     """Renders the clips into folders of `out`, as geo4d synth lays them out; those that are there are left alone.
 
     Frames are written without loss. The manifest lists the clips of the benchmark that are in `out`. Raises InputError if `out`
-    cannot be written, or holds a clip of the same name from other parameters.
+    cannot be written, holds a clip of the same name from other parameters, or a manifest of something else.
     """
+    _claim_manifest(version, out)
     for done, clip in enumerate(clips, 1):
         folder = out / clip.name
         entry = {**asdict(clip), "name": clip.name, "seed": str(clip.seed), "size": clip.size, "parameters": parameters_hash(clip)}
@@ -245,6 +247,16 @@ def read_entry(folder: Path) -> dict[str, Any]:
 def _require_same(folder: Path, entry: dict[str, Any]) -> None:
     if read_entry(folder)["parameters"] != entry["parameters"]:
         raise InputError(f"{folder} was rendered from other scene parameters than {entry['name']} has; remove it, or choose another --out.")
+
+
+def _claim_manifest(version: str, out: Path) -> None:
+    """Raises InputError if the manifest would be written over a file that is none of this benchmark."""
+    try:
+        found = json.loads((out / MANIFEST).read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("benchmark") != version:
+        register(out, FOLDER_KIND, [MANIFEST])
 
 
 def write_manifest(version: str, out: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -22,6 +22,7 @@ from geo4d.scene import Clip
 from geo4d.synthetic.render import FPS, render_clips
 
 ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
+FOLDER_KIND, SHEET = "clips", "contact_sheet.png"
 CLIP_FILE = "clip.json"  # what a clip was rendered from, in its folder
 LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres and in units of the image's longer side
 
@@ -67,20 +68,21 @@ def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mapping[str, str] | None = None) -> None:
     """Writes one clip and `extra` text files in one move. Raises InputError if the place cannot be written."""
-    temporary = folder.with_name(f".{folder.name}.partial")
     pictures = clip.rgb.mul(255).round().byte().numpy()
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        if lossless:
-            write_lossless(temporary / "rgb.mp4", pictures)
-        else:
-            write_video(temporary / "rgb.mp4", pictures, FPS, crf=14)
-        for name in ARRAYS:
-            np.save(temporary / f"{name}.npy", getattr(clip, name).numpy(), allow_pickle=False)
-        for name, text in (extra or {}).items():
-            (temporary / name).write_text(text)
-        os.replace(temporary, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as place:
+            temporary = Path(place) / folder.name
+            temporary.mkdir()
+            if lossless:
+                write_lossless(temporary / "rgb.mp4", pictures)
+            else:
+                write_video(temporary / "rgb.mp4", pictures, FPS, crf=14)
+            for name in ARRAYS:
+                np.save(temporary / f"{name}.npy", getattr(clip, name).numpy(), allow_pickle=False)
+            for name, text in (extra or {}).items():
+                (temporary / name).write_text(text)
+            os.replace(temporary, folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -64,8 +64,7 @@ class Checkpoints:
         """Writes a checkpoint, then removes what need not be kept. For one process alone."""
         final = self.path(step)
         partial = final.with_name(final.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)  # of a process that was killed here: written over
         torch.save({"module": snapshot.module, "optimizer": snapshot.optimizer}, partial / TRAINING)
         save_file({key: value.contiguous() for key, value in snapshot.ema.items()}, partial / EMA)
         files = {name: _stamp(partial / name) for name in (TRAINING, EMA)}
@@ -112,7 +111,7 @@ class Checkpoints:
         """Clears away what a killed process left half done, and damaged checkpoints of later steps. For one process alone."""
         for path in self.directory.glob("step_*"):
             if path.name.endswith(PARTIAL) or (path.name[5:].isdigit() and int(path.name[5:]) > after):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_files(path)
 
     def _fault(self, step: int) -> str | None:
         """What is wrong with a checkpoint, if anything."""
@@ -131,9 +130,9 @@ class Checkpoints:
     def _remove(self, folder: Path) -> None:
         """Removes a checkpoint as a whole: renamed first, so that half of one is never taken for one."""
         partial = folder.with_name(f"{folder.name}.old{PARTIAL}")
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_files(partial)
         os.replace(folder, partial)
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_files(partial)
 
 
 def load_ema(directory: Path) -> dict[str, Tensor]:
@@ -143,6 +142,14 @@ def load_ema(directory: Path) -> dict[str, Tensor]:
     if step is None:
         raise CheckpointError(f"There is no checkpoint in {directory}; train this stage first.")
     return load_file(checkpoints.path(step) / EMA)
+
+
+def _remove_files(folder: Path) -> None:
+    """Removes the files of a checkpoint, and its folder if nothing else lies in it."""
+    with suppress(OSError):  # it is not there, or is not empty
+        for name in (TRAINING, EMA, STATE):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _stamp(path: Path) -> list[int]:

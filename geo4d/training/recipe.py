@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from geo4d.config import load_config, save_config
 from geo4d.errors import ConfigError
+from geo4d.io.output import is_list, read_listing, register
 from geo4d.models.geometry_model import GeometryModel
-from geo4d.models.storage import save_folder, save_model
+from geo4d.models.storage import remove_folder, save_folder, save_model
 from geo4d.training import ranks
 from geo4d.training.config import StageConfig, ValidationConfig
 from geo4d.training.stages import (
@@ -38,6 +39,7 @@ from geo4d.training.start import starting_model
 logger = logging.getLogger(__name__)
 
 COMMON, SETTINGS, MODEL, DONE = "common.yaml", "config.yaml", "model", "finished"
+FOLDER_KIND = "training"
 MAY_DIFFER = {"out", "device", "latents", "validation", "export"}  # settings that do not make another model of a finished stage
 MAY_CHANGE = MAY_DIFFER | {"loop"}  # nor of one that goes on: a run that diverged may go on more slowly
 FIXED_LATENTS = {"modalities"}
@@ -96,8 +98,7 @@ def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
         return directory
     with ranks.main_first():
         if ranks.is_main():
-            _check_goes_on(config, directory)
-            directory.mkdir(parents=True, exist_ok=True)
+            _claim(config, directory)
             save_config(config, directory / SETTINGS)
     model = starting_model(config, device)
     stage = Stage(config, directory, model, device, validate)
@@ -114,7 +115,7 @@ def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
 
 def _finish(config: StageConfig, directory: Path, model: GeometryModel | None) -> None:
     if model is not None:
-        shutil.rmtree(directory / MODEL, ignore_errors=True)  # of a process that was killed here
+        remove_folder(directory / MODEL)  # of a process that was killed here
         save_folder(model.eval(), directory / MODEL, notes={"stage": config.name})
         if config.export is not None:
             path = Path(config.export)
@@ -139,10 +140,19 @@ def _is_finished(config: StageConfig, directory: Path) -> bool:
     return config.kind != "latents" or before.latents.shards >= config.latents.shards  # more shards are added to those there
 
 
-def _check_goes_on(config: StageConfig, directory: Path) -> None:
-    """Raises ConfigError if the stage was begun with settings that would make another model of what is there."""
-    if not (directory / SETTINGS).exists() or all(path.name == SETTINGS for path in directory.iterdir()):
+def _claim(config: StageConfig, directory: Path) -> None:
+    """Makes the folder that of the stage, or goes on with what is there.
+
+    Raises ConfigError if the stage was begun with settings that would make another model of what is there, or something else is.
+    """
+    names = {path.name for path in directory.iterdir() if not is_list(path.name)} if directory.is_dir() else set()
+    ours = read_listing(directory) is not None
+    if not names or ours:
+        register(directory, FOLDER_KIND, [SETTINGS, DONE])
+    if not names or (ours and (SETTINGS not in names or names == {SETTINGS})):
         return
+    if SETTINGS not in names:
+        raise ConfigError(f"{directory} holds other files and no stage of geo4d train; choose another out.")
     changed, _ = _changed(config, directory / SETTINGS, MAY_CHANGE)
     if changed:
         raise ConfigError(
@@ -151,9 +161,20 @@ def _check_goes_on(config: StageConfig, directory: Path) -> None:
         )
 
 
+def _load_settings(path: Path) -> DictConfig:
+    """The settings of a stage. Raises ConfigError for a file that is something else."""
+    try:
+        found = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as the settings of a stage; restore it, or choose another out.") from error
+    if not isinstance(found, DictConfig) or not isinstance(found.get("latents"), DictConfig):
+        raise ConfigError(f"{path} does not hold the settings of a stage of geo4d train; choose another out.")
+    return found
+
+
 def _changed(config: StageConfig, path: Path, may_differ: set[str]) -> tuple[list[str], Any]:
     """Names of settings that are not what they were, and those of before."""
-    before, now = OmegaConf.load(path), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    before, now = _load_settings(path), OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     for settings in (before, now):
         if "data" in settings:
             settings.data.readers = 0

@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
+from geo4d.io.atomic import temporary_path
 from geo4d.models.geometry_model import GeometryModel
 
-SAMPLES_PER_TENSOR = 4096  # of the weights, in their fingerprint
 MANIFEST = "manifest.json"
+SAMPLES_PER_TENSOR = 4096  # of the weights, in their fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class WindowCache:
                 f"The unfinished run in {directory.parent} was made with another {', '.join(changed)}; "
                 "use the same settings to resume it, or --overwrite to begin anew."
             )
-        temporary = manifest.with_suffix(".tmp")
+        temporary = temporary_path(manifest)
         temporary.write_text(json.dumps(fingerprint))
         temporary.replace(manifest)
 
@@ -58,13 +59,13 @@ class WindowCache:
         tensors = {name: value.contiguous() for name, value in fields.items() if isinstance(value, Tensor)}
         words = {name: value for name, value in fields.items() if isinstance(value, str)}
         metadata = {"run": self._run, "digest": _digest_fields(tensors, words), "words": json.dumps(words)}
-        temporary = self.path(g).with_suffix(".tmp")
+        temporary = temporary_path(self.path(g))
         save_file(tensors, temporary, metadata)
         os.replace(temporary, self.path(g))
 
     def path(self, g: int) -> Path:
         """Where a window is kept."""
-        return self.directory / f"window_{g:05d}.safetensors"
+        return self.directory / _window_file(g)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """The fields of a window; None where there is no file, or none that can be used."""
@@ -82,6 +83,15 @@ class WindowCache:
             logger.warning("The cached window %s is damaged or of another run, and is computed again.", path)
             return None
         return {**tensors, **words}
+
+
+def cache_files(count: int) -> list[str]:
+    """Names of the files that a cache of so many windows holds."""
+    return [MANIFEST, *map(_window_file, range(count))]
+
+
+def _window_file(g: int) -> str:
+    return f"window_{g:05d}.safetensors"
 
 
 def _differences(manifest: Path, fingerprint: Mapping[str, Any]) -> list[str]:

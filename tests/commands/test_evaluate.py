@@ -144,7 +144,7 @@ def test_overwriting_never_removes_what_is_to_be_read(tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     for folder in (f"mine={out}/predictions", "out/../out/predictions"):
         error = refusal(capsys, evaluate(*words, "--predictions", folder, "--out", "out"))
-        assert "--overwrite would remove" in error and "which lies in --out out; choose another --out" in error
+        assert "could harm" in error and "which lies in --out out; choose another --out" in error
     assert (out / "predictions" / "kitchen.npz").is_file() and (out / "settings.json").is_file()
     assert main(["data", "prepare", "rgbd", str(data), "--out", str(out / "frames.json"), "-q"]) == 0
     capsys.readouterr()

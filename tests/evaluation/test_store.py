@@ -14,7 +14,9 @@ from geo4d.evaluation.protocols import PROTOCOLS
 from geo4d.evaluation.results import Results
 from geo4d.evaluation.runner import Run
 from geo4d.evaluation.sets import open_set
-from geo4d.evaluation.store import LOOKS, PAUSE_S, SETTINGS, Store, whole_file, write_text
+from geo4d.evaluation.store import LOOKS, PAUSE_S, SETTINGS, Store, write_text
+from geo4d.io.atomic import whole_file
+from geo4d.io.output import is_list
 
 METHODS = [("m", {"kind": "baseline"})]
 
@@ -46,16 +48,17 @@ def test_the_start_of_another_shard_is_no_foreign_folder(tmp_path):
     (tmp_path / "starting" / f".{SETTINGS}.node7-12-0a1b2c3d.tmp").write_text("{")
     Store(tmp_path / "starting").claim({"a": 1}, METHODS)
     assert Store(tmp_path / "starting").settings()["a"] == 1
-    # a shared folder that shows what another machine has written below it before it shows the settings
+    # a shared folder that shows what another machine has written below it before it shows the list of files
     late = tmp_path / "late"
     Store(tmp_path / "other").claim({"a": 1}, METHODS)
     (late / "sequences").mkdir(parents=True)
-    shows = threading.Timer(PAUSE_S, lambda: (tmp_path / "other" / SETTINGS).rename(late / SETTINGS))
+    (name,) = (path.name for path in (tmp_path / "other").iterdir() if is_list(path.name))
+    shows = threading.Timer(PAUSE_S, lambda: (tmp_path / "other" / name).rename(late / name))
     shows.start()
     Store(late).claim({"a": 1}, METHODS)
     shows.join()
     assert LOOKS * PAUSE_S <= 2
-    (late / SETTINGS).unlink()
+    (late / name).unlink()
     with pytest.raises(InputError, match="holds something that is no run"):
         Store(late).claim({"a": 1}, METHODS)
 

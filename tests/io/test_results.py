@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.export import ExportConfig, export, gather_points
-from geo4d.io.reconstruction import load_reconstruction, open_output_directory, read_tum, save_reconstruction
+from geo4d.io.reconstruction import load_reconstruction, read_tum, save_reconstruction
 from geo4d.io.windows import load_windows, save_windows
 from geo4d.scene import WindowPredictions
 
@@ -63,21 +63,6 @@ def test_an_unfinished_folder_is_no_result(tmp_path, small_reconstruction):
     (tmp_path / "r" / "depth.npy").write_bytes(b"x")
     with pytest.raises(InputError, match="damaged"):
         load_reconstruction(tmp_path / "r")
-
-
-def test_output_folders(tmp_path):
-    open_output_directory(tmp_path / "new")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").touch()
-    for options in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(InputError, match="other files"):
-            open_output_directory(tmp_path / "other", **options)
-    (tmp_path / "other" / "file").rename(tmp_path / "other" / "config.yaml")
-    with pytest.raises(InputError, match="--resume"):
-        open_output_directory(tmp_path / "other")
-    open_output_directory(tmp_path / "other", resume=True)
-    with pytest.raises(InputError, match="is a file"):
-        open_output_directory(tmp_path / "other" / "config.yaml")
 
 
 @pytest.mark.parametrize("name", ["w.npz", "w"])

@@ -17,13 +17,16 @@ import torch
 from scipy.linalg import LinAlgError
 from scipy.sparse.linalg import splu
 
-from geo4d._typing import Float, Int, Tensor
+from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.geometry.rotation import skew, so3_exp, so3_log
+from geo4d.solver.lm import Damping, Summary, minimise
+from geo4d.solver.robust import Loss
 
-CAUCHY = 2.0  # of one observation, in units of its typical size
-TRACK_CAUCHY = 3.0  # of a whole track's root mean square
-MOTION_CAUCHY = 2.0  # of the motion that is expected, in its sigmas
-PRIOR_CAUCHY = 1.4  # of a depth prior, in its sigmas
+OBSERVATION = Loss.cauchy(2.0)  # in units of its typical size
+TRACK = Loss.cauchy(3.0)  # of a whole track's root mean square
+MOTION = Loss.cauchy(2.0)  # of the motion that is expected, in its sigmas
+PRIOR = Loss.cauchy(1.4)  # of a depth prior, in its sigmas
+DAMPING = Damping(start=1e-3, raise_by=8, lower_by=6, least=1e-9, most=1e7, enough=1e-5, failures=7)
 TYPICAL = 1.2  # typical size of a residual, in medians
 NEAREST = 1e-3
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
@@ -49,13 +52,13 @@ class Motion:
     def cost(self, state: State) -> Tensor:
         """Robust, so that a few wrong expectations do not count."""
         turn, step = self.residuals(state)
-        return MOTION_CAUCHY**2 * sum(torch.log1p(r.square().sum(-1) / MOTION_CAUCHY**2).sum() for r in (turn, step))
+        return MOTION.value(turn.square().sum(-1)).sum() + MOTION.value(step.square().sum(-1)).sum()
 
     def system(self, state: State) -> tuple[sparse.csr_array, np.ndarray]:
         """Normal equations and gradient of all cameras; how a step turns with its camera is left to the acceptance test."""
         frames = len(state.centre)
         turn, step = self.residuals(state)
-        by_turn, by_step = (1 / (1 + r.square().sum(-1) / MOTION_CAUCHY**2) for r in (turn, step))
+        by_turn, by_step = (MOTION.weight(r.square().sum(-1)) for r in (turn, step))
         first = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(frames - 1, frames))
         weights = np.stack([(by_turn / self.turn_sigma**2).numpy(), (by_step / self.step_sigma.square()).numpy()])
         matrix = sum(
@@ -127,8 +130,7 @@ class Solution:
     state: State
     sigma: float  # typical residual, in units of the longer side
     track_weight: Float[Tensor, "n"]  # near 1: static; near 0: moves, or was followed wrongly
-    cost: float
-    steps: int
+    summary: Summary
 
 
 def residuals(evidence: Evidence, state: State) -> Residuals:
@@ -153,22 +155,21 @@ def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tenso
     """How much each track as a whole is believed: its mean square residual through a Cauchy weight."""
     square = r.pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
-    return 1 / (1 + mean / TRACK_CAUCHY**2)
+    return TRACK.weight(mean)
 
 
 def misfit(evidence: Evidence, state: State, sigma: float) -> float:
     """How badly all tracks as wholes fit a state, whichever of them it believes: comparable between states."""
     square = residuals(evidence, state).pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
-    return float((evidence.length * TRACK_CAUCHY**2 * torch.log1p(mean / TRACK_CAUCHY**2)).sum())
+    return float((evidence.length * TRACK.value(mean)).sum())
 
 
 def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"]) -> float:
     """The robust objective at given scale and track weights."""
     r = residuals(evidence, state)
     square = r.pixel.square().sum(1) / sigma**2
-    total = (tracks[evidence.point] * CAUCHY**2 * torch.log1p(square / CAUCHY**2)).sum()
-    total = total + PRIOR_CAUCHY**2 * torch.log1p(r.prior.square() / PRIOR_CAUCHY**2).sum()
+    total = (tracks[evidence.point] * OBSERVATION.value(square)).sum() + PRIOR.value(r.prior.square()).sum()
     total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
     total = total + evidence.smoothness * _bend(state.centre).square().sum()
     if evidence.motion is not None:
@@ -194,35 +195,44 @@ def solve_bundle(
     travels: bool = True,
     cameras_are_free: bool = True,
 ) -> Solution:
-    """The state of least robust cost that is found from a start; scales are measured anew before each step.
+    """The state of least robust cost that is found from a start; scales are measured anew after each step that is taken.
 
     Without `travels` the centres stay where they are: the camera only turns. If cameras are not free, points alone are moved.
     """
-    damping, steps = 1e-3, 0
     free = _free(len(state.centre), focal_is_free=focal_is_free, travels=travels, cameras_are_free=cameras_are_free)
-    r = residuals(evidence, state)
-    for _ in range(iterations):
-        sigma = typical_size(evidence, r)
-        tracks = track_weights(evidence, r, sigma)
-        before = cost(evidence, state, sigma, tracks)
-        system = _System(evidence, state, r, sigma, tracks)
-        improved = False
-        for _ in range(7):
-            candidate = system.step(damping, free)
-            after = cost(evidence, candidate, sigma, tracks) if candidate is not None else np.inf
-            if candidate is not None and after < before:
-                improved = True
-                break
-            damping = min(damping * 8, 1e7)
-        if not improved or candidate is None:
-            break
-        state, steps, damping = candidate, steps + 1, max(damping / 6, 1e-9)
-        r = residuals(evidence, state)
-        if before - after < 1e-5 * before:
-            break
-    sigma = typical_size(evidence, r)
-    tracks = track_weights(evidence, r, sigma)
-    return Solution(state, sigma, tracks, cost(evidence, state, sigma, tracks), steps)
+    found = minimise(_Bundle(evidence, free), state, iterations=iterations, damping=DAMPING)
+    sigma, tracks = found.fixed
+    return Solution(found.state, sigma, tracks, found.summary)
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Bundle adjustment as a problem for `geo4d.solver.lm`; fixed are the size of a typical residual and each track's weight."""
+
+    evidence: Evidence
+    free: np.ndarray
+
+    def fix(self, state: State) -> tuple[float, Float[Tensor, "n"]]:
+        """Measured at a state."""
+        r = residuals(self.evidence, state)
+        sigma = typical_size(self.evidence, r)
+        return sigma, track_weights(self.evidence, r, sigma)
+
+    def cost(self, state: State, fixed: tuple[float, Tensor]) -> Float[Tensor, "1"]:
+        """The robust objective."""
+        return torch.tensor([cost(self.evidence, state, *fixed)], dtype=torch.float64)
+
+    def linearise(self, state: State, fixed: tuple[float, Tensor]) -> _System:
+        """Blocks of cameras and of points."""
+        return _System(self.evidence, state, residuals(self.evidence, state), *fixed, self.free)
+
+    def move(self, state: State, fixed: tuple[float, Tensor], step: tuple[Tensor, Tensor, Tensor]) -> State:
+        """After a step."""
+        return state.moved(*step)
+
+    def choose(self, better: Bool[Tensor, "b"], new: State, old: State) -> State:
+        """A single problem is never mixed."""
+        return new if bool(better.all()) else old
 
 
 def _free(frames: int, *, focal_is_free: bool, travels: bool, cameras_are_free: bool) -> np.ndarray:
@@ -236,8 +246,8 @@ def _free(frames: int, *, focal_is_free: bool, travels: bool, cameras_are_free: 
 class _System:
     """The normal equations at one state: camera blocks, point blocks, and what couples them."""
 
-    def __init__(self, evidence: Evidence, state: State, r: Residuals, sigma: float, tracks: Tensor) -> None:
-        self.evidence, self.state = evidence, state
+    def __init__(self, evidence: Evidence, state: State, r: Residuals, sigma: float, tracks: Tensor, free: np.ndarray) -> None:
+        self.evidence, self.state, self.free = evidence, state, free
         frames, points = len(state.centre), len(state.points)
         camera, point = _jacobians(state, evidence.point, evidence.frame)  # of the local points
         focal, z = state.log_focal.exp(), r.local[:, 2]
@@ -247,13 +257,13 @@ class _System:
         slope = focal * r.local[:, :2] / z[:, None]
         by_camera, by_point = torch.cat([projection @ camera, slope[:, :, None]], dim=2), projection @ point  # (m, 2, 7), (m, 2, 3)
         square = r.pixel.square().sum(1) / sigma**2
-        weight = tracks[evidence.point] / (1 + square / CAUCHY**2) / sigma**2
+        weight = tracks[evidence.point] * OBSERVATION.weight(square) / sigma**2
 
         prior_camera, prior_point = _jacobians(state, evidence.prior_point, evidence.prior_frame)
         by_z = (1 / (r.prior_local[:, 2] * evidence.prior_sigma))[:, None]
         prior_camera, prior_point = prior_camera[:, 2] * by_z, prior_point[:, 2] * by_z  # (q, 6), (q, 3)
         prior_camera = torch.cat([prior_camera, torch.zeros_like(prior_camera[:, :1])], dim=1)
-        prior_weight = 1 / (1 + r.prior.square() / PRIOR_CAUCHY**2)
+        prior_weight = PRIOR.weight(r.prior.square())
 
         def add(shape: tuple[int, ...], index: Tensor, values: Tensor, prior_index: Tensor, prior_values: Tensor) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64).index_add_(0, index, values).index_add_(0, prior_index, prior_values)
@@ -322,22 +332,26 @@ class _System:
             gradient[:-1] += pull
         return sparse.block_array([[blocks, arrow], [arrow.T, np.array([[corner]])]], format="csr"), gradient
 
-    def step(self, damping: float, free: np.ndarray) -> State | None:
-        """The damped step from the state, or None if the system cannot be solved."""
+    def step(self, damping: Float[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The damped step of cameras (t, 6), log focal length and points (n, 3); None if the system cannot be solved."""
+        factor, identity = float(damping), torch.eye(3, dtype=torch.float64)
         trace = self.points.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-        identity = torch.eye(3, dtype=torch.float64)
-        inverse = torch.linalg.inv(self.points * (1 + damping * identity) + (1e-12 * trace + 1e-30) * identity)
+        inverse = torch.linalg.inv(self.points * (1 + factor * identity) + (1e-12 * trace + 1e-30) * identity)
         delta = np.zeros(len(self._gradient))
-        if len(free) > 0:
+        if len(self.free) > 0:
             try:
-                delta[free] = self._camera_step(damping, free, inverse)
+                delta[self.free] = self._camera_step(factor, self.free, inverse)
             except (np.linalg.LinAlgError, LinAlgError, RuntimeError):
                 return None
             if not np.isfinite(delta).all():
                 return None
         rest = self.point_gradient + torch.from_numpy(self.coupling.T @ delta).unflatten(0, (-1, 3))
         points = -(inverse @ rest[..., None])[..., 0]
-        return self.state.moved(torch.from_numpy(delta[:-1]).unflatten(0, (-1, 6)), torch.tensor(delta[-1]), points)
+        return torch.from_numpy(delta[:-1]).unflatten(0, (-1, 6)), torch.tensor(delta[-1]), points
+
+    def size(self, step: tuple[Tensor, Tensor, Tensor]) -> float:
+        """The largest entry."""
+        return max(float(part.abs().max()) for part in step)
 
     def _camera_step(self, damping: float, free: np.ndarray, inverse: Float[Tensor, "n 3 3"]) -> np.ndarray:
         """The free unknowns' part, the points being eliminated by the inverses of their blocks."""
@@ -351,8 +365,9 @@ class _System:
             return -np.linalg.solve((matrix + np.diag(ridge))[np.ix_(free, free)], right[free])
         return -splu((matrix + sparse.diags_array(ridge)).tocsc()[free][:, free]).solve(right[free])
 
-    def covariance(self, free: np.ndarray) -> np.ndarray | None:
-        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first; None if the system is singular."""
+    def covariance(self) -> np.ndarray | None:
+        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first, all being free; None if the system is singular."""
+        free = self.free
         trace = self.points.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
         inverse = torch.linalg.inv(self.points + (1e-9 * trace + 1e-30) * torch.eye(3, dtype=torch.float64))
         spread = sparse.bsr_array((inverse.numpy(), np.arange(len(inverse)), np.arange(len(inverse) + 1))).tocsr()
@@ -396,8 +411,10 @@ def camera_covariance(evidence: Evidence, solution: Solution, independent_frames
     """
     frames = len(solution.state.centre)
     share = (independent_frames / evidence.length).clamp_max(1.0)
-    system = _System(evidence, solution.state, residuals(evidence, solution.state), solution.sigma, solution.track_weight * share)
-    found = system.covariance(np.arange(6, 6 * frames + 1))
+    free = _free(frames, focal_is_free=True, travels=True, cameras_are_free=True)
+    weight = solution.track_weight * share
+    system = _System(evidence, solution.state, residuals(evidence, solution.state), solution.sigma, weight, free)
+    found = system.covariance()
     if found is None:
         return torch.full((frames, 6, 6), torch.nan, dtype=torch.float64)
     return torch.cat([torch.zeros(1, 6, 6, dtype=torch.float64), torch.from_numpy(found)])

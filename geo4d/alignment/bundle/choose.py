@@ -106,7 +106,7 @@ def adjust_cameras(
         "believed": round(float((solution.track_weight > BELIEVED).double().mean()), 4),
         "observations_per_frame": each,
         "residual_px": round(solution.sigma * video.side, 4),
-        "steps": solution.steps,
+        **solution.summary.as_dict(),
         "travels": choice.travels,
         "gain": round(choice.gain, 3),
         "gain_over_network": round(choice.gain_over_network, 3),

@@ -14,17 +14,19 @@ from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle.adjust import Evidence, Motion, State
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.cameras import Cameras, Lens
-from geo4d.alignment.joint.guess import solve_pnp
+from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.pixels import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import Tracks
+from geo4d.solver.robust import Loss
 
 FAR = 15.0  # median depths, beyond which the network says little
 LEAST_SHARED = 6  # points by which one frame is placed by others
 MOST_TRACKED = 640  # pixels of the longer side
 SKY = 20.0  # median depths, where a pixel without depth is put
-SURROUND = 1e-3  # least depth, in median depths
+NEAREST = 1e-3  # least depth, in median depths
+DOUBT = Loss.cauchy(1.0)  # of rays against a common turn, in median residuals
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class TrackedVideo:
         row, column = nearest_pixel(self.tracks.position, self.tracks.source_size, (height, width))
         depth = self.depth[self.frame, torch.from_numpy(row), torch.from_numpy(column)].double()
         known = depth.isfinite()
-        return torch.where(known, depth / self.unit, SKY).clamp(SURROUND, SKY), known
+        return torch.where(known, depth / self.unit, SKY).clamp(NEAREST, SKY), known
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -193,5 +195,5 @@ def _turn(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[
     rotation = start
     for _ in range(10):
         apart = (rays @ rotation.T - world).norm(dim=1)
-        rotation = fit_rotation(rays, world, 1 / (1 + (apart / apart.median().clamp_min(1e-6)).square()))
+        rotation = fit_rotation(rays, world, DOUBT.weight((apart / apart.median().clamp_min(1e-6)).square()))
     return rotation

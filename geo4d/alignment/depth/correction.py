@@ -13,6 +13,7 @@ from scipy.sparse.linalg import splu
 
 from geo4d.alignment.bundle.adjust import Evidence, Solution, residuals
 from geo4d.alignment.depth.correction_config import CorrectionConfig
+from geo4d.solver.robust import Loss
 
 
 def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig, side: int) -> np.ndarray:
@@ -78,9 +79,9 @@ def fit_field(
     rows = np.tile(np.arange(len(target)), 4)
     sample = sparse.csr_array((share.ravel(), (rows, (frame * cells + index).ravel())), shape=(len(target), size))
     prior = _prior(frames, c)
-    field = np.zeros(size)
+    field, doubt = np.zeros(size), Loss.cauchy(c.robust)
     for _ in range(6):
-        w = weight / (1 + ((target - sample @ field) / c.robust) ** 2)
+        w = weight * doubt.weight((target - sample @ field) ** 2)
         system = (sample.T @ sparse.diags_array(w) @ sample + prior).tocsc()
         field = splu(system).solve(sample.T @ (w * target))
     return field.reshape(frames, c.rows, c.columns)

@@ -78,7 +78,7 @@ def fuse_windows(predictions: WindowPredictions, joint: Joint, priors: Priors, p
     if known.log_depth is not None:
         log_scale = _scale_of_given(joint, known.log_depth, fusion)
         # windows that agree may all be wrong in the same way
-        sigma = max(1.48 * float(joint.solved.scales.along), own_sigma)
+        sigma = max(1.48 * float(joint.solved.term("points")[1].along), own_sigma)
         precision = GIVEN_DEPTH_VOICES * (sigma / priors.depth_sigma) ** 2
         fusion = fusion.plus(GivenDepth(observations.windows, (known.log_depth + log_scale).float(), precision))
     dense = Dense(*fusion.dense(height, width, progress), own_sigma=own_sigma)

@@ -13,10 +13,11 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.depth.sources import Source
+from geo4d.solver.robust import Loss
 
 Progress = Callable[[str, int, int], None]
 
-OUTLYING = 2.5  # times the size of ordinary errors: where a candidate's weight is halved
+DOUBT = Loss.cauchy(2.5)  # of a candidate, by the size of ordinary errors
 SIGMA_BY_MEDIAN = 1.48  # of normal errors
 SPREAD_FLOOR = 0.01  # relative depth below which candidates agree
 MAX_TRUST = 9.0  # of one modality by another
@@ -152,7 +153,7 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -
         deviation = _weighted_median((values - centre).abs(), weight)
         usual = SIGMA_BY_MEDIAN * deviation[known].median() if known.any() else deviation.new_zeros(())
         scale = deviation.clamp_min(usual) + SPREAD_FLOOR
-        w = weight / (1 + ((values - centre) / (OUTLYING * scale)).square())
+        w = weight * DOUBT.weight(((values - centre) / scale).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
     return centre, (weight * (values - centre).abs()).sum(0) / total
 

@@ -14,8 +14,10 @@ import torch
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.joint.observations import MAX_PRECISION
 from geo4d.scene import WindowPredictions
+from geo4d.solver.robust import Loss
 
 IRLS_ROUNDS = 12
+DOUBT = Loss.cauchy(2.0)  # of a pixel off the line of a window's disparity, by the size of ordinary errors
 MEDIAN_BY_QUARTER = 2.117  # median by quarter quantile of absolute normal errors
 TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
 
@@ -145,7 +147,7 @@ def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n
     """
     x, y = inverse_depth.double(), disparity.double()
     a, b, spread = _line_through_most(x, y)
-    irls = weight / (1 + ((y - a * x - b) / (2 * spread)).square())
+    irls = weight * DOUBT.weight(((y - a * x - b) / spread).square())
     for _ in range(IRLS_ROUNDS):
         total = irls.sum().clamp_min(1e-30)
         mean_x, mean_y = (irls * x).sum() / total, (irls * y).sum() / total
@@ -153,7 +155,7 @@ def fit_disparity(disparity: Float[Tensor, "n"], inverse_depth: Float[Tensor, "n
         b = mean_y - a * mean_x
         residual = y - a * x - b
         spread = _size(residual)
-        irls = weight / (1 + (residual / (2 * spread)).square())
+        irls = weight * DOUBT.weight((residual / spread).square())
     return DisparityFit(float(a), float(b), float(spread))
 
 

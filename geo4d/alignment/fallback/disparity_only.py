@@ -23,6 +23,7 @@ from geo4d.alignment.priors import Priors
 from geo4d.errors import AlignmentError
 from geo4d.geometry.pixels import centred_pixels, sample_grid
 from geo4d.scene import WindowPredictions
+from geo4d.solver.robust import GEMAN_MCCLURE
 
 MIN_PIXELS = 10
 MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
@@ -214,7 +215,7 @@ class _Pairs:
             there = there + part * self.disparity[j].gather(1, at + offset)
             inside = inside & self.usable[j].gather(1, at + offset)
         residual = (1 / z / p - s - there) / agrees
-        robust = (residual.square() / (1 + residual.square())).sqrt()
+        robust = GEMAN_MCCLURE.value(residual.square()).sqrt()
         share = float(inside.sum() / known.sum().clamp_min(1))
         if share < LEAST_INSIDE:
             return torch.where(known, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()

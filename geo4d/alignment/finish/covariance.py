@@ -6,7 +6,7 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.joint.steps import Joint
-from geo4d.alignment.joint.terms import point_jacobian
+from geo4d.alignment.joint.terms.points import point_jacobian
 from geo4d.geometry.rotation import so3_log
 
 CHI_SQUARE_6 = 5.35  # median of six squared normal errors
@@ -39,13 +39,13 @@ def shared_errors(joint: Joint) -> float:
 
     By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
     """
-    o, e, s = joint.observations, joint.solved.evaluation, joint.solved.scales
+    points, fixed = joint.solved.term("points")
+    seen, stiffness = points.seen(joint.unknowns), points.rows(joint.unknowns, fixed)[0].stiffness()
     apart = torch.cat(disagreement_of_cameras(joint), dim=-1)
     found = []
-    for g, frames in enumerate(o.windows):
+    for g, frames in enumerate(joint.observations.windows):
         window = torch.full((len(frames), 1), g)
-        jacobian = point_jacobian(joint.unknowns, e.local[g][:, None], e.world[g][:, None], frames, window)[:, 0, :, :2, :6]
-        weight = o.weight[g] * s.across_loss.weight(e.across[g].square().sum(-1) / s.across**2) / s.across**2
-        hessian = torch.einsum("vp,vpij,vpik->vjk", weight, jacobian, jacobian)
+        jacobian = point_jacobian(joint.unknowns, seen.local[g][:, None], seen.world[g][:, None], frames, window)[:, 0, :, :2, :6]
+        hessian = torch.einsum("vp,vpij,vpik->vjk", stiffness[g], jacobian, jacobian)
         found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
     return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)

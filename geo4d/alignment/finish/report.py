@@ -34,22 +34,23 @@ class WindowFit:
 
 def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> WindowFit:
     """Residuals window by window; `side` is the longer one of the working frames."""
-    observations, e = joint.observations, joint.solved.evaluation
+    observations, rays = joint.observations, joint.solved.rows("rays")
+    across, along = (rows.residual.norm(dim=-1) for rows in joint.solved.rows("points"))
     turn, shift = disagreement_of_cameras(joint)
     used = observations.weight > 0
 
     def median(values: Tensor) -> Tensor:
         return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
 
-    rays = None if e.rotation_error is None else e.rotation_error.norm(dim=-1).median(dim=1).values.rad2deg()
+    rays_deg = rays[0].residual.norm(dim=-1).median(dim=1).values.rad2deg() if rays else None
     disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
     size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
         turn.norm(dim=-1).median(dim=1).values.rad2deg(),
         shift.norm(dim=-1).median(dim=1).values / size,
-        side * median(e.across.norm(dim=-1)),
-        median(e.along.abs()),
-        rays,
+        side * median(across),
+        median(along),
+        rays_deg,
         disparity,
     )
 
@@ -110,7 +111,7 @@ def _outliers(values: Float[Tensor, "n"], least: float = 0.0) -> dict[int, float
 def across_by_frame(joint: Joint) -> Float[Tensor, "t"]:
     """Mean residual across the rays of every frame, robustly."""
     observations = joint.observations
-    length = joint.solved.evaluation.across.norm(dim=-1)
+    length = joint.solved.rows("points")[0].residual.norm(dim=-1)
     length = torch.where(observations.weight > 0, length, torch.nan).nanmedian(dim=-1).values.flatten()
     known = length.isfinite()
     frames = observations.windows.flatten()[known]

@@ -7,11 +7,13 @@ from dataclasses import replace
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.joint.guess import solve_pnp
 from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.problem import JointProblem, OwnCameras
 from geo4d.alignment.joint.solve import Solved, solve
-from geo4d.alignment.joint.terms import Problem, Raw, acceleration, angular_acceleration
+from geo4d.alignment.joint.terms.base import acceleration
+from geo4d.alignment.joint.terms.smoothness import angular_acceleration
 from geo4d.alignment.joint.unknowns import Unknowns
+from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation, rotation_angle
 
@@ -21,17 +23,17 @@ SMALLEST = 1e-6  # radians: rounding
 MOST_SOLVES = 4
 
 
-def measure_raw(observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: Tensor | None) -> Raw:
+def describe_own_cameras(observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: Tensor | None) -> OwnCameras:
     """How the windows' own cameras move, and how far they are from one another's (of a single window: from its rays')."""
     bend = turn = 0.0
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
         bend = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
         turn = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
-    return Raw(bend, turn, _apart(observations, start, cameras, rays))
+    return OwnCameras(bend, turn, _apart(observations, start, cameras, rays))
 
 
-def solve_agreed(problem: Problem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
+def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
     """`solve`, again while the windows turn out to agree far better than was assumed; and their own cameras at the solution.
 
     How far the windows disagree says how small residuals may be taken for. At the start, wild points and badly linked windows make
@@ -42,9 +44,9 @@ def solve_agreed(problem: Problem, start: Unknowns, held: Bool[Tensor, "n"] | No
         solved = solve(problem, start, held)
         own = own_cameras(o, solved.unknowns)
         apart = _apart(o, solved.unknowns, own, problem.ray_cameras)
-        if apart >= BETTER * problem.raw.apart or problem.raw.apart < SMALLEST:
+        if apart >= BETTER * problem.own.disagreement or problem.own.disagreement < SMALLEST:
             break
-        problem, start = replace(problem, raw=replace(problem.raw, apart=apart)), solved.unknowns
+        problem, start = replace(problem, own=replace(problem.own, disagreement=apart)), solved.unknowns
     return solved, own
 
 

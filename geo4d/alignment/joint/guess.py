@@ -11,14 +11,12 @@ import torch
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.observations import Observations
-from geo4d.geometry.rigid import invert_rigid, rigid
-from geo4d.geometry.rotation import skew, so3_exp
+from geo4d.alignment.pnp import ray_residual, solve_pnp
+from geo4d.geometry.rigid import invert_rigid
 from geo4d.geometry.similarity import Similarity, fit_similarity_robust
+from geo4d.solver.robust import absolute_weight
 
-ROUNDS = 12
 MIN_SHARED = 10  # pixels that link two windows
-PNP_ENOUGH = 1e-6  # radians, and units of the window, of a step below which it ends
-PNP_CAUCHY = 1.0  # median residuals at which a point counts half
 BAD_LINK = 3.0  # times the usual misfit
 MOST_LINKS = 6  # earlier windows that are tried
 DRIFT = 0.05  # of log focal lengths, from which the camera may be zooming
@@ -90,7 +88,7 @@ def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Fl
         normal = normal + 1e-12 * torch.eye(columns.shape[-1], dtype=torch.float64) * (1 + normal.diagonal(dim1=1, dim2=2).mean())
         solution = torch.linalg.solve(normal, (columns * (irls * target)[..., None]).sum(1)[..., None])[..., 0]
         residual = ((columns @ solution[..., None])[..., 0] - target).abs()
-        irls = w / (residual + 1e-3 * residual.mean(dim=1, keepdim=True) + 1e-12)
+        irls = w * absolute_weight(residual)
     return solution[:, 0]
 
 
@@ -134,7 +132,7 @@ def _fit_shift(focal: Float[Tensor, "g"], x: Tensor, z: Tensor, u: Tensor, w: Te
     for _ in range(20):
         shift = (irls * u * (focal * x - u * z)).sum(1) / (irls * u * u).sum(1).clamp_min(1e-30)
         residual = (u * (z + shift[:, None]) - focal * x).abs()
-        irls = w / (residual + 1e-3 * residual.mean(dim=1, keepdim=True) + 1e-12)
+        irls = w * absolute_weight(residual)
     return shift
 
 
@@ -155,68 +153,10 @@ def window_cameras(
         if k > 0:
             pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays)
         else:
-            residual = _ray_residual(pose, observations.points[:, 0], rays)[0].norm(dim=-1).median(dim=1).values
+            residual = ray_residual(pose, observations.points[:, 0], rays)[0].norm(dim=-1).median(dim=1).values
         poses.append(pose)
         residuals.append(residual)
     return torch.stack(poses, dim=1), torch.stack(residuals, dim=1)
-
-
-def _ray_residual(
-    cam_to_win: Float[Tensor, "n 4 4"], points: Float[Tensor, "n p 3"], rays: Float[Tensor, "#n p 2"]
-) -> tuple[Float[Tensor, "n p 2"], Float[Tensor, "n p 3"]]:
-    """X / z - ray, and the points in the camera; behind the camera the depth is held at a small positive value."""
-    offset = points - cam_to_win[:, None, :3, 3]
-    local = offset @ cam_to_win[:, :3, :3]
-    z = local[..., 2:].clamp_min(1e-3)
-    return local[..., :2] / z - rays, torch.cat([local[..., :2], z], dim=-1)
-
-
-def solve_pnp(
-    cam_to_win: Float[Tensor, "n 4 4"],
-    points: Float[Tensor, "n p 3"],
-    weight: Float[Tensor, "n p"],
-    rays: Float[Tensor, "#n p 2"],
-    rounds: int = ROUNDS,
-) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "n"]]:
-    """Levenberg-Marquardt with a Cauchy loss on the rays' residuals, batched; steps that do not help are not taken."""
-    pose, damping = cam_to_win, torch.full((len(points),), 1e-3, dtype=torch.float64)
-    residual, local = _ray_residual(pose, points, rays)
-    spread = _spread(residual, weight)
-    for _ in range(rounds):
-        z = local[..., 2]
-        # d(x / z) / d local, then d local / d (rotation, centre)
-        to_image = torch.zeros(*z.shape, 2, 3, dtype=torch.float64)
-        to_image[..., 0, 0] = to_image[..., 1, 1] = 1 / z
-        to_image[..., 0, 2], to_image[..., 1, 2] = -local[..., 0] / z.square(), -local[..., 1] / z.square()
-        turned = pose[:, None, :3, :3].mT @ skew(points - pose[:, None, :3, 3])
-        moved = -pose[:, None, :3, :3].mT.expand_as(turned)
-        jacobian = to_image @ torch.cat([turned, moved], dim=-1)  # (n, p, 2, 6)
-        w = weight / (1 + (residual.square().sum(-1) / (PNP_CAUCHY * spread[:, None]) ** 2))
-        normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
-        gradient = torch.einsum("np,npij,npi->nj", w, jacobian, residual)
-        diagonal = normal.diagonal(dim1=1, dim2=2).clamp_min(1e-12)
-        step = -torch.linalg.solve(normal + torch.diag_embed(damping[:, None] * diagonal + 1e-12), gradient[..., None])[..., 0]
-        step = step.clamp(-0.5, 0.5)
-        if float(step.abs().max()) < PNP_ENOUGH:
-            break
-        candidate = rigid(so3_exp(step[:, :3]) @ pose[:, :3, :3], pose[:, :3, 3] + step[:, 3:])
-        new_residual, new_local = _ray_residual(candidate, points, rays)
-        better = _cost(new_residual, weight, spread) < _cost(residual, weight, spread)
-        pose = torch.where(better[:, None, None], candidate, pose)
-        residual = torch.where(better[:, None, None], new_residual, residual)
-        local = torch.where(better[:, None, None], new_local, local)
-        damping = torch.where(better, damping / 4, damping * 8).clamp(1e-9, 1e6)
-        spread = torch.where(better, _spread(residual, weight), spread)
-    return pose, spread
-
-
-def _spread(residual: Tensor, weight: Tensor) -> Float[Tensor, "n"]:
-    length = torch.where(weight > 0, residual.norm(dim=-1), torch.nan)
-    return length.nanmedian(dim=1).values.nan_to_num(1.0).clamp_min(1e-9)
-
-
-def _cost(residual: Tensor, weight: Tensor, spread: Tensor) -> Float[Tensor, "n"]:
-    return (weight * torch.log1p(residual.square().sum(-1) / (PNP_CAUCHY * spread[:, None]) ** 2)).sum(1)
 
 
 def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"]) -> tuple[Similarity, list[int]]:

@@ -1,40 +1,44 @@
-"""The joint problem solved: all cameras, window similarities and the focal length at once, by Levenberg-Marquardt."""
+"""The joint problem solved: all cameras, window similarities and focal lengths at once, as least squares over a list of terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.joint.guess import focal_bounds
-from geo4d.alignment.joint.terms import (
-    Evaluation,
-    Problem,
-    Scales,
-    cost,
-    evaluate,
-    measure_scales,
-    normal_equations,
-)
+from geo4d.alignment.joint.problem import JointProblem
+from geo4d.alignment.joint.terms import Rows, Term, build_terms
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
-from geo4d.solver.banded import NormalEquations
+from geo4d.solver.banded import NormalEquations, Structure
+from geo4d.solver.lm import Damping, Summary, minimise
 
-TRIALS = 8
-ENOUGH = 1e-4  # relative gain of a step, below which the solve ends
+DAMPING = Damping(start=1e-4, raise_by=10, lower_by=10, least=1e-9, most=1e8, least_gain=1e-9, enough=1e-4, failures=8)
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A finished solve."""
+    """A finished solve, with the terms at its solution."""
 
     unknowns: Unknowns
-    evaluation: Evaluation
-    scales: Scales
-    steps: int
+    terms: tuple[Term, ...]
+    fixed: tuple[Any, ...]  # of each term: its scales and losses
+    summary: Summary
     columns: Columns
     system: NormalEquations
     free: Bool[Tensor, "n"]
+
+    def term(self, name: str) -> tuple[Any, Any]:
+        """A term and what is fixed of it; (None, None) if it takes no part."""
+        found = ((term, fixed) for term, fixed in zip(self.terms, self.fixed, strict=True) if term.name == name)
+        return next(found, (None, None))
+
+    def rows(self, name: str) -> tuple[Rows, ...]:
+        """A term's residuals at the solution; none if it takes no part."""
+        term, fixed = self.term(name)
+        return () if term is None else term.rows(self.unknowns, fixed)
 
     def camera_covariance(self) -> Float[Tensor, "t 6 6"]:
         """Of each camera's rotation and centre in the world, were all residuals independent; nan where it cannot be told."""
@@ -45,63 +49,103 @@ class Solved:
         return found
 
 
-def solve(problem: Problem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None = None) -> Solved:
-    """Levenberg-Marquardt with an acceptance test on the robust cost; scales are measured anew after accepted steps.
+@dataclass(frozen=True)
+class _State:
+    """The unknowns, and what was fixed for the step that led to them: the weights of the points' own depths are carried on."""
+
+    unknowns: Unknowns
+    before: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _System:
+    """Normal equations of which some unknowns are held."""
+
+    equations: NormalEquations
+    free: Bool[Tensor, "n"]
+
+    def step(self, damping: Float[Tensor, "b"]) -> Float[Tensor, "n"] | None:
+        """The damped step of the free unknowns."""
+        return self.equations.step(float(damping), self.free)
+
+    def size(self, step: Float[Tensor, "n"]) -> float:
+        """The largest entry."""
+        return float(step.abs().max())
+
+
+@dataclass(frozen=True)
+class _LeastSquares:
+    """The terms as one problem for `geo4d.solver.lm`: cost and normal equations are sums over them."""
+
+    terms: tuple[Term, ...]
+    columns: Columns
+    structure: Structure
+    free: Bool[Tensor, "n"]
+    log_focal_bounds: tuple[float, float]
+
+    def fix(self, state: _State) -> tuple[Any, ...]:
+        """Scales and losses of every term."""
+        return tuple(term.fix(state.unknowns, before) for term, before in zip(self.terms, state.before, strict=True))
+
+    def cost(self, state: _State, fixed: tuple[Any, ...]) -> Float[Tensor, "1"]:
+        """The robust objective."""
+        pairs = zip(self.terms, fixed, strict=True)
+        return torch.stack([rows.cost() for term, f in pairs for rows in term.rows(state.unknowns, f)]).sum()[None]
+
+    def linearise(self, state: _State, fixed: tuple[Any, ...]) -> _System:
+        """The normal equations of the reweighted problem."""
+        equations = NormalEquations(self.structure)
+        for term, f in zip(self.terms, fixed, strict=True):
+            for block in term.blocks(state.unknowns, f):
+                equations.add(block.columns, block.matrix, block.gradient)
+        return _System(equations, self.free)
+
+    def move(self, state: _State, fixed: tuple[Any, ...], step: Float[Tensor, "n"]) -> _State:
+        """After a step; focal lengths stay within what cameras have."""
+        unknowns = state.unknowns.moved(self.columns, step)
+        return _State(replace(unknowns, log_focal=unknowns.log_focal.clamp(*self.log_focal_bounds)), fixed)
+
+    def choose(self, better: Bool[Tensor, "b"], new: _State, old: _State) -> _State:
+        """A single problem is never mixed."""
+        return new if bool(better.all()) else old
+
+
+def solve(problem: JointProblem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None = None) -> Solved:
+    """Levenberg-Marquardt on the robust cost; scales are measured anew after every step that is taken.
 
     `held` unknowns stay as they are, besides those that the choice of the world leaves open.
     """
+    least_squares = _least_squares(problem, unknowns, held)
+    state = _State(unknowns, (None,) * len(least_squares.terms))
+    found = minimise(least_squares, state, iterations=problem.config.iterations, damping=DAMPING)
+    return _solved(least_squares, found.state.unknowns, found.fixed, found.system, found.summary)
+
+
+def assess(problem: JointProblem, unknowns: Unknowns) -> Solved:
+    """What `solve` would return if the unknowns were already what it looks for."""
+    least_squares = _least_squares(problem, unknowns, None)
+    state = _State(unknowns, (None,) * len(least_squares.terms))
+    fixed = least_squares.fix(state)
+    cost = float(least_squares.cost(state, fixed))
+    summary = Summary(converged=True, reason="nothing was to be solved", steps=0, trials=0, first_cost=cost, last_cost=cost)
+    return _solved(least_squares, unknowns, fixed, least_squares.linearise(state, fixed), summary)
+
+
+def _least_squares(problem: JointProblem, unknowns: Unknowns, held: Bool[Tensor, "n"] | None) -> _LeastSquares:
     o, columns = problem.observations, problem.columns()
     structure = columns.structure(o.windows, o.nearest_window)
-    free = _free(problem, unknowns, columns)
+    free = free_unknowns(problem, unknowns, columns)
     if held is not None:
         free &= ~held
-    low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in focal_bounds(problem.config))
-    e = evaluate(problem, unknowns, o.weight)
-    s = measure_scales(problem, unknowns, e)
-    # seen from ever farther off, points agree ever better in log depth and ever worse across the view: a scale across that
-    # grew with its residuals would let cameras run away
-    widest = s.across
-    system = NormalEquations(structure)
-    damping, steps = 1e-4, 0
-    for _ in range(problem.config.iterations):
-        along_weight = o.weight * s.along_loss.weight((e.along / s.along).square())
-        e = evaluate(problem, unknowns, along_weight)
-        before = after = cost(problem, unknowns, e, s)
-        system = NormalEquations(structure)
-        normal_equations(problem, unknowns, e, s, columns, system)
-        for _ in range(TRIALS):
-            step = system.step(damping, free)
-            if step is not None:
-                candidate = unknowns.moved(columns, step)
-                candidate = replace(candidate, log_focal=candidate.log_focal.clamp(low, high))
-                trial = evaluate(problem, candidate, along_weight)
-                after = cost(problem, candidate, trial, s)
-                if after < before * (1 - 1e-9):
-                    break
-            damping = min(damping * 10, 1e8)
-        else:
-            break
-        unknowns, e, steps = candidate, trial, steps + 1
-        damping = max(damping / 10, 1e-9)
-        s = measure_scales(problem, unknowns, e)
-        s = replace(s, across=s.across.clamp_max(widest))
-        if 1 - after / max(before, 1e-300) < ENOUGH:
-            break
-    return Solved(unknowns, e, s, steps, columns, system, free)
+    low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in focal_bounds(problem.config))
+    return _LeastSquares(build_terms(problem), columns, structure, free, (low, high))
 
 
-def assess(problem: Problem, unknowns: Unknowns) -> Solved:
-    """What `solve` would return if the unknowns were already what it looks for."""
-    o, columns = problem.observations, problem.columns()
-    e = evaluate(problem, unknowns, o.weight)
-    s = measure_scales(problem, unknowns, e)
-    e = evaluate(problem, unknowns, o.weight * s.along_loss.weight((e.along / s.along).square()))
-    system = NormalEquations(columns.structure(o.windows, o.nearest_window))
-    normal_equations(problem, unknowns, e, s, columns, system)
-    return Solved(unknowns, e, s, 0, columns, system, _free(problem, unknowns, columns))
+def _solved(problem: _LeastSquares, unknowns: Unknowns, fixed: tuple[Any, ...], system: _System, summary: Summary) -> Solved:
+    return Solved(unknowns, problem.terms, fixed, summary, problem.columns, system.equations, problem.free)
 
 
-def _free(problem: Problem, unknowns: Unknowns, columns: Columns) -> Bool[Tensor, "n"]:
+def free_unknowns(problem: JointProblem, unknowns: Unknowns, columns: Columns) -> Bool[Tensor, "n"]:
     """What moves: not the first camera, which is the world, nor the first window's scale, which is the unit."""
     free = torch.ones(columns.size, dtype=torch.bool)
     first, frames = torch.zeros(1, dtype=torch.int64), torch.arange(columns.frames)

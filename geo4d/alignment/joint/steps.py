@@ -9,11 +9,11 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.joint.agreement import measure_raw, own_cameras, solve_agreed
+from geo4d.alignment.joint.agreement import describe_own_cameras, own_cameras, solve_agreed
 from geo4d.alignment.joint.guess import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
 from geo4d.alignment.joint.observations import Observations, observe_points, ray_cameras
+from geo4d.alignment.joint.problem import JointProblem, Known, OwnCameras
 from geo4d.alignment.joint.solve import Solved, solve
-from geo4d.alignment.joint.terms import Known, Problem, Raw
 from geo4d.alignment.joint.unknowns import Unknowns, ray_similarities
 from geo4d.alignment.priors import Priors, Resolved
 from geo4d.errors import AlignmentError
@@ -35,14 +35,14 @@ class Prepared:
     guess: FocalGuess
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
-    raw: Raw
+    own: OwnCameras
 
-    def problem(self, config: AlignmentConfig) -> Problem:
+    def problem(self, config: AlignmentConfig) -> JointProblem:
         """The joint problem."""
         rays = self.start.rays
-        return Problem(
+        return JointProblem(
             self.observations, self.rays, config, self.guess.log_focal, self.guess.sigma, self.known.known,
-            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.raw,
+            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.own,
         )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     start = _placed_by_known(start, observations, known)
     if rays is not None:
         start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
-    return Prepared(observations, rays, known, guess, start, disconnected, measure_raw(observations, cameras, start, rays))
+    return Prepared(observations, rays, known, guess, start, disconnected, describe_own_cameras(observations, cameras, start, rays))
 
 
 def solve_joint(ready: Prepared, config: AlignmentConfig) -> Joint:

@@ -1,0 +1,58 @@
+"""What the joint solve is given: observations, first estimates, what is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.config import AlignmentConfig
+from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.unknowns import Columns
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is given beforehand; see `geo4d.alignment.priors`."""
+
+    poses: Tensor | None = None  # (t, 4, 4) cam_to_world in their own world
+    turn_sigma: float = 0.0  # radians; 0 with centre_sigma 0: the cameras are fixed
+    centre_sigma: float = 0.0  # in the poses' unit
+    log_depth: Tensor | None = None  # (t, p) at the sampled pixels, nan where unknown
+    log_depth_sigma: float = 0.05
+    one_scale: bool = False  # poses and depth share their unit
+
+    @property
+    def fixes_cameras(self) -> bool:
+        """Whether the poses are not to be moved."""
+        return self.poses is not None and self.turn_sigma == 0 and self.centre_sigma == 0
+
+
+@dataclass(frozen=True)
+class OwnCameras:
+    """What the windows' own cameras are like before they are fitted to one another; medians."""
+
+    acceleration: float = 0.0  # of the centres, in units of the depth around them
+    turning: float = 0.0  # angular acceleration, radians
+    disagreement: float = 0.0  # angle between a window's camera and the mean of all windows', radians
+
+
+@dataclass(frozen=True)
+class JointProblem:
+    """Observations with everything else that stays fixed during a solve; each term takes its part of it."""
+
+    observations: Observations
+    ray_cameras: Tensor | None
+    config: AlignmentConfig
+    log_focal: Float[Tensor, "t"]  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
+    log_focal_sigma: float  # how firmly; 0: exactly
+    known: Known = field(default_factory=Known)
+    zooms: bool = False
+    ray_log_scale: Tensor | None = None  # (g,) first guess, around which the scale of ray cameras that show no path is kept
+    own: OwnCameras = field(default_factory=OwnCameras)
+
+    def columns(self) -> Columns:
+        """Places of the unknowns."""
+        o, k = self.observations, self.known
+        softly = k.poses is not None and not k.fixes_cameras
+        has_depth = k.log_depth is not None
+        return Columns(o.num_frames, len(o.windows), self.ray_cameras is not None, self.zooms, softly, has_depth, k.one_scale and softly)

@@ -1,0 +1,71 @@
+"""The term of given poses: cameras against them, after one similarity that brings their world to ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.joint.problem import JointProblem
+from geo4d.alignment.joint.terms.base import Block, Rows
+from geo4d.alignment.joint.unknowns import Columns, Unknowns
+from geo4d.geometry.rotation import skew, so3_log
+from geo4d.geometry.similarity import Similarity
+from geo4d.solver.robust import SQUARE
+
+SHARED_ERROR = 14.0  # sampled pixels that err together: what is known beforehand counts for as many
+
+
+@dataclass(frozen=True)
+class PosesTerm:
+    """See the module; sigmas are given, and no loss is robust against what the user says."""
+
+    columns: Columns
+    poses: Float[Tensor, "t 4 4"]
+    turn_sigma: float  # radians
+    centre_sigma: float  # in the poses' unit
+    name: str = "poses"
+
+    @classmethod
+    def of(cls, problem: JointProblem) -> PosesTerm | None:
+        """The part of a joint problem; None without given poses, or where they are exact and nothing moves."""
+        known = problem.known
+        if known.poses is None or known.fixes_cameras:
+            return None
+        return cls(problem.columns(), known.poses, known.turn_sigma, known.centre_sigma)
+
+    def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:
+        """Rotation vectors (radians), and centres in the poses' unit."""
+        s = _placement(unknowns)
+        turn = so3_log(unknowns.rotation.mT @ s.rotation @ self.poses[:, :3, :3])
+        return turn, (s.apply(self.poses[None, :, :3, 3])[0] - unknowns.centre) / s.scale
+
+    def fix(self, unknowns: Unknowns, before: None) -> None:
+        """The sigmas are given."""
+
+    def rows(self, unknowns: Unknowns, fixed: None) -> tuple[Rows, ...]:
+        """Turns and centres."""
+        weight = torch.full((len(self.poses),), SHARED_ERROR, dtype=torch.float64)
+        sigmas = torch.tensor([self.turn_sigma, self.centre_sigma], dtype=torch.float64)
+        return tuple(Rows(error, weight, sigma, SQUARE) for error, sigma in zip(self.errors(unknowns), sigmas, strict=True))
+
+    def blocks(self, unknowns: Unknowns, fixed: None) -> Iterator[Block]:
+        """By camera (6) and the similarity of the given poses (7)."""
+        s = _placement(unknowns)
+        turns, shifts = self.rows(unknowns, fixed)
+        arm = s.scale * (s.rotation @ self.poses[:, :3, 3:])[..., 0]
+        index = torch.cat([self.columns.camera(torch.arange(len(arm))), self.columns.poses.expand(len(arm), 7)], dim=-1)
+        back = unknowns.rotation.mT
+        zero, identity = torch.zeros_like(back), torch.eye(3, dtype=back.dtype).expand_as(back)
+        turn = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
+        shift = torch.cat([zero, -identity, arm[..., None], -skew(arm), identity], dim=-1) / s.scale
+        shift[..., 6] -= shifts.residual  # the unit that the errors are counted in
+        yield Block.of(index, turn, turns)
+        yield Block.of(index, shift, shifts)
+
+
+def _placement(unknowns: Unknowns) -> Similarity:
+    assert unknowns.poses is not None
+    return unknowns.poses

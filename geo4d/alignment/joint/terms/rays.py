@@ -1,0 +1,98 @@
+"""The term of the ray cameras: their rotations and centres against the trajectory (paper Eq. 8), a similarity for each window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from geo4d._typing import Float, Tensor
+from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.problem import JointProblem
+from geo4d.alignment.joint.terms.base import Block, Rows, median_size
+from geo4d.alignment.joint.unknowns import Columns, Unknowns
+from geo4d.geometry.rotation import skew, so3_log
+from geo4d.geometry.similarity import Similarity
+from geo4d.solver.robust import SQUARE
+
+SHARE = 0.3  # weight of one ray camera by that of a frame's sampled pixels: the paper's ray term is the weakest too (Eq. 10)
+LEAST = 1e-6  # radians, and units of the window, below which residuals do not count as smaller: rounding
+
+
+@dataclass(frozen=True)
+class RaysFixed:
+    """Sizes of typical residuals, and what brings centres to the unit of each window's points."""
+
+    rotation: Float[Tensor, ""]
+    centre: Float[Tensor, ""]
+    unit: Float[Tensor, "g"]
+
+
+@dataclass(frozen=True)
+class RaysTerm:
+    """See the module. The scale of cameras that show no path is kept where the first guess put it."""
+
+    observations: Observations
+    columns: Columns
+    cameras: Float[Tensor, "g v 4 4"]  # in their windows
+    log_scale: Float[Tensor, "g"] | None
+    name: str = "rays"
+
+    @classmethod
+    def of(cls, problem: JointProblem) -> RaysTerm | None:
+        """The part of a joint problem; None without ray cameras."""
+        if problem.ray_cameras is None:
+            return None
+        return cls(problem.observations, problem.columns(), problem.ray_cameras, problem.ray_log_scale)
+
+    @property
+    def _share(self) -> float:
+        return SHARE * self.observations.weight.shape[-1]
+
+    def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
+        """Rotation vectors (radians), and centres in the unit of the ray cameras: in the world's, a smaller world would fit better."""
+        o, r = self.observations, _rays(unknowns)
+        rotation, centre = unknowns.rotation[o.windows], unknowns.centre[o.windows]
+        turn = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras[..., :3, :3])
+        shift = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras[..., :3, 3]
+        return turn, shift
+
+    def fix(self, unknowns: Unknowns, before: RaysFixed | None) -> RaysFixed:
+        """Medians of the residuals as they are."""
+        turn, shift = self.errors(unknowns)
+        unit = _rays(unknowns).scale / (unknowns.windows.scale * self.observations.extent)
+        shift = shift * unit[:, None, None]
+        return RaysFixed(median_size(turn.norm(dim=-1), LEAST), median_size(shift.norm(dim=-1), LEAST), unit)
+
+    def rows(self, unknowns: Unknowns, fixed: RaysFixed) -> tuple[Rows, ...]:
+        """Rotations, centres, and the scales that are kept."""
+        turn, shift = self.errors(unknowns)
+        share = torch.full(turn.shape[:2], self._share, dtype=torch.float64)
+        found = [Rows(turn, share, fixed.rotation), Rows(shift * fixed.unit[:, None, None], share, fixed.centre)]
+        if self.log_scale is not None:
+            off = (_rays(unknowns).scale.log() - self.log_scale)[:, None]
+            found.append(Rows(off, share[:, 0], torch.tensor(1.0, dtype=torch.float64), SQUARE))
+        return tuple(found)
+
+    def blocks(self, unknowns: Unknowns, fixed: RaysFixed) -> Iterator[Block]:
+        """By camera (6) and ray similarity (7)."""
+        o, r = self.observations, _rays(unknowns)
+        back = unknowns.rotation[o.windows].mT  # (g, v, 3, 3)
+        own = self.columns.ray(torch.arange(len(o.windows)))
+        index = torch.cat([self.columns.camera(o.windows), own[:, None].expand(*o.windows.shape, 7)], dim=-1)
+        zero = torch.zeros_like(back)
+        turn = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
+        into = (r.rotation.mT / r.scale[:, None, None])[:, None].expand_as(back)
+        arm = unknowns.centre[o.windows] - r.translation[:, None]
+        shift = torch.cat([zero, into, -(into @ arm[..., None]), into @ skew(arm), -into], dim=-1) * fixed.unit[:, None, None, None]
+        turns, shifts, *scales = self.rows(unknowns, fixed)
+        yield Block.of(index, turn, turns)
+        yield Block.of(index, shift, shifts)
+        for kept in scales:
+            yield Block.of(own[:, :1], torch.ones(len(own), 1, 1, dtype=torch.float64), kept)
+
+
+def _rays(unknowns: Unknowns) -> Similarity:
+    assert unknowns.rays is not None
+    return unknowns.rays
