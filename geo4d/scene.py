@@ -1,6 +1,6 @@
 """The dataclasses that cross rooms: ground truth (`Clip`), network output (`WindowPredictions`), result.
 
-Conventions (METHOD section 1): OpenCV camera axes, `cam_to_world` poses with the world at the first camera, pixel
+Conventions (method 1): OpenCV camera axes, `cam_to_world` poses with the world at the first camera, pixel
 centres at +0.5, z-depth. Torch inside the package (`Clip`, `WindowPredictions`), numpy at its edge (`Reconstruction`).
 """
 

@@ -1,12 +1,14 @@
-"""Laws of the house: floors, sizes, style, entry files, configurations, public names, the README."""
+"""Laws of the house: floors, sizes, style, entry files, configurations, public names, the README, docs and citations of them."""
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import geo4d
@@ -15,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PACKAGE = sorted((ROOT / "geo4d").rglob("*.py"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+CITED = {name: ROOT / "docs" / f"{name}.md" for name in ("method", "compat")}  # sections are cited as (method 2.4)
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRY_LINES = 500, 80, 20
 MAX_TRACKED_BYTES, MAX_WEIGHT_BYTES = 45 << 20, 36 << 20
 
@@ -117,6 +121,99 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
     for block in readme_blocks():
         exec(compile(block, "README.md", "exec"), {})  # our own text
     assert (tmp_path / "out" / "reconstruction.json").is_file()
+
+
+def citing_lines():
+    """Every line that may cite a section or an equation, with where it stands; not those of this file, which speaks of citations."""
+    rooms = ("geo4d", "tests", "benchmarks", "configs", "train", "infer", "docs")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".md", ".yaml"}]
+    for path in sorted([*files, *ROOT.glob("*.md")]):
+        if path != Path(__file__).resolve():
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                yield f"{path.relative_to(ROOT)}:{number}", line
+
+
+def headings(path):
+    return set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)\.? ", path.read_text(), re.MULTILINE))
+
+
+def unresolved(lines, sections):
+    """Citations of sections that are not there, and those in another spelling than (method 2.4), which nothing could check."""
+    found = []
+    old = r"\b(?:METHOD|COMPAT|SCHEMA)\b|(?i:\b(?:method|compat)(?:\.md [0-9]| section| §)|\bthe schema\b)"
+    for where, line in lines:
+        cited = re.findall(r"\b(method|compat) (\d+(?:\.\d+)?)", line, re.IGNORECASE)
+        found += [f"{where}: {name} {number}" for name, number in cited if number not in sections[name.lower()]]
+        found += [f"{where}: {spelt}" for spelt in re.findall(old, line)]
+    return found
+
+
+def test_every_citation_resolves():
+    sections = {name: headings(path) for name, path in CITED.items()}
+    assert {"1", "2.4", "7"} <= sections["method"] and {"1", "10"} <= sections["compat"]
+    lines = list(citing_lines())
+    assert sum("(method " in line for _, line in lines) > 20
+    assert unresolved(lines, sections) == []
+    wrong = [
+        "(method 99)",
+        "see compat 4.7",
+        "METHOD section 2",
+        "COMPAT section 4",
+        "docs/method.md 2",
+        "method section 2",
+        "see the schema",
+    ]
+    assert [len(unresolved([("here", line)], sections)) for line in wrong] == [1] * len(wrong)
+
+
+def test_every_cited_equation_is_in_the_docs():
+    cited, formulas = {}, set(re.findall(r"^ +Eq\. (\d+) {2,}\S", (ROOT / "docs" / "method.md").read_text(), re.MULTILINE))
+    for where, line in citing_lines():
+        for first, last in re.findall(r"\bEqs?\. ?(\d+)(?: (?:to|and) (\d+))?", line):
+            cited |= dict.fromkeys(range(int(first), int(last or first) + 1), where)
+    assert {3, 6, 10} <= set(cited)
+    assert {number: where for number, where in cited.items() if str(number) not in formulas} == {}
+
+
+def test_docs_name_what_there_is():
+    """Links of docs and README, and files and folders of the repository that they name."""
+    assert {"method.md", "compat.md", "windows_format.md", "glossary.md"} <= {path.name for path in DOCS}
+    readme = (ROOT / "README.md").read_text()
+    assert [path.name for path in DOCS if f"(docs/{path.name})" not in readme] == []
+    rooms = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    missing = []
+    for path in [*DOCS, ROOT / "README.md"]:
+        text = path.read_text()
+        links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+        missing += [f"{path.name}: {link}" for link in links if link and not (path.parent / link).exists()]
+        named = re.findall(rf"`((?:{rooms})/[\w./-]+)`", text) if path != ROOT / "README.md" else []
+        missing += [f"{path.name}: {name}" for name in named if not (ROOT / name).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", DOCS, ids=relative(DOCS))
+def test_docs_blocks_are_code(path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+        ast.parse(block)
+
+
+def test_docs_example_runs(tmp_path, monkeypatch):
+    """The file that the example writes is aligned by the command beside it, and what comes out is the scene."""
+    from geo4d.cli import main
+
+    text = (ROOT / "docs" / "windows_format.md").read_text()
+    blocks, commands = re.findall(r"```python\n(.*?)```", text, re.DOTALL), re.findall(r"```\n(geo4d .*?)\n```", text)
+    assert len(blocks) == len(commands) == 1
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(blocks[0], "windows_format.md", "exec"), names)  # our own text
+    assert main([*shlex.split(commands[0])[1:], "--no-preview"]) == 0
+    result = geo4d.Reconstruction.load("result")
+    assert result.valid.all()
+    ratio = np.asarray(result.depth) / names["depth"]
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=1e-3)
+    np.testing.assert_allclose(result.cam_to_world[:, :3, 3], np.median(ratio) * names["centres"], atol=1e-3)
+    np.testing.assert_allclose(result.intrinsics[:, 0, 0], 50, rtol=1e-3)
 
 
 def tracked_files():

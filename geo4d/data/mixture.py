@@ -13,7 +13,7 @@ from geo4d.data.film import FilmConfig
 from geo4d.data.view import View, ViewConfig, draw_view
 from geo4d.errors import ConfigError
 
-PAPER_RATIOS = {"pointodyssey": 1.0, "tartanair": 1.0, "spring": 1.0, "vkitti2": 1.0, "bedlam": 2.0}  # METHOD section 4
+PAPER_RATIOS = {"pointodyssey": 1.0, "tartanair": 1.0, "spring": 1.0, "vkitti2": 1.0, "bedlam": 2.0}  # method 4
 BLOCK = 720  # draws in which the ratios hold exactly; divisible by every number up to ten but seven
 VIEW_STREAM, SIZE_STREAM, BLOCK_STREAM, EPOCH_STREAM = range(4)
 

@@ -34,7 +34,7 @@ class PointOdyssey(FrameFiles):
     optional = ("mask",)
 
     def __init__(self, root: str | Path, *, include: str | None = None, far: float | None = None, fill: int = 0) -> None:
-        """As any data set; depth is spread up to `fill` pixels into holes by max pooling (METHOD section 4).
+        """As any data set; depth is spread up to `fill` pixels into holes by max pooling (method 4).
 
         Raises ConfigError for a negative `fill`.
         """

@@ -27,7 +27,7 @@ def ddim(
 ) -> Tensor:
     """Samples x0 (b, ...) from unit noise of the same shape, at `steps` trailing time steps.
 
-    `released` repeats the published sampler (COMPAT section 4): it stops at alphas_cumprod[0] instead of 1 and, with a
+    `released` repeats the published sampler (compat 4): it stops at alphas_cumprod[0] instead of 1 and, with a
     dynamic rescale, never undoes the last factor. `exact` undoes both: the last step gives x0 itself. `on_x0` is shown each
     step's estimate of x0.
     """

@@ -28,7 +28,7 @@ class Schedule:
 
 
 def make_schedule(*, dynamic_rescale: bool) -> Schedule:
-    """The schedule of METHOD section 3; computed in float64, kept in float32."""
+    """The noise schedule (method 3); computed in float64, kept in float32."""
     betas = np.linspace(BETA_START**0.5, BETA_END**0.5, STEPS) ** 2
     signal = np.sqrt(np.cumprod(1 - betas))
     # shift and stretch sqrt(alpha_bar) so that it ends at exactly 0 and starts where it did

@@ -1,4 +1,4 @@
-"""Plücker rays of a camera: unit direction d and moment m = o x d (METHOD sections 2 and 6)."""
+"""Plücker rays of a camera: unit direction d and moment m = o x d (method 2, method 6)."""
 
 from __future__ import annotations
 

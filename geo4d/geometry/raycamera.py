@@ -1,4 +1,4 @@
-"""The camera of a ray map, two ways (METHOD section 6): as the released script finds it, and as the paper writes it."""
+"""The camera of a ray map, two ways (method 6): as the released script finds it, and as the paper writes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEP_TOLERANCE = 1e-12  # of a homography of norm 1
 
 
 def released_ray_cameras(direction: Float[Tensor, "v h w 3"], moment: Float[Tensor, "v h w 3"]) -> Float[Tensor, "v 4 4"]:
-    """cam_to_win of a window's frames from raw maps, as the released script has it (COMPAT section 10).
+    """cam_to_win of a window's frames from raw maps, as the released script has it (compat 10).
 
     The centred square alone is read; the rotation is the one that best turns the first frame's directions into frame i's, so
     the first frame is the reference and all frames share one set of intrinsics; moments are not rescaled. Where the two sides

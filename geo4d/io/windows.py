@@ -17,6 +17,8 @@ from geo4d.scene import WindowPredictions, picture_size
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 OTHER = ("images", "timestamps")
 NAMES = (*DENSE, *OTHER, "windows", "points_origin", "image_size", "img")
+TAILS = {**dict.fromkeys(("points", "ray_direction", "ray_moment"), "H, W, 3"), "ray_cam_to_win": "4, 4"}  # of other maps: H, W
+SEE = " (docs/windows_format.md says what each key holds)"
 SPARSEST = 16  # frames of the video for each frame in a window: beyond, the numbers are damaged or begin far from 0
 
 
@@ -84,7 +86,8 @@ def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
 def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     g, v = arrays["windows"].shape
     if arrays["windows"].dtype.kind not in "iu" or not arrays["windows"].size or (arrays["windows"] < 0).any():
-        raise InputError(f"{path}: 'windows' must hold frame numbers, whole and not negative, for at least one window; see the schema.")
+        found = f"{arrays['windows'].dtype.name} {arrays['windows'].shape}"
+        raise InputError(f"{path}: 'windows' must hold frame numbers, whole and from 0, for at least one window; got {found}{SEE}.")
     odd = {name: arrays[name].dtype.name for name in DENSE if name in arrays and arrays[name].dtype.kind not in "fiub"}
     if odd:
         raise InputError(f"{path}: {', '.join(odd)} must hold numbers; got {', '.join(odd.values())}.")
@@ -95,7 +98,8 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
         shape = arrays[name].shape
         wanted = 4 if name in ("weight", "disparity", "disparity_weight", "ray_cam_to_win") else 5
         if len(shape) != wanted or 0 in shape or shape[:2] != (g, v) or shape[-1] != last.get(name, shape[-1]):
-            raise InputError(f"{path}: '{name}' has shape {shape}, which does not fit {g} windows of {v} frames; see the schema.")
+            fits = f"({g}, {v}, {TAILS.get(name, 'H, W')})"
+            raise InputError(f"{path}: '{name}' must have the shape {fits}, since 'windows' is ({g}, {v}); got {shape}{SEE}.")
     origin = str(arrays.get("points_origin", "unknown"))
     if origin not in ("unknown", "camera"):
         raise InputError(f"{path}: points_origin must be 'unknown' or 'camera'; got {origin!r}.")

@@ -1,4 +1,4 @@
-"""Disparity maps (METHOD 2.4): 1 / depth, min-max over the window, sky at 0, one channel shown three times."""
+"""Disparity maps (method 2.4): 1 / depth, min-max over the window, sky at 0, one channel shown three times."""
 
 from __future__ import annotations
 

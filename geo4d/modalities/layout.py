@@ -56,7 +56,7 @@ class Layout:
 
 
 def make_layout(names: tuple[str, ...] = ORDER, *, normalization: Normalization = "minmax") -> Layout:
-    """The layout of the named modalities, in the order of METHOD section 2 whatever the order of `names`.
+    """The layout of the named modalities, in the order of the latent slots (method 2) whatever the order of `names`.
 
     Raises ConfigError for a name that is unknown, repeated or when there is none.
     """

@@ -1,4 +1,4 @@
-"""Point maps in the frame of the window's first camera, as images (METHOD 2.1), in three normalisations.
+"""Point maps in the frame of the window's first camera, as images (method 2.1), in three normalisations.
 
 `minmax` is the released model's: z of the valid points to [0, 1], x and y by the same scale, sky a constant. `asinh` is
 ours: units of the median depth, compressed so that near and far keep their relative precision, sky far along its ray;

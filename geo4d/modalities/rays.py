@@ -1,4 +1,4 @@
-"""Plücker ray maps (METHOD 2.3): unit direction and moment of every pixel's ray in the window's first camera."""
+"""Plücker ray maps (method 2.3): unit direction and moment of every pixel's ray in the window's first camera."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ LOGVAR_RANGE = (-30.0, 20.0)
 class Autoencoder(ModelMixin, ConfigMixin):
     """Images (n, 3, h, w) in [-1, 1] <-> latents (n, 4, h / 8, w / 8), not scaled.
 
-    With `uncertainty_blocks` the decoder has a branch for the Laplace scale of its result (METHOD 2.2); without
+    With `uncertainty_blocks` the decoder has a branch for the Laplace scale of its result (method 2.2); without
     `has_encoder` it is a decoder alone, as the one that is fine-tuned for point maps.
     """
 

@@ -1,4 +1,4 @@
-"""The global condition: text and image tokens of CLIP ViT-H/14 (METHOD section 3, COMPAT section 3).
+"""The global condition: text and image tokens of CLIP ViT-H/14 (method 3, compat 3).
 
 The prompt is one constant sentence and the released configuration feeds one zero image, so the context of a window is a
 constant of the checkpoint: compute it once with `Conditioner.constant_context`.

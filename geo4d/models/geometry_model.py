@@ -34,7 +34,7 @@ class GeometryModel(nn.Module):
         self.autoencoder = Autoencoder(**spec.autoencoder)
         if spec.uncertainty_blocks:
             self.point_decoder = Autoencoder(**spec.autoencoder, has_encoder=False, uncertainty_blocks=spec.uncertainty_blocks)
-        if spec.context_tokens:  # the prompt and a zero image are constants of a checkpoint (COMPAT section 3)
+        if spec.context_tokens:  # the prompt and a zero image are constants of a checkpoint (compat 3)
             self.register_buffer("context", torch.zeros(1, spec.context_tokens, self.unet.config.context_dim))
         if spec.per_frame:
             conditioner = Conditioner.from_spec(spec.towers)

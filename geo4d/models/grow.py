@@ -1,4 +1,4 @@
-"""One more modality for a trained model: wider latents, nothing of what is learnt disturbed (METHOD section 4).
+"""One more modality for a trained model: wider latents, nothing of what is learnt disturbed (method 4).
 
 The U-Net reads [noisy latents, frames' latents]; a new image's latents take their place among the noisy ones. Weights that
 read them start at zero, so every old output stays as it was; weights that write them start at zero too, so that training

@@ -21,9 +21,9 @@ class ModelSpec:
     sampler: Literal["one_step", "ddim"] = "ddim"
     steps: int = 5
     dynamic_rescale: bool = True
-    sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (COMPAT section 4)
+    sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (compat 4)
     context_tokens: int = 0  # of a constant context that is stored with the weights; 0: the U-Net has its own
-    per_frame: bool = False  # every frame's own image tokens take the place of the constant ones (METHOD section 3)
+    per_frame: bool = False  # every frame's own image tokens take the place of the constant ones (method 3)
     towers: dict[str, Any] = field(default_factory=dict)  # of the `Conditioner`; none: ViT-H/14 as released
     base_size: tuple[int, int] = (320, 512)  # (height, width): where the latent statistics live
     sizes: tuple[tuple[int, int], ...] = field(default=((320, 512),))  # working resolutions

@@ -64,7 +64,7 @@ def sources(part: str, own: Iterable[str], *, levels: int = 4) -> Table:
 
 
 def unused(part: str, *, text_layers: int = 24) -> str:
-    """A pattern of the names that a released part holds and no computation reads (COMPAT section 1)."""
+    """A pattern of the names that a released part holds and no computation reads (compat 1)."""
     return {
         "unet": r"(?!)",
         "resampler": r"(?!)",

@@ -1,4 +1,4 @@
-"""The query transformer: a few learnt queries read the image tower's tokens (METHOD section 3, COMPAT section 3).
+"""The query transformer: a few learnt queries read the image tower's tokens (method 3, compat 3).
 
 Names of the parameters are the released checkpoint's.
 """

@@ -1,4 +1,4 @@
-"""The latent video U-Net (METHOD section 3, COMPAT section 2): spatial and temporal attention at several scales.
+"""The latent video U-Net (method 3, compat 2): spatial and temporal attention at several scales.
 
 With the released configuration its state dict has the released keys. The options that the released model does not have
 (defaults: off) are what the small model adds: frame numbers and pixel coordinates as inputs, attention over space and time
@@ -128,7 +128,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         """Predicts v. `fps` defaults to the configured rate, `frame_index` to 0, 1, 2, ...
 
         `context` holds 77 text tokens and, with image cross attention, 16 tokens a frame (or any number for all frames
-        together, COMPAT section 2); it is not needed where context tokens are learnt.
+        together, compat 2); it is not needed where context tokens are learnt.
         """
         b, _, v = x.shape[:3]
         embedding = self._embedding(timesteps, fps, frame_index, (b, v))

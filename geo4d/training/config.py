@@ -86,7 +86,7 @@ class ObjectiveConfig:
     channel_floor: float = 1.0  # channels count by their spread, at least by so much of the widest one's; 1: all alike
     pixel_weight: float = 0.0  # of the L1 between decoded images, of predicted and of true latents
     pixel_frames: int = 4  # of a batch, that are decoded
-    drop_text: float = 0.0  # shares of the clips that lose a condition (METHOD section 4)
+    drop_text: float = 0.0  # shares of the clips that lose a condition (method 4)
     drop_image: float = 0.0
     drop_both: float = 0.0
 

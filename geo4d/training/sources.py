@@ -24,7 +24,7 @@ from geo4d.training.loop_config import Draw
 logger = logging.getLogger(__name__)
 
 BASE_FPS = 24.0
-STRIDES = (1, 2, 3)  # METHOD section 4
+STRIDES = (1, 2, 3)  # method 4
 MOST_APART = 15  # frames of a window between the two of a pair
 CHUNK_FRAMES = 32  # rendered at a time
 SCENES_A_BATCH = 4096  # scene numbers set aside for each batch

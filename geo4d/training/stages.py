@@ -5,7 +5,7 @@
     <out>/<stage>/log.jsonl       and tensorboard/
     <out>/<stage>/model/          the finished model (of kind latents: *.safetensors, the pool)
 
-METHOD sections 3 and 4.
+The network is that of method 3, the order of training that of method 4.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from geo4d.errors import ConfigError
 
 
 def plan_windows(num_frames: int, *, length: int = 16, stride: int = 4, as_released: bool = False) -> Int[Tensor, "g v"]:
-    """Windows that start at 0, stride, 2 stride, ... and one more clamped to the end, each once (METHOD section 5).
+    """Windows that start at 0, stride, 2 stride, ... and one more clamped to the end, each once (method 5).
 
     A video shorter than `length` is one window. `as_released` repeats the last window where no clamping was needed, and
-    needs a whole window of frames (COMPAT section 6). Raises ConfigError for numbers that cannot work.
+    needs a whole window of frames (compat 6). Raises ConfigError for numbers that cannot work.
     """
     if num_frames < 1 or length < 1 or stride < 1:
         raise ConfigError(f"frames, window length and stride must be at least 1; got {num_frames}, {length} and {stride}.")

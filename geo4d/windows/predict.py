@@ -20,7 +20,7 @@ from geo4d.windows.cache import WindowCache
 Progress = Callable[[str, int, int], None]
 RAY_POOL = 4  # ray maps are kept at a quarter of the working resolution: they hold one camera
 PIXELS_AT_ONCE = 2**18  # through the autoencoder: 32 frames of the small model, two of the full one
-FPS_RANGE = (8.0, 24.0)  # frame rates that training draws (METHOD section 4); others count as the nearest
+FPS_RANGE = (8.0, 24.0)  # frame rates that training draws (method 4); others count as the nearest
 RELEASED_FPS = 24.0  # what the released script says of every video
 
 
@@ -31,7 +31,7 @@ class PredictConfig:
     steps: int | None = None  # None: as the model was made for; 0: one step from zero input; else DDIM
     seed: int = 0
     windows_per_batch: int = 2
-    sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (COMPAT section 4)
+    sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (compat 4)
     as_released: bool = False  # the released script's inputs: posterior samples, 24 fps, constant context
 
 

@@ -63,7 +63,7 @@ def test_exact_sampler_returns_what_a_perfect_network_knows(steps: int, *, resca
 
 @pytest.mark.parametrize(("steps", "factor"), [(1, 0.700), (5, 0.850), (10, 0.925), (25, 0.970), (50, 0.985)])
 def test_released_sampler_keeps_the_last_rescale_factor(steps: int, factor: float) -> None:
-    """COMPAT section 4: the output is k x0, and noise of standard deviation 0.029 stays in it."""
+    """The output is k x0, and noise of standard deviation 0.029 stays in it (compat 4)."""
     generator = torch.Generator().manual_seed(0)
     x0, start = torch.randn(2, 1, 4, 8, 16, 16, generator=generator, dtype=torch.float64)
     schedule = make_schedule(dynamic_rescale=True)
@@ -191,7 +191,7 @@ def test_every_schedule_buffer_follows_from_the_alphas() -> None:
             "sqrt_alphas_cumprod": alphas.sqrt(),
             "sqrt_one_minus_alphas_cumprod": (1 - alphas).sqrt(),
             "log_one_minus_alphas_cumprod": (1 - alphas).log(),
-            "sqrt_recip_alphas_cumprod": torch.zeros(1000),  # COMPAT section 1: zeros under v-prediction
+            "sqrt_recip_alphas_cumprod": torch.zeros(1000),  # zeros under v-prediction (compat 1)
             "sqrt_recipm1_alphas_cumprod": torch.zeros(1000),
             "posterior_variance": variance,
             "posterior_log_variance_clipped": variance.clamp_min(1e-20).log(),

@@ -87,7 +87,13 @@ def test_windows_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "b.npz", windows=np.zeros((1, 2), int), points=np.zeros((2, 2, 3, 4, 3)))
     np.savez(tmp_path / "c.npz", windows=np.zeros((1, 2), int))
     (tmp_path / "d.npz").write_text("x")
-    for name, message in (("a", "windows"), ("b", "does not fit"), ("c", "at least one"), ("d", "not a file"), ("e", "no window")):
+    shape = r"'points' must have the shape \(1, 2, H, W, 3\), since 'windows' is \(1, 2\); got \(2, 2, 3, 4, 3\)"
+    whole = "must hold frame numbers, whole and from 0, for at least one window; got float64"
+    np.savez(tmp_path / "f.npz", windows=np.full((1, 2), 0.5), points=np.zeros((1, 2, 3, 4, 3)))
+    np.savez(tmp_path / "g.npz", windows=np.zeros((1, 2), int), weight=np.zeros((1, 2, 3)), points=np.zeros((1, 2, 3, 4, 3)))
+    flat = r"'weight' must have the shape \(1, 2, H, W\), .* got \(1, 2, 3\) \(docs/windows_format.md"
+    messages = {"a": "windows", "b": shape, "c": "at least one", "d": "not a file", "e": "no window", "f": whole, "g": flat}
+    for name, message in messages.items():
         with pytest.raises(InputError, match=message):
             load_windows(tmp_path / f"{name}.npz")
 

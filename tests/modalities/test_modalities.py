@@ -188,7 +188,7 @@ def test_a_frame_of_which_nothing_is_known_is_shown_as_sky():
 
 
 def test_a_clip_without_holes_is_encoded_bit_for_bit_as_before():
-    """The images of one window, whose every pixel is known, as the formulas of METHOD 2 say."""
+    """The images of one window, whose every pixel is known, as the formulas of method 2 say."""
     clip = make_clip()
     clip = replace(clip, valid=~clip.sky, depth=torch.where(clip.sky, 0.0, clip.depth.clamp_min(2.0)))
     disparity = torch.where(clip.valid, 1 / clip.depth.clamp_min(1e-6), 0.0)

@@ -121,7 +121,7 @@ def test_every_tensor_of_the_published_point_decoder_has_its_place() -> None:
 
 
 def test_sizes_of_the_published_parts() -> None:
-    """COMPAT section 1."""
+    """The numbers of values of compat 1."""
     sizes = {place.part: sum(int(np.prod(shape)) for shape in place.shapes().values()) for place in full_places()}
     assert sizes["unet"] == 1_438_924_112
     assert sizes["resampler"] == 48_787_456

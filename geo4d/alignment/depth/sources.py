@@ -137,7 +137,7 @@ class GivenDepth:
 
 
 def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:
-    """Given weights, or 1 where the disparity is above 0.05 (METHOD 2.4); 0 where it is not finite."""
+    """Given weights, or 1 where the disparity is above 0.05 (method 2.4); 0 where it is not finite."""
     weight = (disparity > 0.05).float() if given is None else given.float()
     return torch.where(disparity.isfinite(), weight, 0.0)
 

@@ -96,7 +96,7 @@ def sampled(maps: Float[Tensor, "g v h w *c"], index: Int[Tensor, "p"]) -> Float
 
 
 def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | None:
-    """Cameras in their window: as given, or from the ray maps (METHOD section 6: centre by Eq. 6, rotation by Procrustes).
+    """Cameras in their window: as given, or from the ray maps (method 6: centre by Eq. 6, rotation by Procrustes).
 
     None if there are none, or if they cannot be used: values that are not finite, or rays that are all parallel or zero.
     """

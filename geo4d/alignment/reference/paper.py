@@ -1,4 +1,4 @@
-"""The paper's own objective (METHOD section 7, Eq. 4 to 10) by first-order optimisation, for reference and ablation.
+"""The paper's own objective (method 7, Eq. 4 to 10) by first-order optimisation, for reference and ablation.
 
 Every pixel's depth, all cameras, one focal length, a similarity a window for its points, scale and shift for its disparity, a
 similarity for its ray cameras; Adam. The points' and disparities' terms are means over pixels (the weights of Eq. 10 make sense in
