@@ -25,10 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Aligns and writes."""
     from geo4d.alignment import AlignmentConfig, align
-    from geo4d.commands.infer import KIND, SETTINGS, WORK_FOLDER, report, result_files
+    from geo4d.commands.infer import KIND, SETTINGS, WORK_FOLDER, report, result_files, write_result
     from geo4d.config import load_config, save_config
     from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
-    from geo4d.io.reconstruction import save_reconstruction
     from geo4d.io.tracks import load_tracks
     from geo4d.io.windows import load_windows
     from geo4d.pipeline import one_thread
@@ -47,10 +46,6 @@ def run(args: argparse.Namespace) -> None:
         logger.warning("Warning: %s", warning)
     open_output_directory(out, KIND, files, overwrite=args.overwrite)
     save_config(config, out / SETTINGS)
-    if not args.no_preview:
-        from geo4d.viewer.preview import write_preview
-
-        write_preview(result, out)
-    save_reconstruction(result, out)
+    write_result(result, out, preview=not args.no_preview)
     close_output_directory(out, KIND, WORK_FOLDER)
     report(out)

@@ -6,9 +6,12 @@ import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geo4d.commands.priors import add_prior_arguments, prior_files, read_priors
+
+if TYPE_CHECKING:
+    from geo4d.scene import Reconstruction
 
 WORK_FOLDER = ".work"  # finished windows of an unfinished run
 SETTINGS = "config.yaml"
@@ -77,7 +80,6 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
     from geo4d.alignment import AlignmentConfig
     from geo4d.config import load_config
     from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
-    from geo4d.io.reconstruction import save_reconstruction
     from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.windows import save_windows
     from geo4d.pipeline import Geo4D, InferConfig
@@ -117,13 +119,20 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
     )
     if args.save_windows and video.tracks is not None:
         save_tracks(out / "tracks.npz", video.tracks)
-    if not args.no_preview:
+    write_result(result, out, preview=not args.no_preview)
+    close_output_directory(out, kind, WORK_FOLDER)
+    report(out)
+
+
+def write_result(result: Reconstruction, out: Path, *, preview: bool) -> None:
+    """Pictures of the result, then the result itself, whose summary comes last."""
+    from geo4d.io.reconstruction import save_reconstruction
+
+    if preview:
         from geo4d.viewer.preview import write_preview
 
         write_preview(result, out)
     save_reconstruction(result, out)
-    close_output_directory(out, kind, WORK_FOLDER)
-    report(out)
 
 
 def result_files(args: argparse.Namespace) -> list[str]:

@@ -95,13 +95,19 @@ def ablate(
             finished.append(write_report(store, opened))
     if len(finished) < len(pipelines):
         return None
+    text = _write_together(config, out, finished)
+    discard(out / WINDOWS, WINDOWS_KIND)
+    return text
+
+
+def _write_together(config: AblateConfig, out: Path, finished: list[Results]) -> str:
+    """Writes the settings, and tables and plots of all variants; returns the table."""
     with whole_file(out / SETTINGS) as temporary:
         save_config(replace(config, root=None), temporary)
     together = Results(finished[0].settings, [row for results in finished for row in results.rows])
     text = markdown(together, config.title, _list_variants(config))
     write_tables(together, out, text)
     write_plots(together, out / PLOTS)
-    discard(out / WINDOWS, WINDOWS_KIND)
     return text
 
 

@@ -1,5 +1,6 @@
 """No verb removes or writes over what it did not write itself, whatever folder it is pointed at."""
 
+import argparse
 import shutil
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 from PIL import Image
 
 from geo4d.cli import main
+from geo4d.commands import demo
+from geo4d.commands import infer as infer_verb
+from geo4d.io.output import register
 from geo4d.io.reconstruction import load_reconstruction
 from geo4d.io.windows import save_windows
 from geo4d.models.storage import save_folder
@@ -125,6 +129,21 @@ def test_results_of_another_kind_are_not_replaced(made, result, tmp_path, capsys
     assert main([*map(str, words), str(tmp_path / "run"), "-q"]) == 0
     run = tmp_path / "run"
     assert "of another kind (evaluation" in refused(capsys, infer(made / "frames", run, "--overwrite"), keep=run)
+
+
+def test_a_demo_replaces_a_demo(made, tmp_path):
+    """As `geo4d demo` does it, with a smaller model on a shorter clip."""
+    parser = argparse.ArgumentParser()
+    infer_verb.add_arguments(parser)
+    words = [str(word) for word in infer(made / "frames", tmp_path / "demo", "--no-preview", "--overwrite")[1:]]
+    for count in (1, 2):
+        args = parser.parse_args([*words, "--max-frames", str(count)], namespace=argparse.Namespace(quiet=True))
+        infer_verb.run(args, demo.KIND, (demo.SCORES,))
+        assert load_reconstruction(tmp_path / "demo").num_frames == count and not (tmp_path / "demo" / demo.SCORES).exists()
+        register(tmp_path / "demo", demo.KIND, [demo.SCORES])
+        (tmp_path / "demo" / demo.SCORES).write_text("{}")
+        (tmp_path / "demo" / "notes.txt").write_text("years of work")
+    assert (tmp_path / "demo" / "notes.txt").exists()
 
 
 def write_kitchen(root):
