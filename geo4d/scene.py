@@ -14,6 +14,9 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.errors import InputError
+from geo4d.geometry.camera import unproject
+from geo4d.geometry.pixels import resize_intrinsics
+from geo4d.geometry.resample import resize_nearest
 
 MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
 FARTHEST = 1e6  # pixels from the corner at which a tracked point may be
@@ -163,11 +166,8 @@ class Reconstruction:
 
     def points_cam(self, frame: int) -> np.ndarray:
         """(h, w, 3) points of `frame` in its own camera; nan where invalid."""
-        height, width = self.depth.shape[1:]
-        v, u = np.mgrid[0:height, 0:width] + 0.5
-        k = self.intrinsics[frame]
         depth = np.where(self.valid[frame], self.depth[frame], np.nan).astype(np.float64)
-        return np.stack([(u - k[0, 2]) / k[0, 0] * depth, (v - k[1, 2]) / k[1, 1] * depth, depth], axis=-1)
+        return unproject(torch.from_numpy(depth), torch.tensor(self.intrinsics[frame], dtype=torch.float64)).numpy()
 
     def points_world(self, frame: int) -> np.ndarray:
         """(h, w, 3) points of `frame` in the world (the first camera's frame); nan where invalid."""
@@ -177,17 +177,10 @@ class Reconstruction:
     def at_source_resolution(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Depth (H, W) resampled to the size of the video, and the intrinsics (3, 3) that go with it."""
         height, width = self.source_size
-        rows = _nearest_index(height, self.depth.shape[1])
-        columns = _nearest_index(width, self.depth.shape[2])
-        depth = np.where(self.valid[frame], self.depth[frame], np.nan)[rows][:, columns]
-        scale = np.array([width / self.depth.shape[2], height / self.depth.shape[1], 1.0])
-        return depth, scale[:, None] * self.intrinsics[frame]
+        depth = resize_nearest(np.where(self.valid[frame], self.depth[frame], np.nan)[None], height, width)[0]
+        intrinsics = torch.tensor(self.intrinsics[frame], dtype=torch.float64)
+        return depth, resize_intrinsics(intrinsics, self.depth.shape[1:], (height, width)).numpy()
 
     def with_diagnostics(self, **entries: Any) -> Reconstruction:
         """A copy with more entries in `diagnostics`."""
         return replace(self, diagnostics={**self.diagnostics, **entries})
-
-
-def _nearest_index(target: int, source: int) -> np.ndarray:
-    """For each pixel of a line of `target` pixels, the nearest of `source` pixels over the same extent."""
-    return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)

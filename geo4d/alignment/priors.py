@@ -13,7 +13,7 @@ from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.cameras import Lens
 from geo4d.alignment.joint.problem import Known
 from geo4d.errors import ConfigError, InputError
-from geo4d.geometry.pixels import resize_nearest
+from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import WindowPredictions
 
 LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone

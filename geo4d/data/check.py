@@ -9,10 +9,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from geo4d.data.base import DiskSet
 from geo4d.data.frames import BadData, Frame, Problem, Recording
+from geo4d.geometry.camera import pixel_rays, project
+from geo4d.geometry.rigid import transform_points
 
 NEAREST, FARTHEST = 0.02, 600.0  # metres; no scene has its median depth outside
 LEAST_KNOWN = 0.01  # share of a frame that is depth or sky
@@ -151,13 +154,13 @@ def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.
     Points outside the other frame are left out.
     """
     places = np.argwhere(source.valid)
-    homogeneous = np.concatenate([places[:, ::-1] + 0.5, np.ones((len(places), 1))], axis=1)
-    points_cam = homogeneous @ np.linalg.inv(source.intrinsics).T * source.depth[source.valid][:, None].astype(np.float64)
-    cam_to_cam = np.linalg.inv(target.cam_to_world) @ source.cam_to_world
-    there = points_cam @ cam_to_cam[:3, :3].T + cam_to_cam[:3, 3]
+    rays = pixel_rays(torch.from_numpy(places[:, ::-1] + 0.5), torch.tensor(source.intrinsics, dtype=torch.float64)).numpy()
+    points_cam = rays * source.depth[source.valid][:, None].astype(np.float64)
+    cam_to_cam = torch.from_numpy(np.linalg.inv(target.cam_to_world) @ source.cam_to_world)
+    there = transform_points(cam_to_cam.double(), torch.from_numpy(points_cam)).numpy()
     ahead = there[:, 2] > 1e-3
     pixels = np.full((len(places), 2), -1.0)
-    pixels[ahead] = (there[ahead] @ target.intrinsics.T)[:, :2] / there[ahead, 2:]
+    pixels[ahead] = project(torch.from_numpy(there[ahead]), torch.tensor(target.intrinsics, dtype=torch.float64)).numpy()
     inside = ahead & (pixels >= 0).all(1) & (pixels < target.size[::-1]).all(1)
     column, row = np.floor(pixels[inside]).astype(np.int64).T
     return row, column, there[inside, 2], np.flatnonzero(inside)

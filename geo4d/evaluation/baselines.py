@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geo4d.geometry.resample import resize_nearest
 from geo4d.synthetic import FPS, render_clips, scene_seed
 
 MEAN_SPLIT = 700001  # scenes that the mean map and the mean path are averaged over
@@ -25,9 +26,7 @@ def constant_depth(shape: tuple[int, ...]) -> np.ndarray:
 def mean_map_depth(frames: int, height: int, width: int) -> np.ndarray:
     """(t, h, w) of one map: the median over many scenes of depth by the scene's own median, per pixel."""
     small = _means()["depth"]
-    rows = np.minimum(((np.arange(height) + 0.5) * small.shape[0] / height).astype(int), small.shape[0] - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * small.shape[1] / width).astype(int), small.shape[1] - 1)
-    return np.broadcast_to(small[rows][:, columns], (frames, height, width))
+    return np.broadcast_to(resize_nearest(small[None], height, width), (frames, height, width))
 
 
 def static_camera(frames: int) -> np.ndarray:

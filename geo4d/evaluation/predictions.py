@@ -14,6 +14,8 @@ from geo4d.data.files import naming
 from geo4d.data.frames import BadData
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.archives import gather_arrays
+from geo4d.geometry.pixels import resize_intrinsics
+from geo4d.geometry.resample import resize_nearest
 from geo4d.io.output import is_list
 from geo4d.io.reconstruction import SUMMARY, load_reconstruction
 from geo4d.scene import Reconstruction
@@ -70,24 +72,20 @@ class Prediction:
             raise BadData(self.source, f"holds depth of {width} x {height} for pictures of {size[1]} x {size[0]}; is it on its side?")
         if (height, width) == size:
             return self.depth
-        rows, columns = (
-            np.minimum(((np.arange(n) + 0.5) * m / n).astype(np.int64), m - 1) for n, m in zip(size, (height, width), strict=True)
-        )
-        close = self.depth[:, rows][:, :, columns]
+        close = resize_nearest(self.depth, *size)
         if interpolation == "nearest":
             return close
         good = np.isfinite(self.depth)
         filled = torch.from_numpy(np.where(good, self.depth, 0.0).astype(np.float32))
         smooth = torch.nn.functional.interpolate(filled[:, None], size=size, mode="bicubic", align_corners=False)[:, 0].numpy()
         around = torch.nn.functional.max_pool2d(torch.from_numpy(~good).float()[:, None], 5, 1, 2)[:, 0].numpy() > 0
-        return np.where(around[:, rows][:, :, columns], close, smooth)  # the filter reaches two pixels far: not near a hole
+        return np.where(resize_nearest(around, *size), close, smooth)  # the filter reaches two pixels far: not near a hole
 
     def intrinsics_at(self, size: tuple[int, int]) -> np.ndarray | None:
         """Intrinsics (t, 3, 3) of pictures of that size; None if there are none, or no depth that tells what they belong to."""
         if self.intrinsics is None or self.depth is None:
             return None
-        scale = np.array([size[1] / self.depth.shape[2], size[0] / self.depth.shape[1], 1.0])
-        return scale[:, None] * self.intrinsics
+        return resize_intrinsics(torch.tensor(self.intrinsics, dtype=torch.float64), self.depth.shape[1:], size).numpy()
 
 
 def read_prediction(folder: str | Path, sequence: str, frames: int, *, form: PredictionForm | None = None) -> Prediction:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from geo4d.errors import InputError
 from geo4d.evaluation import baselines
 from geo4d.evaluation.predictions import Prediction
 from geo4d.evaluation.protocols import DENSE, MAX_POINTS, EvaluationProtocol
+from geo4d.geometry.camera import pixel_rays_cam
 from geo4d.metrics.alignment import DepthAlignment
 from geo4d.metrics.boundary import boundary_metrics
 from geo4d.metrics.depth import NUMBERS, DepthMetrics, depth_metrics
@@ -312,10 +314,8 @@ def _in_range(truth: Truth, depth_protocol: DepthProtocol) -> np.ndarray:
 
 def _points(depth: np.ndarray, intrinsics: np.ndarray, grid: tuple[slice, ...]) -> np.ndarray:
     """Points (t, y, x, 3) of some pixels in their cameras' frames."""
-    v, u = (axis[grid[1:]] + 0.5 for axis in np.mgrid[0 : depth.shape[1], 0 : depth.shape[2]])
-    z = depth[grid].astype(np.float64)
-    fx, fy, cx, cy = (intrinsics[:, i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    return np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], axis=-1)
+    rays = pixel_rays_cam(torch.tensor(intrinsics, dtype=torch.float64), *depth.shape[1:]).numpy()
+    return rays[grid] * depth[grid].astype(np.float64)[..., None]
 
 
 def _intrinsics(prediction: Prediction, size: tuple[int, int]) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Pure tensor functions: pixels, cameras, rigid transforms, rotations, similarities, Plücker rays, robust fits."""
+"""Pure tensor functions on kornia: pixels, cameras, rays, rigid transforms, rotations, similarities, two views, robust fits."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
@@ -37,21 +36,3 @@ def centred_pixels(height: int, width: int) -> Float[Tensor, "n 2"]:
     v = (torch.arange(height, dtype=torch.float64) + 0.5 - height / 2) / max(height, width)
     u = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / max(height, width)
     return torch.stack([u.expand(height, width), v[:, None].expand(height, width)], dim=-1).flatten(0, 1)
-
-
-def nearest_index(target: int, source: int) -> np.ndarray:
-    """For each pixel of a line of `target` pixels the nearest of `source` pixels over the same extent, (target,) int64."""
-    return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)
-
-
-def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Maps (t, h, w, ...) on another grid over the same extent, by the nearest values; themselves if it is their own grid."""
-    if maps.shape[1:3] == (height, width):
-        return maps
-    return np.ascontiguousarray(maps[:, nearest_index(height, maps.shape[1])][:, :, nearest_index(width, maps.shape[2])])
-
-
-def nearest_pixel(position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) lie once the image has another (height, width)."""
-    row = np.clip((position[:, 1] * to_size[0] / from_size[0]).astype(int), 0, to_size[0] - 1)
-    return row, np.clip((position[:, 0] * to_size[1] / from_size[1]).astype(int), 0, to_size[1] - 1)

@@ -29,12 +29,15 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from scipy.ndimage import map_coordinates
 from yaml import YAMLError
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.geometry.camera import pixel_rays
+from geo4d.geometry.rigid import relative_to_first, transform_points
 from geo4d.io.export import write_archive
 from geo4d.scene import Reconstruction, Tracks
 
@@ -170,8 +173,8 @@ def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
     for frame in range(tracks.num_frames):
         rows = order[starts[frame] : starts[frame + 1]]
         depth = _depth_at(np.where(reconstruction.valid[frame], reconstruction.depth[frame], np.nan), pixels[rows])
-        k = reconstruction.intrinsics[frame]
-        rays = np.concatenate([(pixels[rows] - k[:2, 2]) / [k[0, 0], k[1, 1]], np.ones((len(rows), 1))], axis=1)
+        intrinsics = torch.tensor(reconstruction.intrinsics[frame], dtype=torch.float64)
+        rays = pixel_rays(torch.from_numpy(pixels[rows]), intrinsics).numpy()
         points_cam[frame, tracks.track[rows]] = rays * depth[:, None]
     if not np.isfinite(points_cam).any():
         raise InputError("No track was seen where the reconstruction has depth, so none can be put into space; give other tracks.")
@@ -193,8 +196,8 @@ def source_frames(directory: str | Path, count: int) -> np.ndarray | None:
 
 def _in_first_camera(reconstruction: Reconstruction, points_cam: np.ndarray) -> np.ndarray:
     """Points (t, n, 3) of each frame's camera, in the camera of frame 0."""
-    cam_to_first = np.linalg.inv(reconstruction.cam_to_world[0]) @ reconstruction.cam_to_world
-    return points_cam @ cam_to_first[:, :3, :3].transpose(0, 2, 1) + cam_to_first[:, None, :3, 3]
+    cam_to_first = relative_to_first(torch.tensor(reconstruction.cam_to_world, dtype=torch.float64))
+    return transform_points(cam_to_first, torch.from_numpy(points_cam)).numpy()
 
 
 def _depth_at(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:

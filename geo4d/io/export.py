@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.geometry.camera import pixel_rays
+from geo4d.geometry.rigid import transform_points
 from geo4d.io.atomic import temporary_path
 from geo4d.io.output import register
 from geo4d.io.reconstruction import ARRAYS, OPTIONAL
@@ -89,12 +92,10 @@ def _write_glb(reconstruction: Reconstruction, path: Path, config: ExportConfig)
 
 def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> tuple[np.ndarray, np.ndarray]:
     """Corners (5, 3) in the world, the centre first, and edges (8, 2) of a camera's pyramid of depth `size`."""
-    k = reconstruction.intrinsics[frame]
     height, width = reconstruction.depth.shape[1:]
-    pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]])
-    rays = np.concatenate([(pixels - k[:2, 2]) / [k[0, 0], k[1, 1]], np.ones((4, 1))], axis=1) * size
-    pose = reconstruction.cam_to_world[frame]
-    corners = np.concatenate([np.zeros((1, 3)), rays]) @ pose[:3, :3].T + pose[:3, 3]
+    pixels = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=torch.float64)
+    k, pose = (torch.tensor(value[frame], dtype=torch.float64) for value in (reconstruction.intrinsics, reconstruction.cam_to_world))
+    corners = transform_points(pose, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])).numpy()
     return corners, np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
 
 

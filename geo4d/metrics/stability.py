@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from geo4d.errors import InputError
+from geo4d.geometry.camera import pixel_rays
 from geo4d.metrics.checks import require_trajectory
 from geo4d.scene import Tracks
 
@@ -53,8 +55,8 @@ def depth_stability(
     _check(depth, intrinsics, cameras, tracks, static, gap)
     track, frame, position = _static_rows(tracks, static, depth.shape[1:])
     here = _sample(depth, frame, position)
-    pixels = np.concatenate([position, np.ones((len(position), 1))], axis=1)
-    rays = np.einsum("mij,mj->mi", np.linalg.inv(intrinsics.astype(np.float64))[frame], pixels)
+    lens = torch.tensor(intrinsics, dtype=torch.float64)[torch.from_numpy(frame)]
+    rays = pixel_rays(torch.from_numpy(position)[:, None], lens)[:, 0].numpy()
     rotation, centre = cameras[frame, :3, :3], cameras[frame, :3, 3]
     points_world = np.einsum("mij,mj->mi", rotation, rays * here[:, None]) + centre
     first, second = _pairs(track, frame, gap)

@@ -8,6 +8,7 @@ import torch
 from scenes import FOCAL, H, W, camera_path, exact_windows
 
 from geo4d.alignment import AlignmentConfig, Priors, align
+from geo4d.alignment.fallback.rays_only import ray_focal
 from geo4d.errors import AlignmentError
 from geo4d.metrics.pose import pose_metrics
 from geo4d.scene import WindowPredictions
@@ -200,3 +201,19 @@ def test_nothing_usable_is_refused(exact):
         align(alone(replace(predictions, ray_moment=torch.full_like(predictions.ray_moment, torch.nan)), "rays"))
     with pytest.raises(AlignmentError, match="no other modality"):
         align(alone(replace(predictions, ray_moment=None), "rays"))  # directions alone place no camera
+
+
+@pytest.mark.parametrize("wrong", ["parallel", "mirrored", "not finite"])
+def test_rays_that_tell_no_camera_do_not_spoil_the_focal_length(exact, wrong):
+    predictions, _ = exact
+    direction = predictions.ray_direction.clone()
+    bad = {
+        "parallel": direction.new_tensor([0.0, 0, 1]),
+        "mirrored": direction[0, 0].flip(1),
+        "not finite": direction.new_tensor(torch.nan),
+    }
+    direction[:-1, 0] = bad[wrong]
+    fx, fy = ray_focal(replace(predictions, ray_direction=direction), H, W)
+    assert fx == pytest.approx(FOCAL, rel=1e-3) and fy == pytest.approx(FOCAL, rel=1e-3)
+    direction[-1, 0] = bad[wrong]
+    assert ray_focal(replace(predictions, ray_direction=direction), H, W) is None

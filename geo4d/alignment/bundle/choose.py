@@ -20,7 +20,7 @@ from geo4d.alignment.bundle.starts import TrackedVideo
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
-from geo4d.geometry.pixels import nearest_pixel
+from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import rigid
 from geo4d.scene import Tracks
 

@@ -15,7 +15,7 @@ from geo4d.alignment.bundle.adjust import Evidence, Motion, State
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.cameras import Cameras, Lens
 from geo4d.alignment.pnp import solve_pnp
-from geo4d.geometry.pixels import nearest_pixel
+from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.geometry.rotation import fit_rotation
 from geo4d.scene import Tracks

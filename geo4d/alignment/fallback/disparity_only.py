@@ -21,6 +21,7 @@ from geo4d.alignment.fallback.rays_only import chain_cameras, ray_focal
 from geo4d.alignment.joint.observations import ray_cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import AlignmentError
+from geo4d.geometry.camera import project
 from geo4d.geometry.pixels import centred_pixels, sample_grid
 from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import GEMAN_MCCLURE
@@ -203,8 +204,9 @@ class _Pairs:
         inverse = (p * (self.disparity[i][:, index] + s)).clamp_min(1e-9)
         world = (self.rays[i] / inverse[..., None]) @ self.poses[i, :3, :3].mT + self.poses[i, None, :3, 3]
         local = (world - self.poses[j, None, :3, 3]) @ self.poses[j, :3, :3]
-        k, z = self.intrinsics[j][:, None], local[..., 2].clamp_min(1e-9)
-        x, y = k[..., 0, 0] * local[..., 0] / z + k[..., 0, 2] - 0.5, k[..., 1, 1] * local[..., 1] / z + k[..., 1, 2] - 0.5
+        z = local[..., 2].clamp_min(1e-9)
+        ahead = torch.cat([local[..., :2], z[..., None]], dim=-1)
+        x, y = (project(ahead, self.intrinsics[j]) - 0.5).unbind(-1)
         known = self.usable[i][:, index]
         inside = known & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         left, top = x.clamp(0, width - 2).floor(), y.clamp(0, height - 2).floor()

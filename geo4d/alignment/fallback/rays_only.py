@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch.nn.functional import normalize
 
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.cameras import Cameras, Lens
@@ -15,11 +16,10 @@ from geo4d.alignment.joint.observations import ray_cameras
 from geo4d.alignment.joint.unknowns import ray_similarities
 from geo4d.alignment.priors import Priors
 from geo4d.errors import AlignmentError
-from geo4d.geometry.pixels import centred_pixels
+from geo4d.geometry.pixels import pixel_grid
+from geo4d.geometry.rays import camera_from_rays
 from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.scene import WindowPredictions
-
-LEAST_ACROSS = 0.05  # of a unit ray, from which it says something of the focal length
 
 
 def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
@@ -67,18 +67,19 @@ def chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"]
 
 
 def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
-    """Focal lengths fx, fy in pixels of a grid of that size, by the first frames: u d_z = f d_x, medians; None without ray maps.
+    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map tells them.
 
     Ray maps may be of another size, and of another aspect: then their own pixels are not square.
     """
     if predictions.ray_direction is None:
         return None
-    first = predictions.ray_direction[:, 0].double()  # (g, y, x, 3)
+    first = torch.stack([window[0] for window in predictions.ray_direction]).double()  # (g, y, x, 3)
     rows, columns = first.shape[1:3]
-    pixels = centred_pixels(rows, columns) * max(rows, columns)
-    found = []
-    for axis, factor in ((0, width / columns), (1, height / rows)):
-        across, ahead = first[..., axis].flatten(1), first[..., 2].flatten(1)
-        ratio = pixels[:, axis] * ahead / across
-        found.append(factor * float(ratio[ratio.isfinite() & (across.abs() > LEAST_ACROSS)].median()))
-    return found[0], found[1]
+    direction = normalize(first, dim=-1).flatten(1, 2)
+    pixels = pixel_grid(rows, columns, dtype=torch.float64).flatten(0, 1)
+    cameras = camera_from_rays(direction, torch.zeros_like(direction), pixels)
+    told = [g for g in range(len(first)) if (g,) not in cameras.problems]
+    if not told:
+        return None
+    fx, fy = (float(cameras.intrinsics[told, axis, axis].median()) for axis in (0, 1))
+    return fx * width / columns, fy * height / rows

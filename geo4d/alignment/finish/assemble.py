@@ -13,7 +13,7 @@ from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.depth.config import ConfidenceConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.errors import InputError
-from geo4d.geometry.pixels import resize_nearest
+from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import Reconstruction, WindowPredictions
 
 UNITS = (1e-9, 1e9)  # metres that the unit of a scene can be

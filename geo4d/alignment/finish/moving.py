@@ -13,6 +13,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.finish.config import MovingConfig
+from geo4d.geometry.camera import project, unproject
 from geo4d.scene import Reconstruction
 
 FAR = 4.0  # log depth that stands for sky
@@ -50,9 +51,6 @@ class _Views:
         self.intrinsics = torch.from_numpy(np.asarray(result.intrinsics)).float()
         poses = torch.from_numpy(np.asarray(result.cam_to_world)).float()
         self.rotation, self.centre = poses[:, :3, :3], poses[:, :3, 3] / unit
-        height, width = depth.shape[1:]
-        v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        self.pixels = torch.stack([u, v], dim=-1)
         self._bounds: dict[int, tuple[Tensor, Tensor]] = {}
 
     def log_depth(self, frame: int | Tensor) -> Tensor:
@@ -69,16 +67,13 @@ class _Views:
         height, width = self.depth.shape[1:]
         if len(others) == 0:
             return torch.zeros(height, width)
-        k = self.intrinsics[frame]
-        rays = (self.pixels - k[:2, 2]) / torch.stack([k[0, 0], k[1, 1]])
-        z = self.log_depth(frame).exp()[..., None]
-        world = torch.cat([rays * z, z], dim=-1).flatten(0, 1) @ self.rotation[frame].T + self.centre[frame]
+        seen = unproject(self.log_depth(frame).exp(), self.intrinsics[frame]).flatten(0, 1)
+        world = seen @ self.rotation[frame].T + self.centre[frame]
         local = (world - self.centre[others][:, None]) @ self.rotation[others]  # (o, n, 3)
-        k = self.intrinsics[others][:, None]
         far = local[..., 2]
         ahead = far > 1e-4
         safe = far.clamp_min(1e-4)
-        x, y = k[..., 0, 0] * local[..., 0] / safe + k[..., 0, 2], k[..., 1, 1] * local[..., 1] / safe + k[..., 1, 2]
+        x, y = project(torch.cat([local[..., :2], safe[..., None]], dim=-1), self.intrinsics[others]).unbind(-1)
         inside = ahead & (x >= 0.5) & (x < width - 0.5) & (y >= 0.5) & (y < height - 0.5)
         at = y.long().clamp(0, height - 1) * width + x.long().clamp(0, width - 1)
         nearest, furthest = (bound.gather(1, at) for bound in self._surfaces(others))
