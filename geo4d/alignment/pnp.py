@@ -41,7 +41,8 @@ def solve_pnp(
     Levenberg-Marquardt with a Cauchy loss; each camera takes only the steps that help it, and none moves another.
     """
     # ENOUGH alone ends it early: a camera that no longer gains must not stop the others
-    damping = Damping(start=1e-3, raise_by=8, lower_by=4, least=1e-9, most=1e6, enough=0.0, shortest=ENOUGH, failures=rounds, trials=rounds)
+    limits = {"shortest": ENOUGH, "enough": 0.0, "failures": rounds, "trials": rounds}
+    damping = Damping(start=1e-3, raise_by=8.0, lower_by=4.0, least=1e-9, most=1e6, **limits)
     found = minimise(_Pnp(points, weight, rays), cam_to_win, iterations=rounds, damping=damping)
     return found.state, found.fixed
 

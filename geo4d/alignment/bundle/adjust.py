@@ -26,7 +26,7 @@ OBSERVATION = Loss.cauchy(2.0)  # in units of its typical size
 TRACK = Loss.cauchy(3.0)  # of a whole track's root mean square
 MOTION = Loss.cauchy(2.0)  # of the motion that is expected, in its sigmas
 PRIOR = Loss.cauchy(1.4)  # of a depth prior, in its sigmas
-DAMPING = Damping(start=1e-3, raise_by=8, lower_by=6, least=1e-9, most=1e7, enough=1e-5, failures=7)
+DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=6.0, least=1e-9, most=1e7, enough=1e-5, failures=7)
 TYPICAL = 1.2  # typical size of a residual, in medians
 NEAREST = 1e-3
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -52,6 +52,7 @@ class Block:
         return cls(columns, jacobian.mT @ weighted, (weighted.mT @ rows.residual[..., None])[..., 0])
 
 
+@runtime_checkable
 class Term(Protocol):
     """One kind of evidence: its residuals, what scales them, and its part of the normal equations."""
 
