@@ -41,6 +41,13 @@ class Structure:
         main = self.size - self.border
         return main <= DENSE_UP_TO or 3 * self.bandwidth > main
 
+    def beyond(self, columns: Int[Tensor, "*n c"]) -> Int[Tensor, "m c"]:
+        """Of groups of unknowns that meet, those for which the band is too narrow."""
+        groups, main = columns.flatten(0, -2), self.size - self.border
+        at = self.place[groups]
+        first, last = at.amin(dim=-1), torch.where(at < main, at, -1).amax(dim=-1)
+        return groups[(last - first > self.bandwidth) & (not self.is_dense)]
+
 
 def arrange(sizes: np.ndarray, pairs: np.ndarray, border: int) -> Structure:
     """An order of blocks of unknowns in which coupled blocks are near one another.

@@ -17,12 +17,13 @@ State = TypeVar("State")
 Fixed = TypeVar("Fixed")
 Step = TypeVar("Step", covariant=True)
 
-NO_STEP, FLAT, SHORT, OUT_OF_STEPS, SINGULAR = (
+NO_STEP, FLAT, SHORT, OUT_OF_STEPS, SINGULAR, NOT_FINITE = (
     "no step lowers the cost",
     "the cost no longer falls",
     "steps are below the tolerance",
     "the number of steps is used up",
     "the system cannot be solved",
+    "the cost is not finite",
 )
 
 
@@ -135,5 +136,7 @@ def minimise(problem: Problem[State, Fixed], state: State, *, iterations: int, d
             reason = "" if failures < d.failures else SINGULAR if step is None else NO_STEP
         if not reason and trials == d.trials:
             reason = OUT_OF_STEPS
+    if reason != SINGULAR and not bool(before.isfinite().all()):  # no step counts as better than such a start
+        reason = NOT_FINITE
     summary = Summary(reason in (FLAT, SHORT, NO_STEP), reason, steps, trials, first, float(before.sum()))
     return Minimum(state, fixed, system, summary)

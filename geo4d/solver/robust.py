@@ -43,8 +43,6 @@ class Loss:
 
     def weight(self, square: Any) -> Any:
         """Weight of squared residuals (of torch or numpy) in the reweighted problem: the loss's derivative, 1 at zero."""
-        if self.shape == QUADRATIC:
-            return torch.ones_like(square)
         shape = 0.0 if abs(self.shape) < NEARLY else self.shape
         return (square / (self.size**2 * max(abs(shape - 2), NEARLY)) + 1) ** (shape / 2 - 1)
 

@@ -1,6 +1,7 @@
 """Alignment against exact truth: analytic windows of a scene, every subset of modalities, symmetries, weak input."""
 
 import importlib.util
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -140,3 +141,15 @@ def test_bad_input_is_refused():
         align(replace(predictions, weight=torch.zeros_like(predictions.weight)))
     with pytest.raises(ConfigError, match="at least one"):
         AlignmentConfig(use_points=False, use_disparity=False, use_rays=False)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_an_alignment_with_a_learnt_loss_is_as_good(noise):
+    predictions, truth = exact_windows(16, length=8, noise=noise)
+    config = AlignmentConfig(loss="adaptive", motion=False)
+    if noise == 0:
+        check(align(predictions, config=config), truth)
+        return
+    usual, _ = check(align(predictions, config=AlignmentConfig(motion=False)), truth, depth=0.02, ate=0.05, focal=0.03)
+    depth, pose = check(align(predictions, config=config), truth, depth=0.02, ate=0.05, focal=0.03)
+    assert depth.abs_rel < 1.2 * usual.abs_rel and math.isfinite(pose.ate_sim3)

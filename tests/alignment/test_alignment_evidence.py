@@ -11,7 +11,7 @@ from scenes import check, exact_windows
 from test_alignment import released_case
 
 from geo4d.alignment import AlignmentConfig, align
-from geo4d.alignment.joint.terms import angular_acceleration
+from geo4d.alignment.joint.terms.smoothness import angular_acceleration
 from geo4d.errors import AlignmentError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.pose import pose_metrics

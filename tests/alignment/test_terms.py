@@ -1,6 +1,7 @@
 """Each term alone: nothing at the truth, something off it; and all together against numeric derivatives."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,19 +10,14 @@ from scenes import FOCAL, W, exact_windows
 
 from geo4d.alignment import AlignmentConfig, Priors
 from geo4d.alignment.joint.config import JointConfig
+from geo4d.alignment.joint.problem import JointProblem
 from geo4d.alignment.joint.solve import assess, solve
 from geo4d.alignment.joint.steps import prepare
-from geo4d.alignment.joint.terms import (
-    CAUCHY,
-    Scales,
-    acceleration,
-    angular_acceleration,
-    cost,
-    evaluate,
-    normal_equations,
-    pixel_mean,
-    point_jacobian,
-)
+from geo4d.alignment.joint.terms import Term, build_terms
+from geo4d.alignment.joint.terms.base import CAUCHY, acceleration
+from geo4d.alignment.joint.terms.points import PointsFixed, look, pixel_mean, point_jacobian
+from geo4d.alignment.joint.terms.rays import RaysFixed
+from geo4d.alignment.joint.terms.smoothness import SmoothnessFixed, angular_acceleration
 from geo4d.alignment.joint.unknowns import Columns
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp, so3_log
@@ -32,7 +28,23 @@ from geo4d.solver.robust import Loss
 
 FRAMES = 12
 QUIET = AlignmentConfig(joint=JointConfig(samples=30, smoothness=0.0, rotation_smoothness=0.0), motion=False)
+
+
+def quiet(focal="shared", **settings):
+    """With other settings of the joint solve."""
+    return replace(QUIET, focal=focal, joint=replace(QUIET.joint, **settings))
+
+
 RAYS_AND_DISPARITY = ("ray_direction", "ray_moment", "disparity")
+KINDS = {  # of the residuals of each term, but for those that hold the scale of ray cameras
+    "points": ("across", "along"),
+    "rays": ("ray turn", "ray centre"),
+    "poses": ("given turn", "given centre"),
+    "depth": ("given depth",),
+    "smoothness": (),
+    "focal": (),
+}
+NARROW = {"across_loss": Loss(size=1.0), "along_loss": Loss(size=2.0)}
 METRES = 2.5  # by unit of the scene, of given poses and depth
 ELSEWHERE = rigid(so3_exp(torch.tensor([0.2, -0.7, 0.3], dtype=torch.float64)), torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64))
 
@@ -57,7 +69,7 @@ def problem_with_truth(config=QUIET, *, kinds=("poses", "depth"), frames=FRAMES,
         poses_are_metric="one_scale" in kinds,
     )
     ready = prepare(predictions, config, priors)
-    problem = ready.problem(config)
+    problem = ready.problem()
     true = torch.from_numpy(poses)
     first = true[predictions.windows[:, 0]]
     size = 1.5 + 0.4 * every * torch.arange(len(first), dtype=torch.float64)
@@ -77,10 +89,72 @@ def problem_with_truth(config=QUIET, *, kinds=("poses", "depth"), frames=FRAMES,
     return replace(problem, log_focal=unknowns.log_focal, ray_log_scale=size.log()), unknowns
 
 
-def plain_scales(windows):
-    """Scales that do not depend on the residuals."""
-    one = torch.tensor(1.0, dtype=torch.float64)
-    return Scales(0.01 * one, 0.02 * one, 0.01 * one, 0.03 * one, 0.05 * one, 0.04 * one, torch.linspace(0.5, 1, windows).double())
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a problem, each with scales and losses that do not depend on its residuals."""
+
+    problem: JointProblem
+    pairs: tuple[tuple[Term, Any], ...]
+
+    @classmethod
+    def plain(cls, problem, **losses):
+        """All terms; `losses` are those of the points."""
+        o, one = problem.observations, torch.tensor(1.0, dtype=torch.float64)
+        unit = torch.linspace(0.5, 1, len(o.windows), dtype=torch.float64)
+        fixed = {
+            "points": PointsFixed(0.01 * one, 0.02 * one, o.weight, 0.01 * one, **{**NARROW, **losses}),
+            "rays": RaysFixed(0.01 * one, 0.03 * one, unit),
+            "smoothness": SmoothnessFixed(0.05 * one, 0.04 * one),
+        }
+        return cls(problem, tuple((term, fixed.get(term.name)) for term in build_terms(problem)))
+
+    def alone(self, name):
+        """One of them."""
+        return Terms(self.problem, tuple(pair for pair in self.pairs if pair[0].name == name))
+
+    def rows(self, unknowns):
+        """Of all of them."""
+        return [rows for term, fixed in self.pairs for rows in term.rows(unknowns, fixed)]
+
+    def cost(self, unknowns):
+        """The robust cost of all of them."""
+        return float(sum(rows.cost() for rows in self.rows(unknowns)))
+
+    def residuals(self, unknowns):
+        """Each kind by its name."""
+        found = {}
+        for term, fixed in self.pairs:
+            found |= {name: rows.residual for name, rows in zip(KINDS[term.name], term.rows(unknowns, fixed), strict=False)}
+        return found
+
+    def written(self, unknowns):
+        """The normal equations."""
+        columns, o = self.problem.columns(), self.problem.observations
+        system = Written(columns.structure(o.windows, o.nearest_window))
+        for term, fixed in self.pairs:
+            for block in term.blocks(unknowns, fixed):
+                system.add(block.columns, block.matrix, block.gradient)
+        return system
+
+    def settled(self, unknowns):
+        """With the weights of the eliminated depths that belong to the residuals."""
+        weight = self.problem.observations.weight
+        (term, fixed), *others = self.pairs
+        for _ in range(60):
+            square = (term.along(unknowns, fixed) / fixed.along).square()
+            fixed = replace(fixed, mean_weight=weight * fixed.along_loss.weight(square))
+        return Terms(self.problem, ((term, fixed), *others))
+
+    def numeric_gradient(self, unknowns, h=1e-6):
+        """Half the cost's derivative by every unknown, the weights of the eliminated depths held."""
+        columns = self.problem.columns()
+        result = torch.zeros(columns.size, dtype=torch.float64)
+        for k in range(columns.size):
+            step = torch.zeros(columns.size, dtype=torch.float64)
+            step[k] = h
+            ends = [self.cost(unknowns.moved(columns, sign * step)) for sign in (1, -1)]
+            result[k] = (ends[0] - ends[1]) / (4 * h)
+        return result
 
 
 class Written(NormalEquations):
@@ -98,51 +172,19 @@ class Written(NormalEquations):
         self.pull.index_put_((columns,), gradient, accumulate=True)
 
 
-def written(problem, unknowns, e, s):
-    columns = problem.columns()
-    system = Written(columns.structure(problem.observations.windows, problem.observations.nearest_window))
-    normal_equations(problem, unknowns, e, s, columns, system)
-    return system
-
-
 def random_step(problem, size, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return size * torch.randn(problem.columns().size, generator=generator, dtype=torch.float64)
 
 
-def settled(problem, unknowns, s):
-    """Residuals with the weights of the eliminated depths that belong to them."""
-    along_weight = problem.observations.weight
-    for _ in range(60):
-        e = evaluate(problem, unknowns, along_weight)
-        along_weight = problem.observations.weight * s.along_loss.weight((e.along / s.along).square())
-    return evaluate(problem, unknowns, along_weight), along_weight
-
-
-def numeric_gradient(problem, unknowns, s, along_weight, h=1e-6):
-    """Half the cost's derivative by every unknown, the weights of the eliminated depths held."""
-    columns = problem.columns()
-    result = torch.zeros(columns.size, dtype=torch.float64)
-    for k in range(columns.size):
-        ends = []
-        for sign in (1, -1):
-            step = torch.zeros(columns.size, dtype=torch.float64)
-            step[k] = sign * h
-            moved = unknowns.moved(columns, step)
-            ends.append(cost(problem, moved, evaluate(problem, moved, along_weight), s))
-        result[k] = (ends[0] - ends[1]) / (4 * h)
-    return result
-
-
-RESIDUALS = ("across", "along", "rotation_error", "centre_error", "turn_from_given", "centre_from_given", "depth_from_given")
-
-
 def test_every_residual_is_nothing_at_the_truth():
     problem, truth = problem_with_truth()
-    e = evaluate(problem, truth, problem.observations.weight)
-    for name in RESIDUALS:
-        assert float(getattr(e, name).abs().max()) < 1e-6, name
-    assert cost(problem, truth, e, plain_scales(len(problem.observations.windows))) < 1e-6
+    terms = Terms.plain(problem)
+    residuals = terms.residuals(truth)
+    assert set(residuals) == {"across", "along", "ray turn", "ray centre", "given turn", "given centre", "given depth"}
+    for name, residual in residuals.items():
+        assert float(residual.abs().max()) < 1e-6, name
+    assert terms.cost(truth) < 1e-6
 
 
 def moved_by(problem, truth, columns_of, amount=0.02):
@@ -154,19 +196,19 @@ def moved_by(problem, truth, columns_of, amount=0.02):
 
 ONE = torch.tensor([4])
 OFF = {
-    "a camera turned": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "rotation_error", "turn_from_given", "depth_from_given"}),
-    "a camera shifted": (lambda c: c.camera(ONE)[0, 3:], {"across", "along", "centre_error", "centre_from_given", "depth_from_given"}),
-    "a window scaled": (lambda c: c.window(ONE - 3)[0, 0], {"across", "along", "depth_from_given"}),
-    "a window turned": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "depth_from_given"}),
-    "a window shifted": (lambda c: c.window(ONE - 3)[0, 4:], {"across", "along", "depth_from_given"}),
-    "rays scaled": (lambda c: c.ray(ONE - 3)[0, 0], {"centre_error"}),
-    "rays turned": (lambda c: c.ray(ONE - 3)[0, 1:4], {"rotation_error", "centre_error"}),
-    "rays shifted": (lambda c: c.ray(ONE - 3)[0, 4:], {"centre_error"}),
+    "a camera turned": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "ray turn", "given turn", "given depth"}),
+    "a camera shifted": (lambda c: c.camera(ONE)[0, 3:], {"across", "along", "ray centre", "given centre", "given depth"}),
+    "a window scaled": (lambda c: c.window(ONE - 3)[0, 0], {"across", "along", "given depth"}),
+    "a window turned": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "given depth"}),
+    "a window shifted": (lambda c: c.window(ONE - 3)[0, 4:], {"across", "along", "given depth"}),
+    "rays scaled": (lambda c: c.ray(ONE - 3)[0, 0], {"ray centre"}),
+    "rays turned": (lambda c: c.ray(ONE - 3)[0, 1:4], {"ray turn", "ray centre"}),
+    "rays shifted": (lambda c: c.ray(ONE - 3)[0, 4:], {"ray centre"}),
     "the focal length": (lambda c: c.focal(ONE)[0], {"across"}),
-    "given poses scaled": (lambda c: c.poses[0], {"centre_from_given"}),
-    "given poses turned": (lambda c: c.poses[1:4], {"turn_from_given", "centre_from_given"}),
-    "given poses shifted": (lambda c: c.poses[4:], {"centre_from_given"}),
-    "given depth scaled": (lambda c: c.depth, {"depth_from_given"}),
+    "given poses scaled": (lambda c: c.poses[0], {"given centre"}),
+    "given poses turned": (lambda c: c.poses[1:4], {"given turn", "given centre"}),
+    "given poses shifted": (lambda c: c.poses[4:], {"given centre"}),
+    "given depth scaled": (lambda c: c.depth, {"given depth"}),
 }
 
 
@@ -175,66 +217,61 @@ def test_off_the_truth_the_residuals_that_are_concerned_rise_and_no_others(name)
     problem, truth = problem_with_truth()
     columns_of, concerned = OFF[name]
     off = moved_by(problem, truth, columns_of)
-    e, s = evaluate(problem, off, problem.observations.weight), plain_scales(len(problem.observations.windows))
-    risen = {residual for residual in RESIDUALS if float(getattr(e, residual).abs().max()) > 1e-4}
+    terms = Terms.plain(problem)
+    risen = {residual for residual, values in terms.residuals(off).items() if float(values.abs().max()) > 1e-4}
     # a camera's own turn or shift is the same for all windows that see it: their depths move together
     assert concerned - {"along"} <= risen <= concerned
-    assert cost(problem, off, e, s) > 1e-3
+    assert terms.cost(off) > 1e-3
 
 
 def test_a_depth_that_one_window_alone_sees_has_no_residual_along_the_ray():
     problem, truth = problem_with_truth()
     o = problem.observations
     off = moved_by(problem, truth, lambda c: c.window(torch.tensor([0, 1, 2])).flatten())
-    e = evaluate(problem, off, o.weight)
+    along = Terms.plain(problem).residuals(off)["along"][..., 0]
     alone = torch.bincount(o.windows.flatten())[o.windows] == 1
-    assert e.along[alone].abs().max() < 1e-12 < 1e-4 < e.along[~alone].abs().min(dim=-1).values.max()
+    assert along[alone].abs().max() < 1e-12 < 1e-4 < along[~alone].abs().min(dim=-1).values.max()
     # the mean that is taken out is the weighted one
     generator = torch.Generator().manual_seed(0)
     weight = torch.rand(o.weight.shape, generator=generator, dtype=torch.float64)
-    mean = pixel_mean(o, e.log_z, weight)
+    log_z = look(o, off).log_z
+    mean = pixel_mean(o, log_z, weight)
     for frame in (0, 4, 7):
         rows = o.windows == frame
-        expected = (weight[rows] * e.log_z[rows]).sum(0) / weight[rows].sum(0)
+        expected = (weight[rows] * log_z[rows]).sum(0) / weight[rows].sum(0)
         torch.testing.assert_close(mean[frame], expected)
 
 
 def test_pixels_without_weight_cost_nothing():
     problem, truth = problem_with_truth()
-    o, s = problem.observations, plain_scales(len(problem.observations.windows))
+    o = problem.observations
     weight, points = o.weight.clone(), o.points.clone()
     weight[:, :, ::3], points[:, :, ::3] = 0, 1e3
     assert problem.known.log_depth is not None
-    problem = replace(problem, observations=replace(o, weight=weight, points=points))
-    e = evaluate(problem, truth, weight)
-    assert e.across[:, :, ::3].abs().max() > 1e-2  # they are off indeed
-    assert cost(problem, truth, e, s) < 1e-6
-    assert written(problem, truth, e, s).pull.abs().max() < 1e-2
+    terms = Terms.plain(replace(problem, observations=replace(o, weight=weight, points=points)))
+    assert terms.residuals(truth)["across"][:, :, ::3].abs().max() > 1e-2  # they are off indeed
+    assert terms.cost(truth) < 1e-6
+    assert terms.written(truth).pull.abs().max() < 1e-2
 
 
 def test_unknown_given_depth_costs_nothing():
     problem, truth = problem_with_truth()
-    s = plain_scales(len(problem.observations.windows))
     log_depth = problem.known.log_depth.clone()
     log_depth[:, ::2] = torch.nan
     partly = replace(problem, known=replace(problem.known, log_depth=log_depth))
     off = moved_by(problem, truth, lambda c: c.depth)
     parts = []
-    for p in (problem, partly):
-        e = evaluate(p, off, p.observations.weight)
-        assert all(bool(getattr(e, name).isfinite().all()) for name in RESIDUALS)
-        parts.append(cost(p, off, e, s))
+    for terms in (Terms.plain(problem), Terms.plain(partly)):
+        assert all(bool(values.isfinite().all()) for values in terms.residuals(off).values())
+        parts.append(terms.cost(off))
     assert parts[1] == pytest.approx(parts[0] / 2, rel=1e-3)
-    assert bool(written(partly, off, e, s).matrix.isfinite().all())
+    assert bool(Terms.plain(partly).written(off).matrix.isfinite().all())
 
 
 def smoothness_alone(problem, unknowns, **settings):
     """What the smoothness adds to the cost."""
-    s = plain_scales(len(problem.observations.windows))
-    totals = []
-    for config in (problem.config, replace(problem.config, **settings)):
-        p = replace(problem, config=config)
-        totals.append(cost(p, unknowns, evaluate(p, unknowns, p.observations.weight), s))
+    configs = problem.config, replace(problem.config, **settings)
+    totals = [Terms.plain(replace(problem, config=config)).cost(unknowns) for config in configs]
     return totals[1] - totals[0]
 
 
@@ -243,11 +280,11 @@ def test_smoothness_is_nothing_for_a_steady_camera_and_something_for_a_jerk():
     t = torch.arange(FRAMES, dtype=torch.float64)[:, None]
     turn, move = torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64), torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64)
     steady = replace(truth, rotation=so3_exp(t * turn), centre=t * move)
-    assert smoothness_alone(problem, steady, smoothness=1.0, turn_smoothness=1.0) < 1e-9
+    assert smoothness_alone(problem, steady, smoothness=1.0, rotation_smoothness=1.0) < 1e-9
     jerk = moved_by(problem, steady, lambda c: c.camera(ONE)[0, 3:])
-    assert smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2 and smoothness_alone(problem, jerk, turn_smoothness=1.0) < 1e-9
+    assert smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2 and smoothness_alone(problem, jerk, rotation_smoothness=1.0) < 1e-9
     twist = moved_by(problem, steady, lambda c: c.camera(ONE)[0, :3])
-    assert smoothness_alone(problem, twist, turn_smoothness=1.0) > 1e-2 and smoothness_alone(problem, twist, smoothness=1.0) < 1e-9
+    assert smoothness_alone(problem, twist, rotation_smoothness=1.0) > 1e-2 and smoothness_alone(problem, twist, smoothness=1.0) < 1e-9
     accelerated = replace(steady, centre=0.5 * t.square() * move)
     torch.testing.assert_close(acceleration(accelerated.centre), move.expand(FRAMES - 2, 3))
     assert angular_acceleration(accelerated.rotation).abs().max() < 1e-9
@@ -267,7 +304,7 @@ GRADIENTS = {
     "depth": (QUIET, ("depth",)),
     "poses and depth": (QUIET, ("poses", "depth")),
     "poses and depth of one scale": (QUIET, ("poses", "depth", "one_scale")),
-    "a smooth path": (replace(QUIET, smoothness=1.0), ()),
+    "a smooth path": (quiet(smoothness=1.0), ()),
     "a zoom": (replace(QUIET, focal="per_frame"), ("poses", "depth")),
 }
 
@@ -277,40 +314,34 @@ def test_the_gradient_is_the_derivative_of_the_cost(name):
     config, kinds = GRADIENTS[name]
     problem, truth = problem_with_truth(config, kinds=kinds, frames=9, noise=0.01)
     unknowns = truth.moved(problem.columns(), random_step(problem, 0.02))
-    s = replace(plain_scales(len(problem.observations.windows)), across_loss=Loss(-1.0, 1.5), along_loss=Loss(1.0, 0.8))
-    e, along_weight = settled(problem, unknowns, s)
-    expected = numeric_gradient(problem, unknowns, s, along_weight)
-    system = written(problem, unknowns, e, s)
+    terms = Terms.plain(problem, across_loss=Loss(-1.0, 1.5), along_loss=Loss(1.0, 0.8)).settled(unknowns)
+    expected = terms.numeric_gradient(unknowns)
+    system = terms.written(unknowns)
     torch.testing.assert_close(system.pull, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     torch.testing.assert_close(system.gradient[system.structure.place], system.pull)
 
 
 def test_the_gradient_of_the_turns_smoothness_is_nearly_that_of_the_cost():
-    problem, truth = problem_with_truth(replace(QUIET, turn_smoothness=1.0), kinds=())
-    quiet = replace(problem, config=QUIET)
+    problem, truth = problem_with_truth(quiet(rotation_smoothness=1.0), kinds=())
     unknowns = truth.moved(problem.columns(), random_step(problem, 0.01))
-    s = plain_scales(len(problem.observations.windows))
-    e, along_weight = settled(problem, unknowns, s)
-    expected = numeric_gradient(problem, unknowns, s, along_weight) - numeric_gradient(quiet, unknowns, s, along_weight)
-    found = written(problem, unknowns, e, s).pull - written(quiet, unknowns, e, s).pull
+    terms = Terms.plain(problem).alone("smoothness")  # that of the centres has no weight
+    expected, found = terms.numeric_gradient(unknowns), terms.written(unknowns).pull
     assert float((found - expected).norm()) < 0.05 * float(expected.norm())
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_at_the_truth_the_matrix_is_the_cost_s_curvature(name):
     config, kinds = GRADIENTS[name]
-    config = replace(config, smoothness=0.0)
+    config = replace(config, joint=replace(config.joint, smoothness=0.0))
     problem, truth = problem_with_truth(config, kinds=kinds, frames=9)
-    s = plain_scales(len(problem.observations.windows))
-    weight = problem.observations.weight
-    matrix = written(problem, truth, evaluate(problem, truth, weight), s).matrix
+    terms = Terms.plain(problem)
+    matrix = terms.written(truth).matrix
     torch.testing.assert_close(matrix, matrix.T)
     for seed in range(4):
         step = random_step(problem, 1e-5, seed)
         if seed < 2:  # mostly still, so that what is weak is not drowned
             step = step * (torch.rand(len(step), generator=torch.Generator().manual_seed(seed)) < 0.1)
-        moved = truth.moved(problem.columns(), step)
-        found = cost(problem, moved, evaluate(problem, moved, weight), s)
+        found = terms.cost(truth.moved(problem.columns(), step))
         assert found == pytest.approx(float(step @ matrix @ step), rel=0.01)
 
 
@@ -318,11 +349,10 @@ def test_at_the_truth_the_matrix_is_the_cost_s_curvature(name):
 @pytest.mark.parametrize(("focal", "every"), [("shared", 1), ("shared", 2), ("per_frame", 1), ("per_frame", 2)])
 def test_the_band_holds_all_that_the_terms_couple(focal, every, kinds, monkeypatch):
     monkeypatch.setattr(linear, "DENSE_UP_TO", 0)
-    config = replace(QUIET, samples=16, smoothness=0.1, turn_smoothness=0.7, focal=focal)
+    config = quiet(samples=16, smoothness=0.1, rotation_smoothness=0.7, focal=focal)
     problem, truth = problem_with_truth(config, kinds=kinds, frames=60, noise=0.01, every=every)
     unknowns = truth.moved(problem.columns(), random_step(problem, 0.003))
-    e = evaluate(problem, unknowns, problem.observations.weight)
-    system = written(problem, unknowns, e, plain_scales(len(problem.observations.windows)))
+    system = Terms.plain(problem).written(unknowns)
     structure = system.structure
     assert not structure.is_dense
     main = structure.size - structure.border
@@ -407,22 +437,22 @@ def test_derivatives_of_points_are_those_of_the_retraction():
     frame, window, place = torch.tensor([4]), torch.tensor([[1]]), int(torch.nonzero(o.windows[1] == 4))
     own = torch.cat([columns.camera(frame), columns.focal(frame)[:, None], columns.window(window[0])], dim=1)[0]
 
-    def look(u):
-        e = evaluate(problem, u, o.weight)
-        return torch.cat([e.across[1, place], e.log_z[1, place, :, None]], dim=-1), e
+    def residuals(u):
+        seen = look(o, u)
+        return torch.cat([seen.across[1, place], seen.log_z[1, place, :, None]], dim=-1)
 
-    e = look(unknowns)[1]
-    jacobian = point_jacobian(unknowns, e.local[1, place][None, None], e.world[1, place][None, None], frame, window)[0, 0]
+    seen = look(o, unknowns)
+    jacobian = point_jacobian(unknowns, seen.local[1, place][None, None], seen.world[1, place][None, None], frame, window)[0, 0]
     for k, column in enumerate(own.tolist()):
         step = torch.zeros(columns.size, dtype=torch.float64)
         step[column] = 1e-6
-        slope = (look(unknowns.moved(columns, step))[0] - look(unknowns.moved(columns, -step))[0]) / 2e-6
+        slope = (residuals(unknowns.moved(columns, step)) - residuals(unknowns.moved(columns, -step))) / 2e-6
         torch.testing.assert_close(jacobian[..., k], slope, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kinds", [(), ("poses",), ("depth",), ("poses", "depth", "one_scale")])
 def test_the_solve_finds_its_way_back_to_the_truth(kinds):
-    config = replace(QUIET, smoothness=1e-3, turn_smoothness=1e-3)
+    config = quiet(smoothness=1e-3, rotation_smoothness=1e-3)
     problem, truth = problem_with_truth(config, kinds=kinds)
     columns = problem.columns()
     step = random_step(problem, 0.01)
@@ -430,7 +460,7 @@ def test_the_solve_finds_its_way_back_to_the_truth(kinds):
     step[columns.window(torch.zeros(1, dtype=torch.int64))[0, 0]] = 0  # and its unit
     solved = solve(problem, truth.moved(columns, step))
     u = solved.unknowns
-    assert solved.steps > 1
+    assert solved.summary.steps > 1 and solved.summary.converged
     assert (u.centre - truth.centre).norm(dim=-1).max() < 1e-3
     assert so3_log(u.rotation.mT @ truth.rotation).norm(dim=-1).max() < 1e-3
     torch.testing.assert_close(u.windows.scale, truth.windows.scale, rtol=1e-3, atol=0)
@@ -457,7 +487,9 @@ def test_scales_do_not_vanish_where_everything_fits():
     still = replace(truth, centre=torch.zeros_like(truth.centre), rotation=truth.rotation[:1].expand_as(truth.rotation))
     for unknowns in (truth, still):
         solved = assess(problem, unknowns)
-        s = solved.scales
-        assert min(float(getattr(s, name)) for name in ("across", "along", "rotation", "centre", "acceleration", "turning")) > 1e-8
-        assert np.isfinite(cost(problem, unknowns, solved.evaluation, s))
+        points, rays, smoothness = (solved.term(name)[1] for name in ("points", "rays", "smoothness"))
+        sizes = points.across, points.along, rays.rotation, rays.centre, smoothness.rotation, smoothness.centre
+        assert min(float(size) for size in sizes) > 1e-8
+        assert np.isfinite(solved.summary.last_cost)
+        assert all(bool(rows.cost().isfinite()) for name in KINDS for rows in solved.rows(name))
     assert CAUCHY.value(torch.tensor(0.0)) == 0

@@ -242,3 +242,16 @@ def test_what_is_added_twice_counts_twice():
     assert equations.gradient.tolist() == [2.0, 2.0, 2.0]
     expected = torch.linalg.solve(torch.tensor([[4.0, 0, 2], [0, 7, 0], [2, 0, 6]], dtype=torch.float64), -equations.gradient)
     torch.testing.assert_close(equations.step(0.0, torch.ones(3, dtype=torch.bool)), expected)
+
+
+def test_the_band_knows_what_lies_beyond_it():
+    structure = banded_system(0, border=3).equations.structure
+    near = torch.arange(6)[None].repeat(2, 1)
+    far = torch.tensor([[0, 6 * 39, 1], [0, 1, 2]])  # the first camera with the last
+    beside = torch.arange(structure.size - 3, structure.size)
+    assert len(structure.beyond(near)) == 0 and len(structure.beyond(beside[None])) == 0
+    assert structure.beyond(far).tolist() == far[:1].tolist()
+    touching = torch.cat([near, beside.expand(2, 3)], dim=1)
+    assert len(structure.beyond(touching)) == 0  # what touches all is not in the band
+    pairs = np.concatenate([np.stack([np.arange(39), np.arange(1, 40)], axis=1), [[0, 39]]])
+    assert len(arrange(np.full(40, 6), pairs, 0).beyond(far)) == 0

@@ -121,7 +121,7 @@ def adjust_cameras(
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
     warning = f"Cameras are the network's alone: {reason}." if warn else None
-    return Adjusted({**report, "used": False, "reason": reason}, warning)
+    return Adjusted({**report, "used": False, "unused_because": reason}, warning)
 
 
 def _outside(tracks: Tracks, ignore: np.ndarray) -> Tracks:

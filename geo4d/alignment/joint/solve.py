@@ -9,8 +9,9 @@ import torch
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.joint.guess import focal_bounds
+from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.problem import JointProblem
-from geo4d.alignment.joint.terms import Rows, Term, build_terms
+from geo4d.alignment.joint.terms import Block, Rows, Term, build_terms
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.banded import NormalEquations, Structure
 from geo4d.solver.lm import Damping, Summary, minimise
@@ -73,10 +74,11 @@ class _System:
         return float(step.abs().max())
 
 
-@dataclass(frozen=True)
+@dataclass
 class _LeastSquares:
     """The terms as one problem for `geo4d.solver.lm`: cost and normal equations are sums over them."""
 
+    observations: Observations
     terms: tuple[Term, ...]
     columns: Columns
     structure: Structure
@@ -94,11 +96,20 @@ class _LeastSquares:
 
     def linearise(self, state: _State, fixed: tuple[Any, ...]) -> _System:
         """The normal equations of the reweighted problem."""
+        blocks = [block for term, f in zip(self.terms, fixed, strict=True) for block in term.blocks(state.unknowns, f)]
+        self._hold(blocks)
         equations = NormalEquations(self.structure)
-        for term, f in zip(self.terms, fixed, strict=True):
-            for block in term.blocks(state.unknowns, f):
-                equations.add(block.columns, block.matrix, block.gradient)
+        for block in blocks:
+            equations.add(block.columns, block.matrix, block.gradient)
         return _System(equations, self.free)
+
+    def _hold(self, blocks: list[Block]) -> None:
+        """Arranges the unknowns anew if a term couples some that are not near one another, such as frames of a loop."""
+        far = [self.structure.beyond(block.columns) for block in blocks]
+        pairs = [torch.stack(torch.broadcast_tensors(c[:, :, None], c[:, None]), dim=-1).reshape(-1, 2) for c in far if len(c)]
+        if pairs:
+            o = self.observations
+            self.structure = self.columns.structure(o.windows, o.nearest_window, torch.cat(pairs))
 
     def move(self, state: _State, fixed: tuple[Any, ...], step: Float[Tensor, "n"]) -> _State:
         """After a step; focal lengths stay within what cameras have."""
@@ -138,7 +149,7 @@ def _least_squares(problem: JointProblem, unknowns: Unknowns, held: Bool[Tensor,
     if held is not None:
         free &= ~held
     low, high = (float(torch.tensor(bound, dtype=torch.float64).log()) for bound in focal_bounds(problem.config))
-    return _LeastSquares(build_terms(problem), columns, structure, free, (low, high))
+    return _LeastSquares(o, build_terms(problem), columns, structure, free, (low, high))
 
 
 def _solved(problem: _LeastSquares, unknowns: Unknowns, fixed: tuple[Any, ...], system: _System, summary: Summary) -> Solved:

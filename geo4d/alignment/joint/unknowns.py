@@ -65,8 +65,10 @@ class Columns:
         """Number of unknowns."""
         return self._after_focal + (7 if self.has_poses else 0) + (1 if self.has_depth and not self.one_scale else 0)
 
-    def structure(self, windows: Int[Tensor, "g v"], nearest_window: Int[Tensor, "t"]) -> Structure:
-        """Their order for the linear algebra."""
+    def structure(
+        self, windows: Int[Tensor, "g v"], nearest_window: Int[Tensor, "t"], beside: Int[Tensor, "e 2"] | None = None
+    ) -> Structure:
+        """Their order for the linear algebra; `beside` are pairs of unknowns that meet besides those that follow from the windows."""
         g, t = self.windows, self.frames
         index = windows.numpy()
         own = np.repeat(np.arange(g), index.shape[1])
@@ -92,6 +94,9 @@ class Columns:
             focal = np.arange(first, first + t)
             pairs += [np.stack([focal, np.arange(t)], axis=1), np.stack([own + t, focal[index.ravel()]], axis=1)]
             pairs += [np.stack([focal[:-apart], focal[apart:]], axis=1) for apart in (1, 2) if t > apart]
+        if beside is not None:
+            blocks = np.searchsorted(np.cumsum(sizes), beside.numpy(), side="right")
+            pairs.append(blocks[(blocks < len(sizes)).all(axis=1)])  # what touches all is beside the band anyway
         return arrange(np.array(sizes), np.unique(np.concatenate(pairs), axis=0), self.size - sum(sizes))
 
 

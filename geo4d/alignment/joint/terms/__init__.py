@@ -34,11 +34,16 @@ def register(name: str, factory: Factory) -> None:
 
 
 def build_terms(problem: JointProblem) -> tuple[Term, ...]:
-    """The terms that the configuration lists and the problem has something for. Raises ConfigError for an unknown name."""
-    unknown = [name for name in problem.config.terms if name not in TERMS]
-    if unknown:
-        raise ConfigError(f"There is no term {unknown[0]!r}; expected some of {', '.join(TERMS)}.")
-    found = (TERMS[name](problem) for name in problem.config.terms)
+    """The terms that the configuration lists and the problem has something for. Raises ConfigError for a list that cannot work."""
+    names = problem.config.terms
+    for name in names:
+        if name not in TERMS:
+            raise ConfigError(f"There is no term {name!r}; expected some of {', '.join(TERMS)}.")
+        if names.count(name) > 1:
+            raise ConfigError(f"The setting terms lists {name!r} twice; list each term once.")
+    if "points" not in names:
+        raise ConfigError(f"The setting terms must list 'points', which the joint solve rests on; got {', '.join(names) or 'none'}.")
+    found = (TERMS[name](problem) for name in names)
     return tuple(term for term in found if term is not None)
 
 

@@ -1,0 +1,310 @@
+"""Normal equations of bundle adjustment and of perspective-n-point against numeric derivatives; covariances against simulated noise."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from geo4d.alignment import pnp
+from geo4d.alignment.bundle import adjust
+from geo4d.alignment.bundle.adjust import Evidence, Motion, State, camera_covariance, cost, residuals, solve_bundle
+from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import so3_exp, so3_log
+from geo4d.solver.robust import Loss
+
+FRAMES, POINTS, LOG_FOCAL = 6, 15, 0.1
+SIGMA = 0.01  # of the residuals, by which costs are taken
+DEPTH_SIGMA = 0.3
+
+
+def double(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def normal(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def scene(*, points=POINTS, frames=FRAMES, travels=1.0):
+    """A state of steady speed and turn, and evidence that fits it exactly; every point is seen in all frames but one."""
+    t = torch.arange(frames, dtype=torch.float64)[:, None]
+    centre = travels * t * double([0.15, -0.03, 0.05])
+    world = normal(points, 3, seed=1) * double([1.2, 0.9, 0.6]) + double([0.3, 0.0, 4.0])
+    state = State(so3_exp(t * double([0.01, 0.03, -0.02])), centre, double(LOG_FOCAL), world)
+    point, frame = torch.arange(points).repeat(frames), torch.arange(frames).repeat_interleave(points)
+    seen = point % frames != frame
+    point, frame = point[seen], frame[seen]
+    none = torch.zeros(len(point), 2, dtype=torch.float64)
+    prior_point = torch.arange(points).repeat(2)
+    prior_frame = torch.cat([torch.zeros(points), torch.full((points,), frames - 1)]).long()
+    nothing = torch.zeros(len(prior_point), dtype=torch.float64)
+    evidence = Evidence(
+        point, frame, none, prior_point, prior_frame, nothing, torch.full_like(nothing, DEPTH_SIGMA),
+        log_focal=LOG_FOCAL, log_focal_sigma=0.2, pixel_floor=1e-6, config=BundleConfig(smoothness=0.0, rotation_smoothness=0.0),
+    )  # fmt: skip
+    r = residuals(evidence, state)
+    return replace(evidence, pixel=r.pixel, prior_log_depth=r.prior_local[:, 2].log()), state
+
+
+def told(evidence, **settings):
+    """With other settings."""
+    return replace(evidence, config=replace(evidence.config, **settings))
+
+
+def expected_motion(state, **sigmas):
+    """What is expected of the camera, were the state right."""
+    turn = state.rotation[1:] @ state.rotation[:-1].mT
+    step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0))
+    settings = {"turn_sigma": 0.02, "step_sigma": torch.full((len(step),), 0.05, dtype=torch.float64), **sigmas}
+    return Motion(turn, step, loss=Loss.cauchy(2.0), **settings)
+
+
+def without_observations(evidence):
+    """Priors alone."""
+    return replace(evidence, point=evidence.point[:0], frame=evidence.frame[:0], pixel=evidence.pixel[:0])
+
+
+def without_priors(evidence):
+    """Observations alone."""
+    none = {name: getattr(evidence, name)[:0] for name in ("prior_point", "prior_frame", "prior_log_depth", "prior_sigma")}
+    return replace(evidence, **none)
+
+
+def system_of(evidence, state, tracks):
+    free = adjust._free(len(state.centre), focal_is_free=True, travels=True, cameras_are_free=True)
+    return adjust._System(evidence, state, residuals(evidence, state), SIGMA, tracks, free)
+
+
+def gradient_of(system):
+    """Of all unknowns: six a camera, the focal length, three a point."""
+    return torch.cat([torch.from_numpy(system._gradient), system.point_gradient.flatten()])
+
+
+def matrix_of(system):
+    """The whole matrix, written out."""
+    coupling = torch.from_numpy(system.coupling.toarray())
+    cameras, points = torch.from_numpy(system._matrix.toarray()), torch.block_diag(*system.points)
+    return torch.cat([torch.cat([cameras, coupling], dim=1), torch.cat([coupling.T, points], dim=1)])
+
+
+def moved(state, step):
+    frames = len(state.centre)
+    return state.moved(step[: 6 * frames].unflatten(0, (-1, 6)), step[6 * frames], step[6 * frames + 1 :].unflatten(0, (-1, 3)))
+
+
+def numeric_gradient(function, size, h=1e-6):
+    """Half the derivative of a function of a step."""
+    steps = h * torch.eye(size, dtype=torch.float64)
+    return double([(function(step) - function(-step)) / (4 * h) for step in steps])
+
+
+def off(state, size=0.01, seed=4):
+    count = 6 * len(state.centre) + 1 + 3 * len(state.points)
+    return moved(state, size * normal(count, seed=seed))
+
+
+SMOOTH = {"smoothness": 30.0, "rotation_smoothness": 0.0}
+PARTS = {
+    "all observations and depth priors": lambda e, s: e,
+    "observations": lambda e, s: without_priors(e),
+    "depth priors": lambda e, s: without_observations(e),
+    "a firm focal length elsewhere": lambda e, s: replace(e, log_focal=0.2, log_focal_sigma=1e-3),
+    "smooth centres": lambda e, s: told(e, **SMOOTH),
+    "all but turns": lambda e, s: replace(told(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_gradient_is_half_the_derivative_of_the_cost(name):
+    evidence, truth = scene()
+    evidence, state = PARTS[name](evidence, truth), off(truth)
+    tracks = torch.rand(POINTS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = gradient_of(system_of(evidence, state, tracks))
+    expected = numeric_gradient(lambda step: cost(evidence, moved(state, step), SIGMA, tracks), len(found))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+    assert float(expected.abs().max()) > 1e-2
+
+
+def cameras_alone(evidence):
+    """Neither observations nor depth priors, and next to no prior on the focal length."""
+    return replace(without_priors(without_observations(evidence)), log_focal_sigma=1e6)
+
+
+def turn_and_centre(gradient):
+    cameras = gradient[: 6 * FRAMES].unflatten(0, (-1, 6))
+    return cameras[:, :3], cameras[:, 3:]
+
+
+def test_the_gradient_of_smooth_turns_is_that_of_small_turns():
+    evidence, truth = scene()
+    evidence, state = told(cameras_alone(evidence), rotation_smoothness=30.0), off(truth)
+    tracks = torch.ones(POINTS, dtype=torch.float64)
+    found = gradient_of(system_of(evidence, state, tracks))
+    expected = numeric_gradient(lambda step: cost(evidence, moved(state, step), SIGMA, tracks), len(found))
+    assert float((found - expected).norm()) < 0.05 * float(expected.norm()) and float(expected.norm()) > 0.1
+
+
+def test_the_gradient_of_the_expected_motion():
+    """Exact by the centres, that of small turns by the rotations; how a step turns with its camera is left out, as is written."""
+    evidence, truth = scene()
+    state, tracks = off(truth), torch.ones(POINTS, dtype=torch.float64)
+    for sigmas in ({}, {"step_sigma": torch.full((FRAMES - 1,), 1e4, dtype=torch.float64)}):
+        known = replace(cameras_alone(evidence), motion=expected_motion(truth, **sigmas))
+        found = gradient_of(system_of(known, state, tracks))
+        expected = numeric_gradient(lambda step, known=known: cost(known, moved(state, step), SIGMA, tracks), len(found))
+        (turn, centre), (expected_turn, expected_centre) = turn_and_centre(found), turn_and_centre(expected)
+        torch.testing.assert_close(centre, expected_centre, rtol=1e-5, atol=1e-6)
+    assert float((turn - expected_turn).norm()) < 0.05 * float(expected_turn.norm())
+    assert float(expected_turn.norm()) > 1 and float(turn.norm()) > 1
+
+
+TO_TURNS = {
+    "smooth turns": lambda e, s: told(e, rotation_smoothness=1e4),
+    "expected motion of a camera that stays": lambda e, s: replace(e, motion=expected_motion(s)),
+}
+
+
+@pytest.mark.parametrize("name", {**PARTS, **TO_TURNS})
+def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
+    evidence, truth = scene(travels=0.0 if name in TO_TURNS else 1.0)
+    evidence = {**PARTS, **TO_TURNS}[name](evidence, truth)
+    evidence = replace(evidence, log_focal=LOG_FOCAL)  # it fits
+    tracks = torch.rand(POINTS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    system = system_of(evidence, truth, tracks)
+    matrix = matrix_of(system)
+    assert cost(evidence, truth, SIGMA, tracks) < 1e-12 and float(gradient_of(system).abs().max()) < 1e-6
+    torch.testing.assert_close(matrix, matrix.T)
+    for seed in range(6):
+        step = 1e-5 * normal(len(matrix), seed=seed)
+        if seed % 2:  # cameras alone, so that what is weak is not drowned by the points
+            step[6 * FRAMES + 1 :] = 0
+        found = cost(evidence, moved(truth, step), SIGMA, tracks)
+        assert found == pytest.approx(float(step @ matrix @ step), rel=0.02 if name in TO_TURNS else 0.002)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("travels", [True, False])
+def test_a_step_solves_the_damped_system_of_the_free_unknowns(dense, travels, monkeypatch):
+    monkeypatch.setattr(adjust, "DENSE_SHARE", 0.0 if dense else 1e9)
+    evidence, truth = scene()
+    evidence, state = replace(evidence, **SMOOTH, motion=expected_motion(truth)), off(truth)
+    tracks, damping = torch.ones(POINTS, dtype=torch.float64), 0.01
+    free = adjust._free(FRAMES, focal_is_free=True, travels=travels, cameras_are_free=True)
+    system = adjust._System(evidence, state, residuals(evidence, state), SIGMA, tracks, free)
+    assert isinstance(system._reduce(system.coupling), np.ndarray) == dense
+    camera, focal, points = system.step(double([damping]))
+    step = torch.cat([camera.flatten(), focal[None], points.flatten()])
+    matrix = matrix_of(system)
+    left = matrix @ step + damping * matrix.diagonal() * step + gradient_of(system)
+    moves = torch.cat([torch.from_numpy(free), torch.arange(6 * FRAMES + 1, len(step))])
+    assert float(left[moves].abs().max()) < 1e-6 * float(gradient_of(system).abs().max())
+    held = torch.ones(len(step), dtype=torch.bool)
+    held[moves] = False
+    assert not step[held].any() and bool(step[moves].ne(0).all()) and int(held.sum()) == (6 if travels else 3 * FRAMES + 3)
+
+
+def test_the_solve_finds_its_way_back_with_few_steps():
+    evidence, truth = scene()
+    evidence = replace(evidence, pixel_floor=3e-4)  # without, the scale would fall with every step
+    step = 0.01 * normal(6 * FRAMES + 1 + 3 * POINTS, seed=5)
+    step[:6] = 0  # the world
+    found = solve_bundle(evidence, moved(truth, step))
+    assert found.summary.converged and found.summary.steps < 25
+    # the depth priors hold the unit only weakly, but exactly
+    torch.testing.assert_close(found.state.centre, truth.centre, rtol=0, atol=1e-4)
+    assert so3_log(found.state.rotation.mT @ truth.rotation).abs().max() < 1e-5
+
+
+def simulated(evidence, truth, sigma, seed):
+    """What is seen, and what is known beforehand, each off by what is said of it."""
+    return replace(
+        evidence,
+        pixel=evidence.pixel + sigma * normal(len(evidence.pixel), 2, seed=seed),
+        prior_log_depth=evidence.prior_log_depth + evidence.prior_sigma * normal(len(evidence.prior_sigma), seed=1000 + seed),
+        log_focal=evidence.log_focal + evidence.log_focal_sigma * float(normal(1, seed=2000 + seed)),
+    )
+
+
+def test_covariances_are_those_of_simulated_noise():
+    """The sigmas of independent errors, within a factor of two."""
+    evidence, truth = scene(points=40, frames=5)
+    evidence = replace(evidence, prior_sigma=torch.full_like(evidence.prior_sigma, 0.02), log_focal_sigma=0.005)
+    errors, said = [], []
+    for seed in range(100):
+        noisy = simulated(evidence, truth, 3e-4, seed)
+        solution = solve_bundle(noisy, truth, iterations=6)
+        turn = so3_log(solution.state.rotation @ truth.rotation.mT)
+        errors.append(torch.cat([turn, solution.state.centre - truth.centre], dim=1))
+        if seed % 20 == 0:
+            said.append(camera_covariance(told(noisy, independent_frames=5.0), solution))
+    error, covariance = torch.stack(errors)[:, 1:], torch.stack(said).mean(0)  # (n, t - 1, 6), (t, 6, 6)
+    assert not covariance[0].any() and not torch.stack(errors)[:, 0].any()
+    ratio = error.square().mean(0).sqrt() / covariance[1:].diagonal(dim1=1, dim2=2).sqrt()
+    assert 0.5 < float(ratio.min()) and float(ratio.max()) < 2.0
+    # and together: the errors are as long as the covariance says, which has their directions too
+    whitened = torch.linalg.solve(torch.linalg.cholesky(covariance[1:]), error.movedim(0, -1))
+    assert 0.5 < float(whitened.square().mean().sqrt()) < 2.0
+
+
+def test_fewer_independent_frames_say_less():
+    evidence, truth = scene(points=40)
+    solution = solve_bundle(simulated(evidence, truth, 3e-4, 0), truth)
+    each = [camera_covariance(told(evidence, independent_frames=count), solution)[1:] for count in (1.0, 2.0, 5.0, 50.0)]
+    for wide, narrow in pairwise(each[:3]):
+        assert float(torch.linalg.eigvalsh(wide - narrow).min()) > 0
+    torch.testing.assert_close(each[2], each[3])  # each point is seen in five frames
+
+
+def pnp_case(count=3, points=12):
+    """Cameras before points that they all see, with noise and some weights of nothing."""
+    world = normal(count, points, 3, seed=1) * double([1.0, 0.8, 0.5]) + double([0.0, 0.0, 4.0])
+    pose = rigid(so3_exp(0.1 * normal(count, 3, seed=2)), 0.2 * normal(count, 3, seed=3))
+    rays = torch.zeros(count, points, 2, dtype=torch.float64)
+    rays = pnp.ray_residual(pose, world, rays)[0]
+    weight = torch.rand(count, points, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    weight[:, ::5] = 0
+    return pose, world, weight, rays
+
+
+def test_the_gradients_of_pnp_are_half_the_derivatives_of_its_costs():
+    pose, world, weight, rays = pnp_case()
+    problem = pnp._Pnp(world, weight, rays + 0.01 * normal(*rays.shape, seed=5))
+    spread = problem.fix(pose)
+    assert bool((spread > 1e-3).all())
+    gradient = problem.linearise(pose, spread).gradient / spread[:, None] ** 2  # which the equations are multiplied by
+    for k in range(len(pose)):
+
+        def of_one(step, k=k):
+            steps = torch.zeros(len(pose), 6, dtype=torch.float64)
+            steps[k] = step
+            return float(problem.cost(problem.move(pose, spread, steps), spread)[k])
+
+        torch.testing.assert_close(gradient[k], numeric_gradient(of_one, 6, h=1e-7), rtol=1e-4, atol=1e-4)
+
+
+def test_where_the_points_fit_the_matrices_of_pnp_are_the_curvature():
+    pose, world, weight, rays = pnp_case()
+    problem, spread = pnp._Pnp(world, weight, rays), double([0.01, 0.02, 0.005])
+    normals = problem.linearise(pose, spread)
+    assert float(normals.gradient.abs().max()) < 1e-9
+    for seed in range(4):
+        step = 1e-5 * normal(len(pose), 6, seed=seed)
+        expected = torch.einsum("ni,nij,nj->n", step, normals.matrix, step) / spread**2
+        torch.testing.assert_close(problem.cost(problem.move(pose, spread, step), spread), expected, rtol=1e-2, atol=0)
+
+
+def test_cameras_by_pnp_are_what_each_is_alone():
+    """To the tolerance at which it ends: one camera alone may end earlier than among others."""
+    pose, world, weight, rays = pnp_case()
+    noisy = rays + 0.0005 * normal(*rays.shape, seed=5)
+    start = rigid(so3_exp(0.1 * normal(3, 3, seed=6)) @ pose[:, :3, :3], pose[:, :3, 3] + 0.2 * normal(3, 3, seed=7))
+    start[0] = pose[0]  # one that is nearly there
+    together, spread = pnp.solve_pnp(start, world, weight, noisy, rounds=40)
+    assert float((together - pose).abs().max()) < 0.02
+    for k in range(3):
+        alone, own = pnp.solve_pnp(start[k : k + 1], world[k : k + 1], weight[k : k + 1], noisy[k : k + 1], rounds=40)
+        torch.testing.assert_close(together[k], alone[0], rtol=0, atol=1e-4)
+        assert float(spread[k]) == pytest.approx(float(own), rel=1e-2)
