@@ -28,7 +28,7 @@ def so3_log(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
     cosine = (r.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
     if bool((cosine < NEAR_HALF_TURN).any()):
         return rotation_matrix_to_axis_angle(rotation)
-    # by hand away from half turns: kornia's takes five times as long, and an alignment, which calls it 1400 times, 6 % longer
+    # by hand away from half turns: kornia's takes four times as long, by which a whole alignment took 5.6 % longer
     sine = axis.norm(dim=-1, keepdim=True)
     return axis * torch.where(sine > 1e-9, torch.atan2(sine, cosine) / sine.clamp_min(1e-12), 1.0)
 
