@@ -88,9 +88,11 @@ class IncrementalAlignment:
             raise InputError(f"{self.num_windows} windows are aligned, {len(predictions.windows)} were given; call update first.")
         predictions = self._selected(predictions)
         observations, rays = observe_points(predictions, self.config.joint), ray_cameras(predictions)
+        problems = () if rays is None else rays.problems
+        rays = None if rays is None or self._unknowns.rays is None or not rays.usable.any() else rays
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
-        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own, self.config)
+        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own, self.config, problems)
         joint = Joint(ready, assess(ready.problem(), unknowns), own_cameras(observations, unknowns))
         return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 

@@ -63,7 +63,7 @@ def test_disparity_alone_gives_depth_up_to_scale_and_shift(exact):
     assert len(result.diagnostics["disparity_fits"]) == len(predictions.windows)
     warning = " ".join(result.diagnostics["warnings"])
     assert "static" in warning and "default focal length" in warning and "unknown shift" in warning
-    assert result.intrinsics[0, 0, 0] == pytest.approx(AlignmentConfig().focal_prior * W)
+    assert result.intrinsics[0, 0, 0] == pytest.approx(AlignmentConfig().joint.focal_prior * W)
     assert not result.is_metric and result.pose_covariance is None and result.dynamic is None
 
 

@@ -115,8 +115,16 @@ def adjust_cameras(
         return _unused(report, "the points that were followed do not fit a static world", warn=True)
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    report |= {"used": True, "focal_by_longer_side": round(float(solution.state.log_focal.exp()), 5)}
-    return Adjusted(report, None, video, solution, choice.gain)
+    focal = float(solution.state.log_focal.exp())
+    report |= {"used": True, "focal_by_longer_side": round(focal, 5)}
+    warning = None
+    if choice.focal_put_back is not None:
+        report["focal_put_back"] = round(choice.focal_put_back, 5)
+        warning = (
+            f"Followed points would have a focal length of {choice.focal_put_back:.2f} of the longer side, which is not believed; it was "
+            f"left near the network's {focal:.2f}: give --intrinsics if you know it."
+        )
+    return Adjusted(report, warning, video, solution, choice.gain)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
@@ -146,8 +154,10 @@ class _Choice:
     video: TrackedVideo
     solution: Solution = field(init=False)
     travels: bool = True
+    focal_put_back: float | None = None  # by the longer side: where the tracks would have had it
     gain: float = 0.0
     gain_over_network: float = 0.0
+    runaway: dict[int, float] = field(default_factory=dict)  # focal lengths that were put back, by the solution they were put back for
 
     def solve(self) -> _Choice:
         """The best camera that travels or that only turns.
@@ -166,6 +176,7 @@ class _Choice:
         best = self._better([self._freed(solution) for solution in promising.values()])
         turning = self._turning(best)
         self.gain = self._saved(turning.state, best.state, best.sigma)
+        self.focal_put_back = self.runaway.get(id(best))
         self.solution, self.travels = (best, True) if self.gain > config.travel_gain else (turning, False)
         self.gain_over_network = self._saved(fitted, self.solution.state, self.solution.sigma)
         return self
@@ -180,9 +191,11 @@ class _Choice:
         evidence, iterations = self.video.evidence, self.video.config.iterations
         free = solve_bundle(evidence, fixed.state, iterations=iterations)
         moved = abs(float(free.state.log_focal) - evidence.log_focal) / evidence.log_focal_sigma
-        if moved > self.video.config.focal_limit:
-            return solve_bundle(evidence, fixed.state, iterations=iterations, focal_is_free=False)
-        return free
+        if moved <= self.video.config.focal_limit:
+            return free
+        held = solve_bundle(evidence, fixed.state, iterations=iterations, focal_is_free=False)
+        self.runaway[id(held)] = float(free.state.log_focal.exp())
+        return held
 
     def _better(self, solutions: list[Solution]) -> Solution:
         """The one that fits best by one scale for all: costs at different scales cannot be compared."""

@@ -69,9 +69,9 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     terms, is_metric = ["disparity"], False
     given = known.known.poses
     cameras = None if given is not None else ray_cameras(predictions)
-    if cameras is not None:
-        given, disconnected = chain_cameras(predictions.windows.long(), cameras, frames)
-        warnings += [f"Window {g} shares no frame with an earlier one." for g in disconnected]
+    if cameras is not None and cameras.usable.any():
+        given, problems = chain_cameras(predictions.windows.long(), cameras, frames)
+        warnings += problems
         terms.append("rays")
         if known.log_focal is None:
             side = max(predictions.grid_size)

@@ -12,7 +12,7 @@ from geo4d.alignment.cameras import Cameras, Lens
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.draft import Draft
-from geo4d.alignment.joint.observations import ray_cameras
+from geo4d.alignment.joint.observations import WindowRays, ray_cameras
 from geo4d.alignment.joint.unknowns import ray_similarities
 from geo4d.alignment.priors import Priors
 from geo4d.errors import AlignmentError
@@ -25,15 +25,14 @@ from geo4d.scene import WindowPredictions
 def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
     """Cameras alone: windows are chained through the cameras that they share. Raises AlignmentError if the rays say nothing."""
     cameras = ray_cameras(predictions)
-    if cameras is None:
+    if cameras is None or not cameras.usable.any():
         raise AlignmentError(
             "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
         )
     frames = predictions.num_frames
-    path, disconnected = chain_cameras(predictions.windows.long(), cameras, frames)
+    path, warnings = chain_cameras(predictions.windows.long(), cameras, frames)
     height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
-    warnings = ["Ray maps alone give cameras; there is no depth."]
-    warnings += [f"Window {g} shares no frame with an earlier one." for g in disconnected]
+    warnings = ["Ray maps alone give cameras; there is no depth.", *warnings]
     known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
     lens = Lens.ideal(frames) if known is None else known.lens
     both = ray_focal(predictions, height, width)
@@ -45,25 +44,32 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     return Draft(Cameras.of(path, focal, lens), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
 
 
-def chain_cameras(windows: Int[Tensor, "g v"], cameras: Float[Tensor, "g v 4 4"], frames: int) -> tuple[Tensor, list[int]]:
-    """Cameras of the video in the first one's frame, and the windows that share no frame with an earlier one."""
+def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) -> tuple[Float[Tensor, "t 4 4"], list[str]]:
+    """Cameras of the video in the first one's frame, and what is to be warned of.
+
+    A frame for which no window has a usable camera takes that of the frame before it.
+    """
     poses: list[Tensor | None] = [None] * frames
-    disconnected = []
+    warnings = list(rays.problems)
     for g, window in enumerate(windows.tolist()):
-        shared = [k for k, frame in enumerate(window) if poses[frame] is not None]
-        placed = cameras[g]
-        if g > 0 and shared:
+        usable = [k for k in range(len(window)) if rays.usable[g, k]]
+        shared = [k for k in usable if poses[window[k]] is not None]
+        placed = rays.cam_to_win[g]
+        if shared:
             target = torch.stack([poses[window[k]] for k in shared])  # type: ignore[misc]
             link = ray_similarities(torch.arange(len(shared))[None], target, placed[shared][None])
             centres = link.apply(placed[None, :, :3, 3])[0]
             placed = rigid(link.rotation[0] @ placed[:, :3, :3], centres)
-        elif g > 0:
-            disconnected.append(g)
-        for k, frame in enumerate(window):
-            if poses[frame] is None:
-                poses[frame] = placed[k]
-    path = torch.stack([torch.eye(4, dtype=torch.float64) if pose is None else pose for pose in poses])
-    return invert_rigid(path[:1]) @ path, disconnected
+        elif g > 0 and usable:
+            warnings.append(f"Window {g} shares no frame with an earlier one.")
+        for k in usable:
+            if poses[window[k]] is None:
+                poses[window[k]] = placed[k]
+    first = next((pose for pose in poses if pose is not None), torch.eye(4, dtype=torch.float64))
+    path = [first]
+    for pose in poses:
+        path.append(path[-1] if pose is None else pose)
+    return invert_rigid(torch.stack(path[1:2])) @ torch.stack(path[1:]), warnings
 
 
 def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:

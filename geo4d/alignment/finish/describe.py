@@ -16,6 +16,8 @@ from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.priors import Priors
 from geo4d.scene import Reconstruction, WindowPredictions
 
+MOST_NAMED = 3  # windows whose ray maps are complained of one by one
+
 
 def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config: AlignmentConfig) -> Reconstruction:
     """The reconstruction that a draft amounts to. Raises InputError for known lengths that cannot be measured in it."""
@@ -27,7 +29,7 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
     if joint is not None and fused is not None:
         fit = fit_of_windows(joint, max(predictions.grid_size), fused.disparity_fits)
         report |= {"disagreement": fused.disagreement, "windows": describe_windows(joint, fit), "suspect_windows": suspects(fit, c)}
-        report["warnings"] += _warnings(predictions, joint, has_moved=draft.has_moved)
+        report["warnings"] += _warnings(joint, has_moved=draft.has_moved)
         covariance, across = camera_covariance(joint, c.correlated_frames), across_by_frame(joint)
     if adjusted is not None:
         report["tracks"] = {**adjusted.report, **({} if draft.corrected is None else draft.corrected.report)}
@@ -40,13 +42,13 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
     return replace(result, dynamic=find_motion(result, c.moving)) if config.motion and joint is not None else result
 
 
-def _warnings(predictions: WindowPredictions, joint: Joint, *, has_moved: bool) -> list[str]:
+def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:
     """What the user should know before trusting the result."""
     ready = joint.ready
     found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in ready.disconnected]
-    given = predictions.ray_cam_to_win is not None or (predictions.ray_direction is not None and predictions.ray_moment is not None)
-    if ready.rays is None and given:
-        found.append("The ray maps are not finite or do not spread; they were not used.")
+    found += ready.ray_problems[:MOST_NAMED]
+    if len(ready.ray_problems) > MOST_NAMED:
+        found.append(f"Ray maps of {len(ready.ray_problems) - MOST_NAMED} more windows were not used, or only in part.")
     # followed points settle one focal length of their own: how the network's drifts is then of no use to anyone
     one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.known.log_focal is None and not has_moved
     if ready.guess.zooms and one_focal:

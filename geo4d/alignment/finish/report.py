@@ -12,6 +12,7 @@ from geo4d.alignment.depth.sources import DisparityFit
 from geo4d.alignment.finish.config import FinishConfig
 from geo4d.alignment.finish.covariance import disagreement_of_cameras
 from geo4d.alignment.joint.steps import Joint
+from geo4d.alignment.joint.terms import Rows
 from geo4d.scene import Reconstruction
 
 NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3, "rays_deg": 0.01, "disparity": 1e-3}  # never suspect
@@ -40,7 +41,7 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
     def median(values: Tensor) -> Tensor:
         return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
 
-    rays_deg = rays[0].residual.norm(dim=-1).median(dim=1).values.rad2deg() if rays else None
+    rays_deg = _turn_of_rays(rays[0]) if rays else None
     disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
     size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
@@ -51,6 +52,12 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
         rays_deg,
         disparity,
     )
+
+
+def _turn_of_rays(rows: Rows) -> Float[Tensor, "g"]:
+    """Median angle of each window's usable ray cameras off the common ones, degrees; nan where there are none."""
+    angle = torch.where(rows.weight > 0, rows.residual.norm(dim=-1), torch.nan)
+    return angle.nanmedian(dim=1).values.rad2deg()
 
 
 def describe_windows(joint: Joint, fit: WindowFit) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.observations import Observations, WindowRays
 from geo4d.alignment.joint.problem import JointProblem, OwnCameras
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.terms.base import acceleration
@@ -21,7 +21,9 @@ WINDOWS_AT_ONCE = 32
 SMALLEST = 1e-6  # radians: rounding
 
 
-def describe_own_cameras(observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: Tensor | None) -> OwnCameras:
+def describe_own_cameras(
+    observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: WindowRays | None
+) -> OwnCameras:
     """How the windows' own cameras move, and how far they are from one another's (of a single window: from its rays')."""
     bend = turn = 0.0
     if cameras.shape[1] >= 3:
@@ -41,7 +43,7 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
     for _ in range(problem.config.solves):
         solved = solve(problem, start, held)
         own = own_cameras(o, solved.unknowns)
-        apart = _apart(o, solved.unknowns, own, problem.ray_cameras)
+        apart = _apart(o, solved.unknowns, own, problem.rays)
         if apart >= problem.config.worth_repeating * problem.own.disagreement or problem.own.disagreement < SMALLEST:
             break
         problem, start = replace(problem, own=replace(problem.own, disagreement=apart)), solved.unknowns
@@ -65,14 +67,14 @@ def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor,
     return torch.cat(found)
 
 
-def _apart(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: Tensor | None) -> float:
+def _apart(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
     """Median angle between opinions of a frame's rotation and their mean, over frames of which there are several; radians."""
     seen = (observations.weight > 0).any(dim=-1).flatten()
     frames = observations.windows.flatten()[seen]
     opinions = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
     if len(cameras) == 1 and rays is not None and unknowns.rays is not None:
-        frames = torch.cat([frames, observations.windows.flatten()])
-        opinions = torch.cat([opinions, (unknowns.rays.rotation[:, None] @ rays[..., :3, :3]).flatten(0, 1)])
+        frames = torch.cat([frames, observations.windows[rays.usable]])
+        opinions = torch.cat([opinions, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
     total = opinions.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, opinions)
     mean = fit_rotation(torch.eye(3, dtype=opinions.dtype).expand_as(total), total.mT)
     several = torch.bincount(frames, minlength=observations.num_frames)[frames] > 1

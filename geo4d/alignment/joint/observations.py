@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,14 +11,11 @@ import torch
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.cameras import Lens
 from geo4d.alignment.joint.config import JointConfig
-from geo4d.geometry.pixels import centred_pixels, sample_grid
-from geo4d.geometry.plucker import fit_centre
-from geo4d.geometry.rigid import rigid
-from geo4d.geometry.rotation import fit_rotation
+from geo4d.geometry.pixels import centred_pixels, pixel_grid, sample_grid
+from geo4d.geometry.rays import camera_from_rays
 from geo4d.scene import WindowPredictions
 
 RAYS_PER_FRAME = 256
-MIN_RAY_SPREAD = 1e-6  # mean square across their common direction, below which rays do not fix a camera
 
 
 @dataclass(frozen=True)
@@ -95,31 +93,52 @@ def sampled(maps: Float[Tensor, "g v h w *c"], index: Int[Tensor, "p"]) -> Float
     return torch.stack([window.flatten(1, 2)[:, index] for window in maps])
 
 
-def ray_cameras(predictions: WindowPredictions) -> Float[Tensor, "g v 4 4"] | None:
-    """Cameras in their window: as given, or from the ray maps (method 6: centre by Eq. 6, rotation by Procrustes).
+@dataclass(frozen=True)
+class WindowRays:
+    """Cameras in their windows, by ray maps or as given; those that are not usable mean nothing, but are finite."""
 
-    None if there are none, or if they cannot be used: values that are not finite, or rays that are all parallel or zero.
+    cam_to_win: Float[Tensor, "g v 4 4"]
+    usable: Bool[Tensor, "g v"]
+    problems: tuple[str, ...] = ()  # which windows' frames are not, and why
+
+
+def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
+    """Cameras as given, or from the ray maps (method 6: centre by Eq. 6, rotation by Procrustes); None if there are none.
+
+    A frame whose rays are not finite or do not spread is left out alone, a window all of whose frames are with it.
     """
     if predictions.ray_cam_to_win is not None:
         given = predictions.ray_cam_to_win.double()
-        return given if given.isfinite().all() else None
+        usable = given.isfinite().all(-1).all(-1)
+        problems = {tuple(index): "its matrix is not finite" for index in torch.nonzero(~usable).tolist()}
+        identity = torch.eye(4, dtype=torch.float64)
+        return WindowRays(given.where(usable[..., None, None], identity), usable, _by_window(problems))
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
-    pairs = list(zip(predictions.ray_direction, predictions.ray_moment, strict=True))
-    if not all(bool(direction.isfinite().all() and moment.isfinite().all()) for direction, moment in pairs):
-        return None
-    unit = torch.stack([_pool(torch.nn.functional.normalize(direction.float(), dim=-1)) for direction, _ in pairs])
-    moment = torch.stack([_pool(moment) for _, moment in pairs])
-    # of unit rays' second moments, the greatest is 1 where all are parallel (Eq. 6 is singular) and 0 where all are zero
-    spread = torch.linalg.eigvalsh(unit.mT @ unit / unit.shape[-2])
-    if bool((spread[..., -2] < MIN_RAY_SPREAD).any()):
-        return None
-    # the first frame's directions turned into frame i's: the camera-to-window rotation
-    rotation = fit_rotation(unit[:, :1].expand_as(unit), unit)
-    return rigid(rotation, fit_centre(unit, moment))
+    # a window at a time: the maps may be memory maps
+    unit = torch.stack([_pool(torch.nn.functional.normalize(direction.float(), dim=-1)) for direction in predictions.ray_direction])
+    moment = torch.stack([_pool(moment) for moment in predictions.ray_moment])
+    height, width = predictions.ray_direction.shape[2:4]
+    pixels = _pool(pixel_grid(height, width, dtype=torch.float32)[None].expand(1, height, width, 2))[0]
+    found = camera_from_rays(unit, moment, pixels, shared_lens=True)
+    usable = torch.ones(unit.shape[:2], dtype=torch.bool)
+    for index in found.problems:
+        usable[index] = False
+    return WindowRays(found.cam_to_win, usable, _by_window(found.problems))
 
 
-def _pool(rays: Float[Tensor, "v y x 3"]) -> Float[Tensor, "v n 3"]:
+def _by_window(problems: Mapping[tuple[int, ...], str]) -> tuple[str, ...]:
+    """One sentence for the frames of a window that have the same problem."""
+    frames: dict[tuple[int, str], list[int]] = {}
+    for (window, frame), reason in problems.items():
+        frames.setdefault((window, reason), []).append(frame)
+    return tuple(
+        f"Ray maps of window {window}, frame{'s' * (len(some) > 1)} {', '.join(map(str, some))}, were not used: {reason}."
+        for (window, reason), some in frames.items()
+    )
+
+
+def _pool(rays: Float[Tensor, "v y x c"]) -> Float[Tensor, "v n c"]:
     """Means over blocks, a few hundred a frame: m = o x d is linear in both, so means of rays are as exact as rays."""
     height, width = rays.shape[1:3]
     block = max(1, round((height * width / RAYS_PER_FRAME) ** 0.5))

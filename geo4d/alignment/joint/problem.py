@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.joint.config import JointConfig
-from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.observations import Observations, WindowRays
 from geo4d.alignment.joint.unknowns import Columns
 
 
@@ -41,7 +41,7 @@ class JointProblem:
     """Observations with everything else that stays fixed during a solve; each term takes its part of it."""
 
     observations: Observations
-    ray_cameras: Tensor | None
+    rays: WindowRays | None
     config: JointConfig
     log_focal: Float[Tensor, "t"]  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
     log_focal_sigma: float  # how firmly; 0: exactly
@@ -55,4 +55,4 @@ class JointProblem:
         o, k = self.observations, self.known
         softly = k.poses is not None and not k.fixes_cameras
         has_depth = k.log_depth is not None
-        return Columns(o.num_frames, len(o.windows), self.ray_cameras is not None, self.zooms, softly, has_depth, k.one_scale and softly)
+        return Columns(o.num_frames, len(o.windows), self.rays is not None, self.zooms, softly, has_depth, k.one_scale and softly)

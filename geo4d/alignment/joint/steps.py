@@ -11,7 +11,7 @@ from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import describe_own_cameras, own_cameras, solve_agreed
 from geo4d.alignment.joint.guess import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
-from geo4d.alignment.joint.observations import Observations, observe_points, ray_cameras
+from geo4d.alignment.joint.observations import Observations, WindowRays, observe_points, ray_cameras
 from geo4d.alignment.joint.problem import JointProblem, Known, OwnCameras
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.unknowns import Unknowns, ray_similarities
@@ -30,13 +30,14 @@ class Prepared:
     """Everything that the joint solve starts from."""
 
     observations: Observations
-    rays: Tensor | None  # (g, v, 4, 4)
+    rays: WindowRays | None  # None: no frame has any that can be used
     known: Resolved
     guess: FocalGuess
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
     own: OwnCameras
     config: AlignmentConfig
+    ray_problems: tuple[str, ...] = ()  # which frames' rays were left out, and why
 
     def problem(self) -> JointProblem:
         """The joint problem."""
@@ -103,12 +104,15 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift, c.pnp_rounds)
     windows, disconnected = chain_windows(observations, cameras, c)
     poses = world_cameras(observations, windows, cameras, residual)
+    start = _placed_by_known(Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, known)
     rays = ray_cameras(predictions)
-    start = Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal)
-    start = _placed_by_known(start, observations, known)
+    problems = () if rays is None else rays.problems
+    rays = None if rays is None or not rays.usable.any() else rays
     if rays is not None:
-        start = replace(start, rays=ray_similarities(observations.windows, rigid(start.rotation, start.centre), rays))
-    return Prepared(observations, rays, known, guess, start, disconnected, describe_own_cameras(observations, cameras, start, rays), config)
+        common = rigid(start.rotation, start.centre)
+        start = replace(start, rays=ray_similarities(observations.windows, common, rays.cam_to_win, rays.usable))
+    own = describe_own_cameras(observations, cameras, start, rays)
+    return Prepared(observations, rays, known, guess, start, disconnected, own, config, problems)
 
 
 def solve_joint(ready: Prepared) -> Joint:

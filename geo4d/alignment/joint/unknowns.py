@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geo4d._typing import Float, Int, Tensor
+from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.geometry.rotation import fit_rotation, so3_exp
 from geo4d.geometry.similarity import Similarity
 from geo4d.solver.banded import Structure, arrange
@@ -138,14 +138,23 @@ def _move(similarity: Similarity, step: Float[Tensor, "g 7"]) -> Similarity:
     )
 
 
-def ray_similarities(windows: Tensor, poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"]) -> Similarity:
-    """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres."""
+def ray_similarities(
+    windows: Int[Tensor, "g v"], poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"], usable: Bool[Tensor, "g v"] | None = None
+) -> Similarity:
+    """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres.
+
+    Cameras that are not usable take no part; a window without any gets the unit scale.
+    """
     target = poses[windows]  # (g, v, 4, 4)
+    w = torch.ones(windows.shape, dtype=rays.dtype) if usable is None else usable.to(rays.dtype)
     axes = rays[..., :3, :3].transpose(-1, -2).flatten(1, 2), target[..., :3, :3].transpose(-1, -2).flatten(1, 2)
-    rotation = fit_rotation(*axes)
+    rotation = fit_rotation(*axes, w.repeat_interleave(3, dim=1))
+    share = (w / w.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
     turned = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
     centres = target[..., :3, 3]
-    a, b = turned - turned.mean(1, keepdim=True), centres - centres.mean(1, keepdim=True)
+    middles = (share * turned).sum(1), (share * centres).sum(1)
+    a, b = (share.sqrt() * (c - middle[:, None]) for c, middle in zip((turned, centres), middles, strict=True))
     # both are noisy: the ratio of their spreads is not biased towards either
     scale = (b.square().sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).sqrt().clamp(1e-6, 1e6)
-    return Similarity(scale, rotation, centres.mean(1) - scale[:, None] * turned.mean(1))
+    scale = torch.where(w.sum(1) > 0, scale, 1.0)
+    return Similarity(scale, rotation, middles[1] - scale[:, None] * middles[0])

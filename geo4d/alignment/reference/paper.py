@@ -18,6 +18,7 @@ from geo4d.alignment.depth.dense import Dense, point_source
 from geo4d.alignment.depth.fusion import Fusion
 from geo4d.alignment.depth.sources import weigh_disparity
 from geo4d.alignment.joint.agreement import own_cameras
+from geo4d.alignment.joint.observations import WindowRays
 from geo4d.alignment.joint.steps import Prepared
 from geo4d.geometry.pixels import centred_pixels
 from geo4d.geometry.rigid import rigid
@@ -83,7 +84,7 @@ def solve_paper(
     poses: Float[Tensor, "t 4 4"],
     log_focal: float,
     similarities: tuple[Similarity, Similarity | None],
-    rays: Float[Tensor, "g v 4 4"] | None,
+    rays: WindowRays | None,
     config: AlignmentConfig,
 ) -> PaperSolution:
     """Runs `config.paper.steps` steps from a start; `similarities` are those of the windows' points and of their ray cameras."""
@@ -113,7 +114,7 @@ class _Objective:
         poses: Tensor,
         log_focal: float,
         similarities: tuple[Similarity, Similarity | None],
-        rays: Tensor | None,
+        rays: WindowRays | None,
     ) -> None:
         assert predictions.points is not None
         self.windows = predictions.windows.long()
@@ -129,7 +130,8 @@ class _Objective:
             if predictions.disparity is None
             else (weigh_disparity(predictions.disparity.float(), predictions.disparity_weight) > 0).float()
         )
-        self.rays = None if rays is None else rays.float()
+        self.rays = None if rays is None else rays.cam_to_win.float()
+        self.ray_weight = None if rays is None else rays.usable.float()
         known = log_depth[log_depth.isfinite()]
         filled = torch.where(log_depth.isfinite(), log_depth, known.median() if known.numel() else torch.tensor(0.0))
         self.log_depth = filled.float().clone().requires_grad_()
@@ -181,7 +183,7 @@ class _Objective:
         apart = rotation[self.windows].mT @ turned - torch.eye(3)
         placed = self.ray_motion.scale()[:, None, None] * (self.ray_motion.rotation[:, None] @ self.rays[..., :3, 3:])[..., 0]
         placed = placed + self.ray_motion.translation[:, None]
-        return _norm(apart.flatten(-2)).sum() + _norm(placed - centre[self.windows]).sum()
+        return (self.ray_weight * (_norm(apart.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
 
     def _smoothness(self, rotation: Tensor, centre: Tensor) -> Tensor:
         """Eq. 9."""

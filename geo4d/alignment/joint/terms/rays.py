@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.joint.observations import Observations
+from geo4d.alignment.joint.observations import Observations, WindowRays
 from geo4d.alignment.joint.problem import JointProblem
 from geo4d.alignment.joint.terms.base import Block, Rows, median_size
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
@@ -34,7 +34,7 @@ class RaysTerm:
 
     observations: Observations
     columns: Columns
-    cameras: Float[Tensor, "g v 4 4"]  # in their windows
+    cameras: WindowRays
     log_scale: Float[Tensor, "g"] | None
     weight: float  # of one camera, by that of a frame's sampled pixels
     name: str = "rays"
@@ -42,9 +42,9 @@ class RaysTerm:
     @classmethod
     def of(cls, problem: JointProblem) -> RaysTerm | None:
         """The part of a joint problem; None without ray cameras."""
-        if problem.ray_cameras is None:
+        if problem.rays is None:
             return None
-        return cls(problem.observations, problem.columns(), problem.ray_cameras, problem.ray_log_scale, problem.config.ray_weight)
+        return cls(problem.observations, problem.columns(), problem.rays, problem.ray_log_scale, problem.config.ray_weight)
 
     @property
     def _share(self) -> float:
@@ -54,25 +54,26 @@ class RaysTerm:
         """Rotation vectors (radians), and centres in the unit of the ray cameras: in the world's, a smaller world would fit better."""
         o, r = self.observations, _rays(unknowns)
         rotation, centre = unknowns.rotation[o.windows], unknowns.centre[o.windows]
-        turn = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras[..., :3, :3])
-        shift = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras[..., :3, 3]
+        turn = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras.cam_to_win[..., :3, :3])
+        shift = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras.cam_to_win[..., :3, 3]
         return turn, shift
 
     def fix(self, unknowns: Unknowns, before: RaysFixed | None) -> RaysFixed:
         """Medians of the residuals as they are."""
         turn, shift = self.errors(unknowns)
         unit = _rays(unknowns).scale / (unknowns.windows.scale * self.observations.extent)
-        shift = shift * unit[:, None, None]
-        return RaysFixed(median_size(turn.norm(dim=-1), LEAST), median_size(shift.norm(dim=-1), LEAST), unit)
+        usable = self.cameras.usable
+        turn_size, shift_size = (median_size(e.norm(dim=-1)[usable], LEAST) for e in (turn, shift * unit[:, None, None]))
+        return RaysFixed(turn_size, shift_size, unit)
 
     def rows(self, unknowns: Unknowns, fixed: RaysFixed) -> tuple[Rows, ...]:
         """Rotations, centres, and the scales that are kept."""
         turn, shift = self.errors(unknowns)
-        share = torch.full(turn.shape[:2], self._share, dtype=torch.float64)
+        share = self._share * self.cameras.usable.double()
         found = [Rows(turn, share, fixed.rotation), Rows(shift * fixed.unit[:, None, None], share, fixed.centre)]
         if self.log_scale is not None:
             off = (_rays(unknowns).scale.log() - self.log_scale)[:, None]
-            found.append(Rows(off, share[:, 0], torch.tensor(1.0, dtype=torch.float64), SQUARE))
+            found.append(Rows(off, torch.full_like(share[:, 0], self._share), torch.tensor(1.0, dtype=torch.float64), SQUARE))
         return tuple(found)
 
     def blocks(self, unknowns: Unknowns, fixed: RaysFixed) -> Iterator[Block]:
