@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from geo4d.models.device import pick_device
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, WindowPredictions
-from geo4d.tracks import PointTracker, track_points
+from geo4d.tracks import PointFollower, TrackerConfig, track_points
 from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows
 from geo4d.windows.predict import PredictConfig, Predictor, Progress
@@ -51,6 +51,7 @@ class InferConfig:
     windows_per_batch: int = 2
     size: tuple[int, int] | None = None  # (height, width) to work at; None: the model's that is nearest in aspect ratio
     tracks: bool = True  # whether cameras and focal length are corrected by points followed through the source frames
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)  # how they are followed
     compat: Compat = "model"  # "released": all that the released script does; "exact": its sampler's last step undone
 
     def __post_init__(self) -> None:
@@ -167,7 +168,7 @@ class Geo4D:
             return video
         if isinstance(video, np.ndarray):
             return self._from_array(video, config)
-        tracker = PointTracker() if config.follows_points else None
+        tracker = PointFollower(config.tracker) if config.follows_points else None
         clip = read_video(
             video,
             config.selection,
@@ -263,7 +264,7 @@ class Geo4D:
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
-        tracks = track_points(chosen) if config.follows_points else None
+        tracks = track_points(chosen, config.tracker) if config.follows_points else None
         height, width = self.working_size(frames.shape[1], frames.shape[2], config)
         if (height, width) != frames.shape[1:3]:
             chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])

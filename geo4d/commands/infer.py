@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geo4d.commands.priors import add_prior_arguments, prior_files, read_priors
 
 if TYPE_CHECKING:
+    from geo4d.alignment import AlignmentConfig
     from geo4d.scene import Reconstruction
+    from geo4d.tracks import TrackerConfig
 
 WORK_FOLDER = ".work"  # finished windows of an unfinished run
 SETTINGS = "config.yaml"
@@ -25,7 +27,8 @@ logger = logging.getLogger("geo4d.infer")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d infer VIDEO --out DIR`."""
     parser.add_argument("video", help="video file or folder of images")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, as of geo4d align: focal=per_frame")
+    words = "settings of the alignment, as of geo4d align (focal=per_frame), and of the followed points (tracks.window=21)"
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     add_model_arguments(parser)
     parser.add_argument("--start", type=int, default=0, help="first frame")
@@ -77,8 +80,6 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
 
     `kind` is that of the folder, `also` what the caller will write into it.
     """
-    from geo4d.alignment import AlignmentConfig
-    from geo4d.config import load_config
     from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
     from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.windows import save_windows
@@ -87,8 +88,8 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
     from geo4d.windows.cache import cache_files
 
     names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
-    config = InferConfig(**{name: getattr(args, name) for name in names})
-    alignment = load_config(AlignmentConfig, overrides=args.settings)
+    tracker, alignment = _read_settings(args)
+    config = InferConfig(**{name: getattr(args, name) for name in names}, tracker=tracker)
     out, files, mode = Path(args.out), [*result_files(args), *also], {"resume": args.resume, "overwrite": args.overwrite}
     refuse_inputs_inside(out, _inputs(args))
     check_output_directory(out, kind, files, **mode)  # a refusal need not wait for the video to be read
@@ -147,6 +148,21 @@ def _inputs(args: argparse.Namespace) -> list[tuple[str, str | None]]:
     """(what it is, path or other word) of all that is read."""
     options = [(f"--{name.replace('_', '-')}", getattr(args, name)) for name in ("tracks_file", "model", "vae")]
     return [("the video", args.video), *options, *prior_files(args)]
+
+
+def _read_settings(args: argparse.Namespace) -> tuple[TrackerConfig, AlignmentConfig]:
+    """The words that begin with `tracks.` are the tracker's, the others the alignment's. Raises ConfigError for any that cannot work."""
+    from geo4d.alignment import AlignmentConfig
+    from geo4d.config import load_config
+    from geo4d.errors import ConfigError
+    from geo4d.tracks import TrackerConfig
+
+    of_tracks = [word for word in args.settings if word.startswith("tracks.")]
+    if of_tracks and (not args.tracks or args.tracks_file is not None or args.compat == "released"):
+        raise ConfigError(f"{of_tracks[0]} does nothing with --no-tracks, --tracks-file or --compat released; leave one of them out.")
+    prefixed = make_dataclass("Settings", [("tracks", TrackerConfig, field(default_factory=TrackerConfig))])
+    others = [word for word in args.settings if word not in of_tracks]
+    return load_config(prefixed, overrides=of_tracks).tracks, load_config(AlignmentConfig, overrides=others)
 
 
 def report(out: Path) -> None:

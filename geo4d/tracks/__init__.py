@@ -1,5 +1,6 @@
 """Points of the world followed through the frames of a video, without any network."""
 
-from geo4d.tracks.tracker import PointTracker, TrackerConfig, track_points
+from geo4d.tracks.config import LoopClosureConfig, TrackerConfig
+from geo4d.tracks.follower import PointFollower, track_points
 
-__all__ = ["PointTracker", "TrackerConfig", "track_points"]
+__all__ = ["LoopClosureConfig", "PointFollower", "TrackerConfig", "track_points"]

@@ -146,7 +146,7 @@ def test_bad_input_is_refused():
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_an_alignment_with_a_learnt_loss_is_as_good(noise):
     predictions, truth = exact_windows(16, length=8, noise=noise)
-    config = AlignmentConfig(loss="adaptive", motion=False)
+    config = AlignmentConfig(joint=JointConfig(loss="adaptive"), motion=False)
     if noise == 0:
         check(align(predictions, config=config), truth)
         return

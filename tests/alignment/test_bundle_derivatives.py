@@ -190,7 +190,7 @@ def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
 def test_a_step_solves_the_damped_system_of_the_free_unknowns(dense, travels, monkeypatch):
     monkeypatch.setattr(adjust, "DENSE_SHARE", 0.0 if dense else 1e9)
     evidence, truth = scene()
-    evidence, state = replace(evidence, **SMOOTH, motion=expected_motion(truth)), off(truth)
+    evidence, state = replace(told(evidence, **SMOOTH), motion=expected_motion(truth)), off(truth)
     tracks, damping = torch.ones(POINTS, dtype=torch.float64), 0.01
     free = adjust._free(FRAMES, focal_is_free=True, travels=travels, cameras_are_free=True)
     system = adjust._System(evidence, state, residuals(evidence, state), SIGMA, tracks, free)

@@ -10,6 +10,7 @@ from test_finish import SIZE, tracks_of
 
 from geo4d.alignment import AlignmentConfig, IncrementalAlignment, Priors, align
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.solver.lm import FLAT, NO_STEP, OUT_OF_STEPS, SHORT
 
 FRAMES = 16
@@ -36,7 +37,7 @@ RUNS = {
     "usual": (STILL, {}),
     "without rays and disparity": (replace(STILL, use_rays=False, use_disparity=False), {}),
     "a zoom": (replace(STILL, focal="per_frame"), {}),
-    "a learnt loss": (replace(STILL, loss="adaptive"), {}),
+    "a learnt loss": (replace(STILL, joint=JointConfig(loss="adaptive")), {}),
     "given cameras": (STILL, {"poses": True}),
     "given depth": (STILL, {"depth": True}),
 }
@@ -63,7 +64,7 @@ def test_short_videos_say_it_too(frames):
 
 def test_too_few_iterations_are_not_called_convergence(noisy):
     predictions, _, _ = noisy
-    said = align(predictions, config=replace(STILL, iterations=1)).diagnostics["joint"]
+    said = align(predictions, config=replace(STILL, joint=JointConfig(iterations=1))).diagnostics["joint"]
     assert said == {"converged": False, "reason": OUT_OF_STEPS, "iterations": 1, "trials": said["trials"]}
     assert OUT_OF_STEPS == "the number of steps is used up"
 

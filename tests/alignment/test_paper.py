@@ -50,7 +50,7 @@ def test_what_the_paper_solver_cannot_do_is_said() -> None:
     predictions, _ = exact_windows(16)
     with pytest.raises(ConfigError, match="works on points"):
         AlignmentConfig(solver="paper", use_points=False)
-    with pytest.raises(ConfigError, match="paper_steps of at least 1"):
+    with pytest.raises(ConfigError, match="paper needs at least 1 step"):
         AlignmentConfig(paper=PaperConfig(steps=0))
     with pytest.raises(AlignmentError, match="there are none"):
         align(dataclasses.replace(predictions, points=None, weight=None), config=PAPER)

@@ -223,7 +223,7 @@ def sparse(depth, every, first=0):
 
 def off_the_grid(depth):
     """Known at none of the pixels that the solver samples."""
-    free = np.setdiff1d(np.arange(H * W), sample_grid(H, W, CONFIG.samples).numpy())
+    free = np.setdiff1d(np.arange(H * W), sample_grid(H, W, CONFIG.joint.samples).numpy())
     known = np.full_like(depth, np.nan)
     known.reshape(len(depth), -1)[:, free[::9]] = depth.reshape(len(depth), -1)[:, free[::9]]
     return known

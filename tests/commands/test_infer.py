@@ -19,6 +19,7 @@ from geo4d.cli import main
 from geo4d.commands.infer import WORK_FOLDER
 from geo4d.io.output import is_list
 from geo4d.io.reconstruction import ARRAYS, OPTIONAL, SUMMARY, load_reconstruction
+from geo4d.io.tracks import load_tracks
 from geo4d.io.windows import load_windows
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int) -> str:
     error = capsys.readouterr().err
     assert code == 2
     lines = error.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("geo4d: error: ") and lines[0].endswith("."), error
+    assert len(lines) == 1 and lines[0].startswith("geo4d: error: ") and lines[0].endswith((".", "?")), error
     return lines[0]
 
 
@@ -80,6 +81,35 @@ def test_a_run_writes_a_whole_result_and_nothing_else(video: Path, tmp_path: Pat
     windows = load_windows(tmp_path / "out" / "windows.npz")
     assert windows.windows[:, 0].tolist() == [0, 4]
     assert windows.ray_direction is not None and windows.ray_direction.shape[2:4] == (8, 12)
+
+
+def test_words_set_the_tracker_and_the_alignment(video: Path, tmp_path: Path) -> None:
+    """Each finds what is its own: corners half as dense leave fewer tracks."""
+    short = ("--max-frames", "8", "--save-windows")
+    assert infer(video, tmp_path / "a", *short) == 0
+    assert infer(video, tmp_path / "b", *short, "tracks.spacing=32", "tracks.closures=null", "use_rays=false") == 0
+    few, many = (load_tracks(tmp_path / name / "tracks.npz").num_tracks for name in ("b", "a"))
+    assert 0 < few < many
+    written = (tmp_path / "b" / "config.yaml").read_text()
+    assert "tracks.spacing=32" in written and "use_rays=false" in written
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tracks.windw=21"], "did you mean 'tracks.window'"),
+        (["tracks.closures.features.ratoi=0.7"], "did you mean 'tracks.closures.features.ratio'"),
+        (["tracks.window=3"], "window >= 5"),
+        (["tracks.window=wide"], "tracks.window"),
+        (["use_ray=false"], "did you mean 'use_rays'"),
+        (["tracks.window=21", "--no-tracks"], "tracks.window=21 does nothing with --no-tracks"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(
+    words: list[str], message: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refusal(capsys, infer(video, tmp_path / "out", *words))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_draws_a_preview(video: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tracker against the true motion of rendered scenes, and its files."""
+"""Points followed against the true motion of what slides, the tracker's settings, and the files of tracks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.tracks import load_tracks, save_tracks
 from geo4d.scene import Tracks
-from geo4d.tracks import PointTracker, TrackerConfig, track_points
+from geo4d.tracks import PointFollower, TrackerConfig, track_points
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -72,20 +72,38 @@ def test_nothing_to_follow() -> None:
     assert track_points(grey).num_tracks == 0
     flicker = np.random.default_rng(0).integers(0, 256, (8, 60, 80, 3), dtype=np.uint8)
     assert track_points(flicker).num_tracks < 10
-    assert PointTracker().tracks().num_frames == 0
+    assert PointFollower().tracks().num_frames == 0
 
 
 def test_bad_input_is_refused() -> None:
-    tracker = PointTracker()
+    tracker = PointFollower()
     with pytest.raises(InputError, match="uint8 frames"):
         tracker.add(np.zeros((4, 4, 3)))
     tracker.add(np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(InputError, match="of one size"):
         tracker.add(np.zeros((40, 44, 3), np.uint8))
-    with pytest.raises(ConfigError, match="window >= 5"):
-        TrackerConfig(window=3)
     with pytest.raises(InputError, match="frames from 0 to 1"):
         Tracks(np.zeros(1, np.int32), np.full(1, 2, np.int32), np.zeros((1, 2), np.float32), (4, 4), 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 3}, "window >= 5"),
+        ({"spacing": 1}, "spacing >= 2"),
+        ({"min_side": 700}, "max_side >= min_side"),
+        ({"min_side": 0}, "min_side >= 16"),
+        ({"levels": -1}, "levels"),
+        ({"max_cycle_error": 0.0}, "max_cycle_error"),
+        ({"quality": 0.0}, "quality"),
+        ({"corner_block": 0}, "corner_block"),
+        ({"blur": -1.0}, "blur"),
+        ({"blur": float("nan")}, "blur"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrackerConfig(**settings)
 
 
 def test_files_of_ours_and_of_others(tmp_path: Path) -> None:

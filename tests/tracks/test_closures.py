@@ -6,8 +6,7 @@ import pytest
 from geo4d.errors import ConfigError
 from geo4d.synthetic import SceneConfig, render_clips, scene_seed
 from geo4d.synthetic.staging import Staging
-from geo4d.tracks.loops import LoopConfig, LoopFinder
-from geo4d.tracks.tracker import PointTracker, TrackerConfig, track_points
+from geo4d.tracks import LoopClosureConfig, TrackerConfig, track_points
 
 OUT = 40  # frames until the camera turns back
 
@@ -52,8 +51,8 @@ def test_the_same_video_gives_the_same_tracks(there_and_back):
     assert np.array_equal(first.track, second.track) and np.array_equal(first.position, second.position)
 
 
-def test_without_loops_what_is_lost_stays_lost(there_and_back):
-    assert not with_gaps(track_points(there_and_back, TrackerConfig(loops=None)))
+def test_without_loop_closures_what_is_lost_stays_lost(there_and_back):
+    assert not with_gaps(track_points(there_and_back, TrackerConfig(closures=None)))
 
 
 def checkers(offset):
@@ -72,19 +71,16 @@ def checkers(offset):
     ],
     ids=["squares that repeat", "nothing to see", "noise"],
 )
-def test_what_only_looks_alike_is_no_loop(frame):
+def test_what_only_looks_alike_closes_no_loop(frame):
     assert not with_gaps(track_points(frame(i) for i in range(50)))
 
 
-def test_a_camera_that_stands_still_needs_no_loops(there_and_back):
+def test_a_camera_that_stands_still_needs_no_loop_closures(there_and_back):
     still = np.random.default_rng(0).normal(there_and_back[0], 2.0, (40, *there_and_back[0].shape)).clip(0, 255).astype(np.uint8)
-    tracker = PointTracker()
-    for frame in still:
-        tracker.add(frame)
-    assert not with_gaps(tracker.tracks())
+    assert not with_gaps(track_points(still))
 
 
-def test_another_scene_is_no_loop(there_and_back):
+def test_another_scene_closes_no_loop(there_and_back):
     """After a cut to another room nothing is found again."""
     config = SceneConfig(1.0, 0.0, (45.0, 70.0), compression=False, staging=Staging(camera="pan", is_still=True))
     other = render_clips([scene_seed(66, 9)], num_frames=24, size=(144, 192), config=config).rgb[0].mul(255).round().byte().numpy()
@@ -92,7 +88,7 @@ def test_another_scene_is_no_loop(there_and_back):
     assert not [frames for frames, _ in found if frames[0] < 24 <= frames[-1]]
 
 
-@pytest.mark.parametrize("settings", [{"spacing": 0}, {"gap": 4}, {"ratio": 1.0}, {"least_matches": 3}])
+@pytest.mark.parametrize("settings", [{"interval": 0}, {"min_gap": 4}, {"candidates": 0}, {"words": 0}, {"max_shared": 1.5}])
 def test_settings_that_cannot_work(settings):
-    with pytest.raises(ConfigError, match="loops need"):
-        LoopFinder(LoopConfig(**settings))
+    with pytest.raises(ConfigError, match="loop closures need"):
+        LoopClosureConfig(**settings)
