@@ -8,6 +8,7 @@
     python benchmarks/alignment.py honesty                        # confidence, covariances, quality without truth, motion masks
     python benchmarks/alignment.py long 100 500 2000              # time and memory against length
     python benchmarks/alignment.py network                        # on the output of a network instead of simulated windows
+    python benchmarks/alignment.py sensitivity                    # every number halved and doubled
 
 A case holds what `geo4d align` reads, and the truth: gt_depth (t, h, w), gt_intrinsics (3, 3), gt_cam_to_world (t, 4, 4).
 """
@@ -28,6 +29,7 @@ from alignment_cases import LAWS, Case, from_arrays, from_file, geometric_mean, 
 from alignment_honesty import honesty
 from alignment_long import long_videos
 from alignment_network import network
+from alignment_sensitivity import add_arguments, sensitivity
 
 from geo4d import Reconstruction
 from geo4d.alignment import AlignmentConfig, align
@@ -194,6 +196,7 @@ def main() -> None:
     sub.add_argument("--depth-scale", type=float, default=1000.0, help="depth PNG value of one metre")
     sub.add_argument("--videos", nargs="*", type=Path, default=[], help="without truth")
     sub.add_argument("--frames", type=int, default=None, help="at most so many of recordings and videos")
+    add_arguments(part("sensitivity", sensitivity, "every number of the alignment halved and doubled, on development clips"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = args.function(args)
