@@ -238,3 +238,79 @@ def test_no_path_of_any_machine():
             if bad.search(line) and path != Path(__file__).resolve():
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not found
+
+
+ALIGNMENT = ROOT / "geo4d" / "alignment"
+ORDERING = ("align.py", "incremental.py", "__init__.py")  # what may call `align`'s steps in order
+
+
+def imported(tree):
+    """Modules that a file imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_the_steps_of_the_alignment_are_ordered_in_one_place():
+    """No step imports what orders it, so that data goes down once."""
+    found = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in sorted(ALIGNMENT.rglob("*.py"))
+        if file.relative_to(ALIGNMENT).as_posix() not in ORDERING
+        for name in imported(ast.parse(file.read_text()))
+        if name in ("geo4d.alignment", "geo4d.alignment.align", "geo4d.alignment.incremental")
+    ]
+    assert not found
+
+
+def test_the_subrooms_of_the_alignment_depend_one_way():
+    """joint -> bundle -> depth -> draft -> fallback, reference, finish: each knows those before it alone."""
+    order = ["joint", "bundle", "depth", "fallback", "reference", "finish"]
+    allowed = {room: set(order[: k + 1]) for k, room in enumerate(order)}
+    allowed["reference"] -= {"fallback", "bundle"}
+    allowed["finish"] -= {"fallback", "reference"}
+    found = []
+    for room in order:
+        for file in sorted((ALIGNMENT / room).rglob("*.py")):
+            for name in imported(ast.parse(file.read_text())):
+                part = name.removeprefix("geo4d.alignment.").split(".")[0]
+                if name.startswith("geo4d.alignment.") and part in order and part not in allowed[room]:
+                    found.append(f"{file.relative_to(ROOT)} imports {name}")
+    assert not found
+
+
+def test_no_step_changes_a_finished_result():
+    """A function that takes a Reconstruction and returns one is in the last step, in io, or a copy of the result's own."""
+    found = []
+    for file in PACKAGE:
+        place = file.relative_to(ROOT / "geo4d").as_posix()
+        if place.startswith(("alignment/finish/", "io/", "scene")):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.returns is not None and ast.unparse(node.returns) == "Reconstruction":
+                kinds = [ast.unparse(a.annotation) for a in [*node.args.args, *node.args.kwonlyargs] if a.annotation is not None]
+                if "Reconstruction" in kinds:
+                    found.append(f"{place}:{node.lineno} {node.name}")
+    assert not found
+
+
+def test_there_is_one_damped_loop_and_one_place_of_robust_losses():
+    """By how they are spelt: a weight 1 / (1 + r^2), a log1p of squares, a damping that is raised."""
+    loops, losses = [], []
+    for file in PACKAGE:
+        place = file.relative_to(ROOT / "geo4d").as_posix()
+        if not place.startswith(("alignment/", "solver/", "geometry/", "tracks/", "matching/")):
+            continue
+        text = file.read_text()
+        if re.search(r"damping\s*\*|factor \* d\.raise_by", text) and "while" in text:
+            loops.append(place)
+        if re.search(r"1 / \(1 \+ [^)]*square|log1p\(", text):
+            losses.append(place)
+    assert loops == ["solver/lm.py"]
+    assert set(losses) <= {"solver/robust.py", *LOSSES_BELOW}
+
+
+# geometry lies below the solver, so that its one robust fit reweights by itself
+LOSSES_BELOW = ("geometry/rays.py",)

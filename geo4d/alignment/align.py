@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from geo4d.alignment.bundle.choose import adjust_cameras
@@ -21,7 +22,7 @@ from geo4d.alignment.finish.describe import finish
 from geo4d.alignment.joint.steps import Joint, Prepared, prepare, solve_joint
 from geo4d.alignment.priors import Priors
 from geo4d.alignment.reference.paper import solve_from
-from geo4d.errors import AlignmentError, ConfigError
+from geo4d.errors import AlignmentError, ConfigError, InputError
 from geo4d.scene import Reconstruction, Tracks, WindowPredictions
 
 FIELDS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
@@ -34,6 +35,7 @@ def align(
     *,
     tracks: Tracks | None = None,
     priors: Priors | None = None,
+    frames: np.ndarray | None = None,
     config: AlignmentConfig | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -44,12 +46,15 @@ def align(
     cameras, the focal length and the depth, where they are worth it. `diagnostics` says what was used, how well it fits and what is
     missing; everything that is said, metres, covariances, what moves, is of the cameras and the depth that are returned.
 
-    Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors or tracks of another video, ConfigError
-    for priors that these predictions cannot use.
+    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, for the result and for what moves, where the
+    predictions hold none or coarser ones.
+
+    Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors, tracks or frames of another video,
+    ConfigError for priors that these predictions cannot use.
     """
     config, priors = config or AlignmentConfig(), priors or Priors()
     started = time.perf_counter()
-    predictions = select(predictions, config)
+    predictions = _with_frames(select(predictions, config), frames)
     _refuse_unused(predictions, priors, config)
     if predictions.points is None:
         without_points = align_rays if predictions.disparity is None else align_disparity
@@ -120,6 +125,18 @@ def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPre
     if not bool((order == torch.arange(len(order))).all()):
         chosen = {name: None if value is None else value[order] for name, value in chosen.items()}
     return replace(predictions, **chosen)
+
+
+def _with_frames(predictions: WindowPredictions, frames: np.ndarray | None) -> WindowPredictions:
+    """With other pictures. Raises InputError if they are not the video's."""
+    if frames is None:
+        return predictions
+    wanted = (predictions.num_frames, *frames.shape[1:3], 3)
+    if frames.dtype != np.uint8 or frames.shape != wanted:
+        raise InputError(
+            f"Frames must be uint8 (t, h, w, 3), one for each of the video's {predictions.num_frames}; got {frames.dtype} {frames.shape}."
+        )
+    return replace(predictions, images=frames)
 
 
 def _refuse_unused(predictions: WindowPredictions, priors: Priors, config: AlignmentConfig) -> None:

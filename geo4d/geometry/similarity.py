@@ -1,4 +1,4 @@
-"""Similarities x -> s R x + t, and the best one between two sets of points (Umeyama), robustly."""
+"""Similarities x -> s R x + t, and the best one between two sets of points (Umeyama)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 import torch
 
 from geo4d._typing import Float, Tensor
-
-ROBUST_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -74,17 +72,3 @@ def fit_similarity(
     spread = (share * s.square()).sum((-1, -2)).clamp_min(1e-30)
     scale = ((share * t.square()).sum((-1, -2)) / spread).sqrt() if symmetric else (d * sign).sum(-1) / spread
     return Similarity(scale, rotation, mean_t - scale[..., None] * (rotation @ mean_s[..., None])[..., 0])
-
-
-def fit_similarity_robust(
-    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"], *, symmetric: bool = False
-) -> Similarity:
-    """The same by iteratively reweighted least squares with a Cauchy loss, its scale the median residual."""
-    weight_now = weight
-    result = fit_similarity(source, target, weight_now, symmetric=symmetric)
-    for _ in range(ROBUST_ROUNDS):
-        residual = (result.apply(source) - target).norm(dim=-1) * weight.sqrt()
-        spread = residual[weight > 0].median().clamp_min(1e-12)
-        weight_now = weight / (1 + (residual / (2 * spread)).square())
-        result = fit_similarity(source, target, weight_now, symmetric=symmetric)
-    return result

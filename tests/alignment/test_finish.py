@@ -9,6 +9,7 @@ from scenes import FOCAL, H, W, camera_path, exact_windows, render
 
 from geo4d.alignment import AlignmentConfig, Distance, Priors, align
 from geo4d.alignment.finish.moving import find_motion
+from geo4d.errors import InputError
 from geo4d.geometry.camera import intrinsics_from_focal
 from geo4d.geometry.rotation import so3_log
 from geo4d.metrics.pose import pose_metrics
@@ -126,3 +127,14 @@ def test_a_zoom_that_the_tracks_settle_is_no_warning(case) -> None:
     assert any("focal=per_frame" in warning for warning in alone.diagnostics["warnings"])
     assert by_tracks.diagnostics["tracks"]["used"]
     assert not any("focal=per_frame" in warning for warning in by_tracks.diagnostics["warnings"])
+
+
+def test_pictures_may_come_from_elsewhere(case) -> None:
+    windows, _, _, before, _ = case
+    frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 3 * H, 3 * W, 3), dtype=np.uint8)
+    result = align(windows, frames=frames)
+    np.testing.assert_array_equal(result.images, frames[:, 1::3, 1::3])
+    np.testing.assert_array_equal(result.depth, before.depth)
+    for wrong in (frames[1:], frames.astype(float), frames[..., :1]):
+        with pytest.raises(InputError, match=r"Frames must be uint8 \(t, h, w, 3\)"):
+            align(windows, frames=wrong)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from geo4d.alignment.joint.guess import fit_similarity_robust
 from geo4d.errors import InputError
 from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam, project, unproject
 from geo4d.geometry.fitting import fit_scale_l1, fit_scale_shift_l1, weighted_median
@@ -14,7 +15,7 @@ from geo4d.geometry.pixels import pixel_grid, resize_intrinsics
 from geo4d.geometry.plucker import fit_centre, plucker_rays
 from geo4d.geometry.rigid import invert_rigid, relative_to_first, rigid, transform_points
 from geo4d.geometry.rotation import fit_rotation, rotation_angle, so3_exp, so3_log
-from geo4d.geometry.similarity import fit_similarity, fit_similarity_robust
+from geo4d.geometry.similarity import fit_similarity
 
 seeds = st.integers(0, 2**31)
 shapes = st.sampled_from([(), (1,), (2, 3)])

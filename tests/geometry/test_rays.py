@@ -66,7 +66,7 @@ def of_maps(direction: Tensor, moment: Tensor, *, shared_lens: bool = False) -> 
 
 
 def released(direction: Tensor, moment: Tensor) -> Tensor:
-    """The same with one lens, of the centred square alone (COMPAT section 10)."""
+    """The same with one lens, of the centred square alone (compat 10)."""
     height, width = direction.shape[1:3]
     side = min(height, width)
     rows, columns = (slice((full - side) // 2, (full - side) // 2 + side) for full in (height, width))

@@ -13,8 +13,11 @@ from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.pnp import ray_residual, solve_pnp
 from geo4d.geometry.rigid import invert_rigid
-from geo4d.geometry.similarity import Similarity, fit_similarity_robust
-from geo4d.solver.robust import absolute_weight
+from geo4d.geometry.similarity import Similarity, fit_similarity
+from geo4d.solver.robust import Loss, absolute_weight
+
+LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
+LINK_ROUNDS = 20  # by which a link moves no more
 
 
 def focal_bounds(config: JointConfig) -> tuple[float, float]:
@@ -220,6 +223,19 @@ def _link(observations: Observations, g: int, other: int, least: int) -> tuple[S
     link = fit_similarity_robust(source, target, weight[use] / distance.square(), symmetric=True)
     misfit = float(((link.apply(source) - target).norm(dim=-1) / distance).median())
     return (link, misfit) if float(link.scale) > 1e-6 else None
+
+
+def fit_similarity_robust(
+    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"], *, symmetric: bool = False
+) -> Similarity:
+    """`fit_similarity` by iteratively reweighted least squares with a Cauchy loss, in units of the median residual."""
+    result = fit_similarity(source, target, weight, symmetric=symmetric)
+    for _ in range(LINK_ROUNDS):
+        residual = (result.apply(source) - target).norm(dim=-1) * weight.sqrt()
+        spread = residual[weight > 0].median().clamp_min(1e-12)
+        doubted = weight * LINK.weight((residual / spread).square())
+        result = fit_similarity(source, target, doubted, symmetric=symmetric)
+    return result
 
 
 def world_cameras(
