@@ -112,8 +112,8 @@ def test_readme_imports_are_public():
 @pytest.mark.weights
 def test_readme_blocks_run(tmp_path, monkeypatch):
     from geo4d.evaluation.demo import demo_video
-    from geo4d.io.windows import save_windows
     from geo4d.pipeline import Geo4D
+    from geo4d.scene.files.windows import save_windows
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(demo_video(), "video.mp4")

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.data.files import naming, read_npy
 from geo4d.data.frames import BadData
-from geo4d.io.reconstruction import read_tum
+from geo4d.scene.files.reconstruction import read_tum
 
 WXYZ_FILE = "pred_traj.txt"  # some projects write it in TUM lines, but with the quaternion's scalar first
 TRAJECTORIES = (WXYZ_FILE, "trajectory_tum.txt", "trajectory.txt", "traj.txt")

@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import transform_points
-from geo4d.io.atomic import temporary_path
 from geo4d.io.output import register
-from geo4d.io.reconstruction import ARRAYS, OPTIONAL
 from geo4d.scene import Reconstruction
+from geo4d.scene.atomic import temporary_path
+from geo4d.scene.files.reconstruction import ARRAYS, OPTIONAL
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
 FOLDER_FORMATS = ("colmap", "nerfstudio")

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from geo4d.errors import InputError
-from geo4d.io.atomic import names_prepared, own_temporary_path
+from geo4d.scene.atomic import names_prepared, own_temporary_path
 
 FORMAT, VERSION = "geo4d-files", 1
 LIST_NAME = re.compile(r"\.geo4d-files-[0-9a-f]{16}\.json")

@@ -14,25 +14,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from geo4d.errors import InputError
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Tracks
+from geo4d.scene import Video
+from geo4d.scene.atomic import temporary_path
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 FOLDER_FPS = 24.0  # of a folder of images, which has no clock
 MAX_SIDE = 16384
 Resize = Callable[[int, int], tuple[int, int]]  # source (height, width) -> working (height, width)
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames of a video, perhaps resized on the way in."""
-
-    frames: np.ndarray  # (t, h, w, 3) uint8
-    timestamps: np.ndarray  # (t,) float64, seconds
-    fps: float  # mean rate of the frames that were kept
-    source_size: tuple[int, int]  # (height, width) as seen by a viewer, before resizing
-    warnings: tuple[str, ...] = ()
-    tracks: Tracks | None = None  # points followed through the source frames
 
 
 @dataclass(frozen=True)

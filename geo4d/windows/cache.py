@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
-from geo4d.io.atomic import temporary_path
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.scene.atomic import temporary_path
 
 MANIFEST = "manifest.json"
 SAMPLES_PER_TENSOR = 4096  # of the weights, in their fingerprint

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
+from geo4d.errors import InputError
+
+MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
 UNPACKED, UNPACKED_RATIO = 2**28, 100  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
@@ -69,6 +72,15 @@ def read_archive(path: str | Path, names: Collection[str]) -> dict[str, np.ndarr
 def is_float(array: np.ndarray) -> bool:
     """Whether an array holds single or double precision in this machine's byte order, as torch takes it."""
     return array.dtype in (np.float32, np.float64)
+
+
+def picture_size(size: Any, what: str) -> tuple[int, int]:
+    """(height, width) as ints. Raises InputError, which begins with `what`, unless they are two whole numbers of pixels."""
+    pair = np.asarray(size) if isinstance(size, (tuple, list, np.ndarray)) else np.empty(0)
+    if pair.shape != (2,) or pair.dtype.kind not in "iu" or not 1 <= pair.min() <= pair.max() <= MOST_SIDE:
+        said = str(size).replace("\n", " ")[:80]
+        raise InputError(f"{what} must be (height, width) in whole pixels from 1 to {MOST_SIDE}; got {said}.")
+    return int(pair[0]), int(pair[1])
 
 
 def _check_claim(file: zipfile.ZipExtFile, entry: zipfile.ZipInfo) -> None:

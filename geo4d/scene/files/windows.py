@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, is_float, map_array, read_archive
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import WindowPredictions, picture_size
+from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size, read_archive
+from geo4d.scene.atomic import temporary_path
+from geo4d.scene.windows import WindowPredictions
 
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 OTHER = ("images", "timestamps")
@@ -131,6 +131,3 @@ def _check_frames(path: Path, arrays: dict[str, np.ndarray]) -> None:
     times = arrays.get("timestamps", np.zeros(0))
     if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
         raise InputError(f"{path}: 'timestamps' must be finite seconds (T,); got {times.dtype.name} {times.shape}.")
-
-
-WindowPredictions.load = staticmethod(load_windows)  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, read_archive
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Tracks, picture_size
+from geo4d.scene.arrays import Unreadable, picture_size, read_archive
+from geo4d.scene.atomic import temporary_path
+from geo4d.scene.tracks import Tracks
 
 KEYS = ("track", "frame", "position", "source_size", "num_frames")
 DENSE = ("points", "visible")

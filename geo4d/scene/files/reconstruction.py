@@ -13,9 +13,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, is_float, map_array
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Reconstruction, picture_size
+from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size
+from geo4d.scene.atomic import temporary_path
+from geo4d.scene.reconstruction import Reconstruction
 
 VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
@@ -187,8 +187,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, (str, int, float, bool, type(None))):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# The class lives below the files' floor, so its methods for files are completed here.
-Reconstruction.save = save_reconstruction  # type: ignore[attr-defined]
-Reconstruction.load = staticmethod(load_reconstruction)  # type: ignore[attr-defined]
