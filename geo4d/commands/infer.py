@@ -186,8 +186,7 @@ def _settings(args: argparse.Namespace) -> str:
 
 
 def _write_settings(out: Path, args: argparse.Namespace) -> None:
-    from geo4d.scene.atomic import temporary_path
+    from geo4d.scene.atomic import whole_file
 
-    temporary = temporary_path(out / SETTINGS)
-    temporary.write_text(_settings(args))
-    temporary.replace(out / SETTINGS)
+    with whole_file(out / SETTINGS, alone=True) as temporary:
+        temporary.write_text(_settings(args))
