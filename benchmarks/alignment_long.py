@@ -68,7 +68,7 @@ def write_windows(clip: Clip, folder: Path) -> Path:
 def measure(folder: str, truth: Path) -> dict[str, float]:
     """Aligns one folder with one thread."""
     from geo4d.alignment import align
-    from geo4d.io.windows import load_windows
+    from geo4d.scene.files.windows import load_windows
 
     torch.set_num_threads(1)
     with peak_memory() as memory:

@@ -16,9 +16,8 @@ from geo4d.alignment import AlignmentConfig, align
 from geo4d.alignment.joint.config import JointConfig
 from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
 from geo4d.evaluation.tum import read_tum_clip
-from geo4d.io.video import Video
 from geo4d.pipeline import InferConfig
-from geo4d.scene import Tracks, WindowPredictions
+from geo4d.scene import Tracks, Video, WindowPredictions
 
 COLUMNS = ("abs_rel", "abs_rel_median_scale", "ate_by_static", "rpe_rotation_deg", "direction_deg", "focal_error", "CPU s")
 VARIANTS = {

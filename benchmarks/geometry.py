@@ -30,8 +30,8 @@ from geo4d.geometry.plucker import plucker_rays
 from geo4d.geometry.rays import camera_from_rays
 from geo4d.geometry.rigid import invert_rigid, relative_to_first, rigid, transform_points
 from geo4d.geometry.rotation import skew, so3_exp, so3_log
-from geo4d.io.tracks import load_tracks
-from geo4d.io.windows import load_windows
+from geo4d.scene.files.tracks import load_tracks
+from geo4d.scene.files.windows import load_windows
 
 Tensor = torch.Tensor
 LIMIT, SLOWER = 1e-9, 0.05

@@ -17,19 +17,19 @@ _WHERE = {
     "IncrementalAlignment": "geo4d.alignment",
     "InferConfig": "geo4d.pipeline",
     "Priors": "geo4d.alignment",
-    "Reconstruction": "geo4d.io.reconstruction",
+    "Reconstruction": "geo4d.scene",
     "Tracks": "geo4d.scene",
-    "WindowPredictions": "geo4d.io.windows",
+    "WindowPredictions": "geo4d.scene",
     "align": "geo4d.alignment",
     "export": "geo4d.io.export",
-    "load_reconstruction": "geo4d.io.reconstruction",
-    "load_tracks": "geo4d.io.tracks",
-    "load_windows": "geo4d.io.windows",
+    "load_reconstruction": "geo4d.scene.files.reconstruction",
+    "load_tracks": "geo4d.scene.files.tracks",
+    "load_windows": "geo4d.scene.files.windows",
     "read_video": "geo4d.io.video",
     "render_clips": "geo4d.synthetic",
-    "save_reconstruction": "geo4d.io.reconstruction",
-    "save_tracks": "geo4d.io.tracks",
-    "save_windows": "geo4d.io.windows",
+    "save_reconstruction": "geo4d.scene.files.reconstruction",
+    "save_tracks": "geo4d.scene.files.tracks",
+    "save_windows": "geo4d.scene.files.windows",
     "track_points": "geo4d.tracks",
 }
 __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from geo4d.alignment import AlignmentConfig, Distance, IncrementalAlignment, Priors, align
     from geo4d.errors import Geo4DError
     from geo4d.io.export import export
-    from geo4d.io.reconstruction import load_reconstruction, save_reconstruction
-    from geo4d.io.tracks import load_tracks, save_tracks
     from geo4d.io.video import read_video
-    from geo4d.io.windows import load_windows, save_windows
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.scene import Clip, Reconstruction, Tracks, WindowPredictions
+    from geo4d.scene.files.reconstruction import load_reconstruction, save_reconstruction
+    from geo4d.scene.files.tracks import load_tracks, save_tracks
+    from geo4d.scene.files.windows import load_windows, save_windows
     from geo4d.synthetic import render_clips
     from geo4d.tracks import track_points
 

@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-import geo4d.io.reconstruction  # noqa: F401  (gives Reconstruction its save and load)
 from geo4d._typing import Int, Tensor
 from geo4d.alignment import AlignmentConfig, Priors, align
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
-from geo4d.io.video import FOLDER_FPS, Selection, Video, read_video, resample
+from geo4d.io.video import FOLDER_FPS, Selection, read_video, resample
 from geo4d.modalities import make_layout
 from geo4d.models.device import pick_device
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
-from geo4d.scene import Reconstruction, WindowPredictions
+from geo4d.scene import Reconstruction, Video, WindowPredictions
 from geo4d.tracks import PointFollower, TrackerConfig, track_points
 from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows

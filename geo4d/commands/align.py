@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.commands.infer import KIND, SETTINGS, WORK_FOLDER, report, result_files, write_result
     from geo4d.config import load_config, save_config
     from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
-    from geo4d.io.tracks import load_tracks
-    from geo4d.io.windows import load_windows
     from geo4d.pipeline import one_thread
     from geo4d.progress import Bars
+    from geo4d.scene.files.tracks import load_tracks
+    from geo4d.scene.files.windows import load_windows
 
     config = load_config(AlignmentConfig, overrides=args.settings)
     out, files = Path(args.out), result_files(args)

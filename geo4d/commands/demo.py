@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.evaluation.store import write_json
     from geo4d.evaluation.synthetic import table
     from geo4d.io.output import register
-    from geo4d.io.reconstruction import load_reconstruction
+    from geo4d.scene.files.reconstruction import load_reconstruction
 
     parser = argparse.ArgumentParser()
     infer.add_arguments(parser)

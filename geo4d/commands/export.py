@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.io.contracts import source_frames, write_contract
     from geo4d.io.export import FOLDER_FORMATS, ExportConfig, export
     from geo4d.io.output import refuse_file_of, refuse_inputs_inside
-    from geo4d.io.reconstruction import FILES, load_reconstruction
-    from geo4d.io.tracks import load_tracks
+    from geo4d.scene.files.reconstruction import FILES, load_reconstruction
+    from geo4d.scene.files.tracks import load_tracks
 
     if args.tracks is not None and args.format not in CONTRACTS:
         raise ConfigError(f"--tracks goes with --format {' or '.join(CONTRACTS)}; got {args.format}: leave it out.")

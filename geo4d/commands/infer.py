@@ -81,10 +81,10 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
     `kind` is that of the folder, `also` what the caller will write into it.
     """
     from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
-    from geo4d.io.tracks import load_tracks, save_tracks
-    from geo4d.io.windows import save_windows
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.progress import Bars
+    from geo4d.scene.files.tracks import load_tracks, save_tracks
+    from geo4d.scene.files.windows import save_windows
     from geo4d.windows.cache import cache_files
 
     names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
 
 def write_result(result: Reconstruction, out: Path, *, preview: bool) -> None:
     """Pictures of the result, then the result itself, whose summary comes last."""
-    from geo4d.io.reconstruction import save_reconstruction
+    from geo4d.scene.files.reconstruction import save_reconstruction
 
     if preview:
         from geo4d.viewer.preview import write_preview
@@ -138,7 +138,7 @@ def write_result(result: Reconstruction, out: Path, *, preview: bool) -> None:
 
 def result_files(args: argparse.Namespace) -> list[str]:
     """Names of what infer or align writes."""
-    from geo4d.io.reconstruction import FILES
+    from geo4d.scene.files.reconstruction import FILES
 
     kept = ("windows.npz", "tracks.npz") if getattr(args, "save_windows", False) else ()
     return [SETTINGS, *FILES, *kept, *(() if args.no_preview else PREVIEW)]
@@ -177,7 +177,7 @@ def _is_finished(out: Path, kind: str, args: argparse.Namespace) -> bool:
     """Whether the folder holds a whole result of these settings; one of other settings is refused."""
     from geo4d.errors import InputError
     from geo4d.io.output import close_output_directory
-    from geo4d.io.reconstruction import SUMMARY, is_intact
+    from geo4d.scene.files.reconstruction import SUMMARY, is_intact
 
     if not (out / SUMMARY).exists():
         return False
@@ -202,8 +202,7 @@ def _settings(args: argparse.Namespace) -> str:
 
 
 def _write_settings(out: Path, args: argparse.Namespace) -> None:
-    from geo4d.io.atomic import temporary_path
+    from geo4d.scene.atomic import whole_file
 
-    temporary = temporary_path(out / SETTINGS)
-    temporary.write_text(_settings(args))
-    temporary.replace(out / SETTINGS)
+    with whole_file(out / SETTINGS, alone=True) as temporary:
+        temporary.write_text(_settings(args))

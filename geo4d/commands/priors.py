@@ -82,13 +82,13 @@ def _intrinsics(text: str) -> np.ndarray:
 
 
 def _poses(path: Path) -> np.ndarray:
-    from geo4d.io.reconstruction import read_tum
+    from geo4d.scene.files.reconstruction import read_tum
 
     return _array(path) if path.suffix == ".npy" else read_tum(path)[1]
 
 
 def _array(path: Path) -> np.ndarray:
-    from geo4d.io.arrays import Unreadable, map_array
+    from geo4d.scene.arrays import Unreadable, map_array
 
     try:
         return map_array(path)

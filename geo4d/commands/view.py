@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     import logging
 
     from geo4d.io.output import refuse_file_of
-    from geo4d.io.reconstruction import FILES, load_reconstruction
+    from geo4d.scene.files.reconstruction import FILES, load_reconstruction
 
     if args.html:
         refuse_file_of(args.directory, args.html, FILES)

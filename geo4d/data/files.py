@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from geo4d.data.frames import BadData
 from geo4d.errors import InputError
+from geo4d.scene.arrays import map_array, read_archive
 
 # what decoders raise; the last three come from compressed archives, from the headers of arrays, and from CSV files
 DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError, SyntaxError, zlib.error, TokenError, csv.Error)
@@ -29,9 +30,9 @@ def naming(file: Path, expected: str) -> Iterator[None]:
         yield
     except BadData:
         raise
-    except FileNotFoundError as error:
-        raise BadData(file, "is missing") from error
     except DAMAGE as error:
+        if not file.exists():
+            raise BadData(file, "is missing") from error
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadData(file, f"is not {expected} that can be read ({reason})") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, zipfile.BadZipFile) as error:
@@ -61,14 +62,20 @@ def read_grey(file: Path, *, bits: int) -> np.ndarray:
 
 def read_npy(file: Path) -> np.ndarray:
     """One array; never a pickle."""
+    return np.array(map_npy(file))
+
+
+def map_npy(file: Path) -> np.ndarray:
+    """One array as a memory map."""
     with naming(file, "a .npy file of numbers"):
-        return np.load(file, allow_pickle=False)
+        return map_array(file)
 
 
 def read_npz(file: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     """The named arrays of an archive; the others stay unread."""
-    with naming(file, f"a .npz file with {', '.join(names)}"), np.load(file, allow_pickle=False) as archive:
-        missing = [name for name in names if name not in archive.files]
+    with naming(file, f"a .npz file with {', '.join(names)}"):
+        archive = read_archive(file, names)
+        missing = [name for name in names if name not in archive]
         if missing:
             raise BadData(file, f"holds no {' and no '.join(missing)}")
         return tuple(archive[name] for name in names)

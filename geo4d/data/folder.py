@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geo4d.data.base import DiskSet, folders_with
-from geo4d.data.files import naming, read_npy
+from geo4d.data.files import map_npy, read_npy
 from geo4d.data.frames import BadData, Cameras, Frame, Problem, Recording, make_frame
 from geo4d.errors import InputError
 from geo4d.io.video import Selection, read_video
@@ -77,8 +77,7 @@ class Folder(DiskSet):
     def _open(self, name: str, array: str) -> np.ndarray:
         """A memory map."""
         file = self.root / name / f"{array}.npy"
-        with naming(file, "a .npy file of numbers"):
-            values = np.load(file, mmap_mode="r", allow_pickle=False)
+        values = map_npy(file)
         if values.ndim != 3:
             raise BadData(file, f"has shape {list(values.shape)}; expected (frames, h, w)")
         return values

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from geo4d.data.frames import Problem, Recording
+from geo4d.errors import InputError
+from geo4d.scene.atomic import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +49,11 @@ def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
         logger.info("looking through %s", root)
     index = scan()
     entry = {"version": VERSION, "root": str(root), "state": _state(index.watched), **asdict(index)}
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(entry))
-        os.replace(temporary, file)
-    except OSError as error:
-        logger.warning("Warning: the index of %s cannot be kept in %s (%s); it is made again next time.", root, file.parent, error.strerror)
+        with whole_file(file, subject=f"the index of {root}", remedy="it is made again next time") as temporary:
+            temporary.write_text(json.dumps(entry))
+    except InputError as error:
+        logger.warning("Warning: %s", error)
     return index
 
 

@@ -16,8 +16,8 @@ from geo4d.evaluation.results import Results, markdown
 from geo4d.evaluation.runner import Run, Shard
 from geo4d.evaluation.sets import OpenSet, open_set
 from geo4d.evaluation.store import Store
-from geo4d.io.atomic import whole_file
 from geo4d.io.output import discard, register
+from geo4d.scene.atomic import whole_file
 
 FOLDER_KIND, SETTINGS = "ablation", "config.yaml"
 WINDOWS = ".windows"  # predicted windows that variants share, below the folder of the ablation

@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.data.files import naming, read_npy
 from geo4d.data.frames import BadData
-from geo4d.io.reconstruction import read_tum
+from geo4d.scene.arrays import read_archive
+from geo4d.scene.files.reconstruction import read_tum
 
 WXYZ_FILE = "pred_traj.txt"  # some projects write it in TUM lines, but with the quaternion's scalar first
 TRAJECTORIES = (WXYZ_FILE, "trajectory_tum.txt", "trajectory.txt", "traj.txt")
@@ -73,8 +74,8 @@ def _add(source: Path, arrays: dict[str, np.ndarray], more: dict[str, np.ndarray
 
 
 def _read_archive(file: Path) -> dict[str, np.ndarray]:
-    with naming(file, "an .npz file of numbers"), np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    with naming(file, "an .npz file of numbers"):
+        return read_archive(file)
 
 
 def _stack(files: list[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:

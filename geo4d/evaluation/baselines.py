@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geo4d.geometry.resample import resize_nearest
+from geo4d.scene.arrays import read_archive
 from geo4d.synthetic import FPS, render_clips, scene_seed
 
 MEAN_SPLIT = 700001  # scenes that the mean map and the mean path are averaged over
@@ -50,8 +51,7 @@ def mean_focal() -> float:
 
 @cache
 def _means() -> dict[str, np.ndarray]:
-    with np.load(Path(str(resources.files("geo4d.evaluation") / MEAN_FILE))) as archive:
-        return dict(archive)
+    return read_archive(Path(str(resources.files("geo4d.evaluation") / MEAN_FILE)))
 
 
 def compute_means(path: Path) -> None:

@@ -20,8 +20,8 @@ from geo4d.evaluation.prepare import sha256
 from geo4d.evaluation.scores import Truth, constant_prediction, mean_prediction
 from geo4d.evaluation.sets import EvaluationSequence
 from geo4d.io.output import register
-from geo4d.io.reconstruction import save_reconstruction
 from geo4d.pipeline import Compat, Geo4D, InferConfig
+from geo4d.scene.files.reconstruction import save_reconstruction
 from geo4d.windows.cache import cache_files, fingerprint_model
 
 WINDOWS_KIND = "windows"  # of folder, of predicted windows

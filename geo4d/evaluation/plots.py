@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from geo4d.evaluation.results import Results
 from geo4d.evaluation.store import Record
-from geo4d.io.atomic import whole_file
+from geo4d.scene.atomic import whole_file
 
 COLUMNS, MAX_PANELS, PANEL = 4, 24, (3.4, 2.5)  # panels a row, panels a picture, inches
 TRAJECTORIES, RELIABILITY = "trajectories.png", "reliability.png"

@@ -17,8 +17,8 @@ from geo4d.evaluation.archives import gather_arrays
 from geo4d.geometry.pixels import resize_intrinsics
 from geo4d.geometry.resample import resize_nearest
 from geo4d.io.output import is_list
-from geo4d.io.reconstruction import SUMMARY, load_reconstruction
 from geo4d.scene import Reconstruction
+from geo4d.scene.files.reconstruction import SUMMARY, load_reconstruction
 
 KEYS = {  # what an array means, by the names that projects give it
     "depth": ("depth", "depths", "depth_z", "depth_pred"),

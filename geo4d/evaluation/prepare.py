@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from geo4d.data.frames import BadData, Problem
 from geo4d.errors import InputError
 from geo4d.evaluation.sets import OpenSet, open_set
 from geo4d.evaluation.sets.base import CHANGEABLE, EvaluationSequence, without_root
+from geo4d.scene.atomic import whole_file
 
 FORMAT, VERSION = "geo4d-frames", 1
 TEXTS, LISTS = ("dataset", "task", "rule", "digest"), ("sequences", "missing", "problems")
@@ -42,13 +42,8 @@ class Prepared:
 
     def save(self, path: Path) -> None:
         """Writes the list in one move. Raises InputError if the place cannot be written."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, remedy="choose another --out") as temporary:
             temporary.write_text(json.dumps(self.entries, indent=1))
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); choose another --out.") from error
 
     def text(self) -> str:
         """What was taken, what was left out and why, for a terminal."""

@@ -18,9 +18,9 @@ from typing import Any
 from urllib.parse import quote
 
 from geo4d.errors import InputError
-from geo4d.io.atomic import is_temporary, whole_file
 from geo4d.io.output import clear, is_list, read_listing, register
-from geo4d.io.reconstruction import FILES
+from geo4d.scene.atomic import is_temporary, whole_file
+from geo4d.scene.files.reconstruction import FILES
 
 SETTINGS = "settings.json"
 FORMAT, VERSION = "geo4d-evaluation", 3  # 3: no fitted scale is negative, and records say where a free one would be

@@ -76,12 +76,7 @@ def write_contract(
         arrays = worldtrack_arrays(reconstruction, tracks)
     else:
         raise ConfigError(f"The contract must be one of {', '.join(CONTRACTS)}; got {contract!r}.")
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_archive(path, arrays)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+    write_archive(Path(path), arrays)
 
 
 def syn4d_arrays(

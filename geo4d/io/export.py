@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import transform_points
-from geo4d.io.atomic import temporary_path
 from geo4d.io.output import register
-from geo4d.io.reconstruction import ARRAYS, OPTIONAL
 from geo4d.scene import Reconstruction
+from geo4d.scene.atomic import whole_file
+from geo4d.scene.files.reconstruction import ARRAYS, OPTIONAL
 
 FORMATS = ("ply", "glb", "colmap", "nerfstudio", "npz")
 FOLDER_FORMATS = ("colmap", "nerfstudio")
@@ -152,14 +151,9 @@ def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig)
 
 
 def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises OSError."""
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises InputError."""
+    with whole_file(path, alone=True) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _image_names(reconstruction: Reconstruction) -> list[str]:
@@ -173,9 +167,5 @@ def _write_images(reconstruction: Reconstruction, folder: Path) -> None:
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = temporary_path(path)
-    try:
+    with whole_file(path, alone=True) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

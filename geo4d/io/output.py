@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from geo4d.errors import InputError
-from geo4d.io.atomic import names_prepared, own_temporary_path
+from geo4d.scene.atomic import names_prepared, whole_file
 
 FORMAT, VERSION = "geo4d-files", 1
 LIST_NAME = re.compile(r"\.geo4d-files-[0-9a-f]{16}\.json")
@@ -296,14 +296,6 @@ def _write_list(directory: Path, listing: Listing) -> Path:
     entry = {"format": FORMAT, "version": VERSION, "kind": listing.kind, "files": sorted(listing.files), "folders": sorted(listing.folders)}
     data = json.dumps(entry, indent=1).encode()
     path = directory / f".geo4d-files-{hashlib.sha256(data).hexdigest()[:16]}.json"
-    temporary = own_temporary_path(path)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, subject=f"The output folder {directory}", remedy="choose another --out") as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"The output folder {directory} cannot be written ({error.strerror}); choose another --out.") from error
-    finally:
-        with suppress(OSError):  # moved, or never there
-            temporary.unlink()
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,25 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from geo4d.errors import InputError
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Tracks
+from geo4d.scene import Video
+from geo4d.scene.atomic import whole_file
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 FOLDER_FPS = 24.0  # of a folder of images, which has no clock
 MAX_SIDE = 16384
 Resize = Callable[[int, int], tuple[int, int]]  # source (height, width) -> working (height, width)
-
-
-@dataclass(frozen=True)
-class Video:
-    """Frames of a video, perhaps resized on the way in."""
-
-    frames: np.ndarray  # (t, h, w, 3) uint8
-    timestamps: np.ndarray  # (t,) float64, seconds
-    fps: float  # mean rate of the frames that were kept
-    source_size: tuple[int, int]  # (height, width) as seen by a viewer, before resizing
-    warnings: tuple[str, ...] = ()
-    tracks: Tracks | None = None  # points followed through the source frames
 
 
 @dataclass(frozen=True)
@@ -200,14 +187,11 @@ def _open_image(file: Path) -> Image.Image:
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, crf: int = 20) -> None:
     """Writes (h, w, 3) uint8 frames as H.264 (yuv420p, which every player takes); odd sides are padded by a pixel."""
     path = Path(path)
-    temporary = temporary_path(path)
     try:
-        _encode(temporary, path, frames, Fraction(fps).limit_denominator(1001), crf)
-        os.replace(temporary, path)
-    except (av.FFmpegError, OSError) as error:
+        with whole_file(path, alone=True) as temporary:
+            _encode(temporary, path, frames, Fraction(fps).limit_denominator(1001), crf)
+    except av.FFmpegError as error:  # those of its errors that are none of the system's
         raise InputError(f"{path} cannot be written ({_reason(error)}); choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _encode(temporary: Path, path: Path, frames: Iterable[np.ndarray], rate: Fraction, crf: int) -> None:

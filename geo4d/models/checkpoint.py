@@ -24,7 +24,7 @@ from geo4d.models.latents import LatentNormalizer
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.released import BUFFERS, NOT_STORED, PREFIXES, gather, sources, unused
 from geo4d.models.resampler import Resampler
-from geo4d.models.storage import build_empty, whole_folder
+from geo4d.models.storage import build_empty, whole_model
 from geo4d.models.unet import VideoUNet
 from geo4d.models.untrusted import differences, fill, read_torch_file
 
@@ -129,7 +129,7 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
         tensors |= Place(module, part, PREFIXES[part]).write()
     adaptors = _adaptors(model)
     tensors = {**{PREFIXES["autoencoder"] + key: value for key, value in adaptors.items()}, **tensors}
-    with whole_folder(directory) as folder:
+    with whole_model(directory) as folder:
         _save(tensors, folder / "model.ckpt")
         if model.spec.uncertainty_blocks:
             parts = [Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)]

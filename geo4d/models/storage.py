@@ -25,6 +25,7 @@ from geo4d.models.conditioner import number_positions
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.untrusted import SafeTensors, differences, fill, read_json
+from geo4d.scene.atomic import whole_file, whole_folder
 
 FORMAT = "geo4d-model-1"
 CONFIG = "config.json"
@@ -38,16 +39,15 @@ def save_model(model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.f
     """Writes one safetensors file, atomically; the spec and `notes` are in its metadata."""
     tensors = {name: value.detach().to(dtype).contiguous().cpu() for name, value in model.state_dict().items()}
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(model.spec)), "notes": json.dumps(notes or {})}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata)
-    temporary.replace(path)
+    with whole_file(path, alone=True) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def save_folder(
     model: GeometryModel, directory: Path, *, notes: dict[str, Any] | None = None, notice: str = "", max_shard_size: str = "2GB"
 ) -> None:
     """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
-    with whole_folder(directory) as temporary:
+    with whole_model(directory) as temporary:
         save_torch_state_dict(dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         config = {"format": FORMAT, "spec": asdict(model.spec), "notes": notes or {}}
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -61,21 +61,15 @@ def check_new(directory: Path) -> None:
 
 
 @contextmanager
-def whole_folder(directory: Path) -> Iterator[Path]:
+def whole_model(directory: Path) -> Iterator[Path]:
     """A folder to write into that takes its name when all is written; nothing is left if anything fails.
 
     Raises CheckpointError if `directory` holds something already, or cannot be written.
     """
     check_new(directory)
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent) as place:
-            temporary = Path(place) / directory.name
-            temporary.mkdir()
+        with whole_folder(directory) as temporary:
             yield temporary
-            if directory.exists():
-                directory.rmdir()
-            temporary.replace(directory)
     except OSError as error:
         raise CheckpointError(f"The model cannot be written to {directory} ({error.strerror or error}); choose another place.") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import struct
@@ -17,6 +16,7 @@ from torch import nn
 
 from geo4d._typing import Tensor
 from geo4d.errors import CheckpointError
+from geo4d.scene import arrays
 
 logger = logging.getLogger(__name__)
 
@@ -163,11 +163,9 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype
 def read_json(path: Path) -> Any:
     """A small JSON file. Raises CheckpointError if it is missing, huge or something else."""
     try:
-        if path.stat().st_size > MAX_STRUCTURE:
-            raise CheckpointError(f"{path} is {path.stat().st_size} bytes long; expected a few kilobytes of JSON.")
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)}); expected the JSON that geo4d wrote.") from error
+        return arrays.read_json(path, MAX_STRUCTURE)
+    except arrays.Unreadable as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); expected a few kilobytes of JSON that geo4d wrote.") from error
 
 
 def _first_line(error: BaseException) -> str:

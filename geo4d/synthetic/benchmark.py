@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
@@ -22,6 +21,7 @@ import torch
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.output import register
 from geo4d.scene import Clip
+from geo4d.scene.atomic import whole_file
 from geo4d.synthetic.files import CLIP_FILE, FOLDER_KIND, save_clip
 from geo4d.synthetic.render import FPS, make_batch, render_clips, scene_seed
 from geo4d.synthetic.staging import CameraStyle, Staging
@@ -263,6 +263,5 @@ def write_manifest(version: str, out: Path) -> None:
     """Lists the benchmark's clips that are in `out`, in one move."""
     entries = [read_entry(out / clip.name) for clip in BENCHMARKS[version] if (out / clip.name).is_dir()]
     manifest = {"benchmark": version, "clips_of_the_benchmark": len(BENCHMARKS[version]), "fps": FPS, "clips": entries}
-    temporary = out / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(temporary, out / MANIFEST)
+    with whole_file(out / MANIFEST, remedy="choose another --out") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")

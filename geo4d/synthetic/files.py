@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -19,6 +17,8 @@ from PIL import Image
 from geo4d.errors import InputError
 from geo4d.io.video import write_video
 from geo4d.scene import Clip
+from geo4d.scene.arrays import map_array
+from geo4d.scene.atomic import whole_folder
 from geo4d.synthetic.render import FPS, render_clips
 
 ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
@@ -56,7 +56,7 @@ def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
 def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Of a folder without clip.json, as they were written before: its seed is that of the entry if the cameras are, else None."""
     names = ("depth", "cam_to_world", "intrinsics")
-    depth, poses, intrinsics = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names)
+    depth, poses, intrinsics = (map_array(folder / f"{name}.npy") for name in names)
     frames, *size = depth.shape
     small = 8  # cameras do not depend on the size but for the unit of the intrinsics
     true = render_clips([int(entry["seed"])], num_frames=frames, size=(small, small)).map(lambda x: x[0])
@@ -70,10 +70,7 @@ def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mappin
     """Writes one clip and `extra` text files in one move. Raises InputError if the place cannot be written."""
     pictures = clip.rgb.mul(255).round().byte().numpy()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as place:
-            temporary = Path(place) / folder.name
-            temporary.mkdir()
+        with whole_folder(folder) as temporary:
             if lossless:
                 write_lossless(temporary / "rgb.mp4", pictures)
             else:
@@ -82,7 +79,6 @@ def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mappin
                 np.save(temporary / f"{name}.npy", getattr(clip, name).numpy(), allow_pickle=False)
             for name, text in (extra or {}).items():
                 (temporary / name).write_text(text)
-            os.replace(temporary, folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from error
 

@@ -6,7 +6,6 @@ there rounding, which differs between machines, cannot show another thing or ano
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +15,8 @@ import numpy as np
 
 from geo4d.errors import InputError
 from geo4d.io.video import read_video
+from geo4d.scene.arrays import Unreadable, map_array, read_archive
+from geo4d.scene.atomic import whole_file
 from geo4d.synthetic.benchmark import BenchmarkClip, parameters_hash, read_entry
 
 FRAMES, PIXELS = 3, 48  # of each clip
@@ -42,11 +43,9 @@ def reference_file(version: str) -> Path:
 def load_reference(file: Path) -> Reference:
     """Reads one. Raises InputError if it is not there or something else."""
     try:
-        with np.load(file, allow_pickle=False) as content:
-            return Reference(
-                content["names"].tolist(), content["parameters"].tolist(), *(content[key] for key in ("place", "rgb", "depth"))
-            )
-    except (OSError, ValueError, KeyError) as error:
+        content = read_archive(file, ("names", "parameters", "place", "rgb", "depth"))
+        return Reference(content["names"].tolist(), content["parameters"].tolist(), content["place"], content["rgb"], content["depth"])
+    except (Unreadable, KeyError) as error:
         raise InputError(f"{file} is not the reference of a benchmark; install geo4d again.") from error
 
 
@@ -54,11 +53,9 @@ def write_reference(clips: Sequence[BenchmarkClip], root: Path, file: Path) -> N
     """Draws the pixels of a benchmark in `root` and keeps them, in one move."""
     samples = [_draw(root / clip.name, clip) for clip in clips]
     place, rgb, depth = (np.stack(part) for part in zip(*samples, strict=True))
-    temporary = file.with_name(f".{file.name}")
-    with temporary.open("wb") as handle:
+    with whole_file(file) as temporary, temporary.open("wb") as handle:
         names, hashes = np.array([clip.name for clip in clips]), np.array([parameters_hash(clip) for clip in clips])
         np.savez_compressed(handle, names=names, parameters=hashes, place=place, rgb=rgb, depth=depth)
-    os.replace(temporary, file)
 
 
 def check_benchmark(
@@ -100,8 +97,8 @@ def _read(folder: Path, clip: BenchmarkClip) -> tuple[np.ndarray, np.ndarray]:
     """Frames and depth. Raises InputError if they are not as many, or not as large, as the table says."""
     pictures = read_video(folder / "rgb.mp4").frames
     try:
-        depths = np.load(folder / "depth.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        depths = map_array(folder / "depth.npy")
+    except Unreadable as error:
         raise InputError(f"{folder / 'depth.npy'} cannot be read; remove the folder and build it again.") from error
     expected = (clip.frames, *clip.size)
     if pictures.shape[:3] != expected or depths.shape != expected:

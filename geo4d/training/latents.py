@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from geo4d.errors import InputError
 from geo4d.modalities import Layout
 from geo4d.models.autoencoder import Autoencoder
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.scene.atomic import whole_file
 from geo4d.training.config import Length
 from geo4d.training.sources import ClipBatch, ClipSource, Place, pick, rgb_images
 
@@ -94,9 +94,8 @@ def write_shard(directory: Path, shard: int, batch: ClipBatch, latents: dict[str
     height, width = batch.clip.depth.shape[-2:]
     path = directory / f"{height}x{width}x{batch.frame_index.shape[1]}_{shard:06d}{SUFFIX}"
     tensors = {name: value.half().cpu().contiguous() for name, value in latents.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({**tensors, "frame_index": batch.frame_index, "fps": batch.fps}, temporary, metadata={KIND: kind})
-    os.replace(temporary, path)
+    with whole_file(path, alone=True) as temporary:
+        save_file({**tensors, "frame_index": batch.frame_index, "fps": batch.fps}, temporary, metadata={KIND: kind})
 
 
 @dataclass

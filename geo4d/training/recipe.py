@@ -9,7 +9,6 @@ A stage names the model it begins with, so every file can also be run alone.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from geo4d.errors import ConfigError
 from geo4d.io.output import is_list, read_listing, register
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import remove_folder, save_folder, save_model
+from geo4d.scene.atomic import whole_file
 from geo4d.training import ranks
 from geo4d.training.config import StageConfig, ValidationConfig
 from geo4d.training.stages import (
@@ -122,9 +122,8 @@ def _finish(config: StageConfig, directory: Path, model: GeometryModel | None) -
             path.parent.mkdir(parents=True, exist_ok=True)
             save_model(model, path, dtype=torch.float16, notes={"stage": config.name})
             logger.info("wrote %s", path)
-    temporary = directory / f"{DONE}.tmp"
-    save_config(config, temporary)
-    os.replace(temporary, directory / DONE)
+    with whole_file(directory / DONE, alone=True) as temporary:
+        save_config(config, temporary)
 
 
 def _is_finished(config: StageConfig, directory: Path) -> bool:

@@ -6,9 +6,10 @@ import importlib.util
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
+
+from geo4d.scene.atomic import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,8 @@ class RunLog:
         if not self.is_main or not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if self._is_kept(line, step)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        with whole_file(self.path, alone=True) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, step: int, numbers: dict[str, Any]) -> None:
         """One line, and one point a number in TensorBoard; what is not finite is written as null."""

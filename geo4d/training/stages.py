@@ -31,6 +31,7 @@ from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
 from geo4d.models.latents import LatentNormalizer
+from geo4d.scene.atomic import whole_file
 from geo4d.training import ranks
 from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
 from geo4d.training.checkpoints import Checkpoints
@@ -234,7 +235,6 @@ def _pictures(stage: Stage) -> Tensor:
         frames = {"rgb": rgb_images(batch.clip), **(layout.encode(batch.clip) if layout else {})}
         images.append(torch.cat([image[:, shard % 2].half().cpu() for image in frames.values()]))
         logger.info("autoencoder images: shard %d of %d", shard + 1, own.shards)
-    temporary = path.with_suffix(".tmp")
-    save_file({"images": torch.cat(images)}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path, alone=True) as temporary:
+        save_file({"images": torch.cat(images)}, temporary)
     return torch.cat(images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from geo4d.errors import InputError
 from geo4d.io.export import camera_pyramid
 from geo4d.scene import Reconstruction
+from geo4d.scene.atomic import whole_file
 
 TEMPLATE = "page.html"
 PLACEHOLDER = "/*DATA*/"
@@ -45,14 +45,8 @@ def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: 
         data = script_json({"frames": frames, "times": times})
     except ValueError as error:
         raise InputError("The reconstruction's cameras and times must be finite numbers to be drawn; run geo4d infer again.") from error
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
+    with whole_file(Path(path), alone=True) as temporary:
         temporary.write_text(text.replace(PLACEHOLDER, f"const DATA = {data};"), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
 
 
 def script_json(value: Any) -> str:

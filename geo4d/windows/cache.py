@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from safetensors.torch import save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
-from geo4d.io.atomic import temporary_path
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.scene.atomic import whole_file
 
 MANIFEST = "manifest.json"
 SAMPLES_PER_TENSOR = 4096  # of the weights, in their fingerprint
@@ -45,9 +44,8 @@ class WindowCache:
                 f"The unfinished run in {directory.parent} was made with another {', '.join(changed)}; "
                 "use the same settings to resume it, or --overwrite to begin anew."
             )
-        temporary = temporary_path(manifest)
-        temporary.write_text(json.dumps(fingerprint))
-        temporary.replace(manifest)
+        with whole_file(manifest, alone=True) as temporary:
+            temporary.write_text(json.dumps(fingerprint))
 
     def load(self, count: int) -> dict[int, dict[str, Any]]:
         """The windows that are finished, by their number."""
@@ -59,9 +57,8 @@ class WindowCache:
         tensors = {name: value.contiguous() for name, value in fields.items() if isinstance(value, Tensor)}
         words = {name: value for name, value in fields.items() if isinstance(value, str)}
         metadata = {"run": self._run, "digest": _digest_fields(tensors, words), "words": json.dumps(words)}
-        temporary = temporary_path(self.path(g))
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, self.path(g))
+        with whole_file(self.path(g), alone=True) as temporary:
+            save_file(tensors, temporary, metadata)
 
     def path(self, g: int) -> Path:
         """Where a window is kept."""

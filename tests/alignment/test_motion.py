@@ -7,7 +7,7 @@ from scenes import exact_windows
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.alignment.finish.assemble import scaled
 from geo4d.alignment.finish.moving import find_motion
-from geo4d.io.reconstruction import load_reconstruction, save_reconstruction
+from geo4d.scene.files.reconstruction import load_reconstruction, save_reconstruction
 from geo4d.synthetic import render_clips, scene_seed
 from geo4d.synthetic.windows import NoiseLaw, simulate_windows
 from geo4d.windows.plan import plan_windows

@@ -10,7 +10,7 @@ from scenes import check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, IncrementalAlignment, align
 from geo4d.errors import InputError
-from geo4d.io.windows import load_windows, save_windows
+from geo4d.scene.files.windows import load_windows, save_windows
 
 MAPS = ("points", "weight", "disparity", "ray_direction", "ray_moment")
 STILL = AlignmentConfig(motion=False)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from geo4d.cli import main
-from geo4d.io.reconstruction import ARRAYS, load_reconstruction
-from geo4d.io.windows import save_windows
 from geo4d.pipeline import Geo4D
+from geo4d.scene.files.reconstruction import ARRAYS, load_reconstruction
+from geo4d.scene.files.windows import save_windows
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (18, 40, 60, 3), dtype=np.uint8)
 

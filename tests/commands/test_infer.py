@@ -18,9 +18,9 @@ from PIL import Image
 from geo4d.cli import main
 from geo4d.commands.infer import WORK_FOLDER
 from geo4d.io.output import is_list
-from geo4d.io.reconstruction import ARRAYS, OPTIONAL, SUMMARY, load_reconstruction
-from geo4d.io.tracks import load_tracks
-from geo4d.io.windows import load_windows
+from geo4d.scene.files.reconstruction import ARRAYS, OPTIONAL, SUMMARY, load_reconstruction
+from geo4d.scene.files.tracks import load_tracks
+from geo4d.scene.files.windows import load_windows
 
 ROOT = Path(__file__).parents[2]
 RESULT = {*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), SUMMARY, "trajectory_tum.txt", "config.yaml"}

@@ -11,10 +11,10 @@ from geo4d.cli import main
 from geo4d.commands import demo
 from geo4d.commands import infer as infer_verb
 from geo4d.io.output import register
-from geo4d.io.reconstruction import load_reconstruction
-from geo4d.io.windows import save_windows
 from geo4d.models.storage import save_folder
 from geo4d.pipeline import Geo4D
+from geo4d.scene.files.reconstruction import load_reconstruction
+from geo4d.scene.files.windows import save_windows
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
 

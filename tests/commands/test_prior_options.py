@@ -11,8 +11,8 @@ from geo4d.alignment.finish.metric import height_above_ground
 from geo4d.cli import main
 from geo4d.commands.priors import add_prior_arguments, read_priors
 from geo4d.errors import ConfigError, InputError
-from geo4d.io.reconstruction import format_tum, load_reconstruction
-from geo4d.io.windows import save_windows
+from geo4d.scene.files.reconstruction import format_tum, load_reconstruction
+from geo4d.scene.files.windows import save_windows
 from geo4d.synthetic import render_clips, scene_seed
 from geo4d.synthetic.windows import NoiseLaw, simulate_windows
 from geo4d.windows.plan import plan_windows

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from geo4d.evaluation.sets.bonn import ROS, marker_to_camera
-from geo4d.io.reconstruction import format_tum
+from geo4d.scene.files.reconstruction import format_tum
 from geo4d.synthetic import SceneConfig, render_clips, scene_seed
 
 SEED = scene_seed(77, 2)

@@ -18,8 +18,8 @@ from geo4d.evaluation.sets.procedural import open_scenes
 from geo4d.evaluation.store import Store, write_json
 from geo4d.evaluation.synthetic import HELD_OUT_SEED, SCORES, SyntheticSet, render_true_clip, score_baselines, table
 from geo4d.evaluation.tum import read_tum_clip
-from geo4d.io.reconstruction import format_tum
 from geo4d.io.video import read_video
+from geo4d.scene.files.reconstruction import format_tum
 
 
 class Perfect:

@@ -8,9 +8,9 @@ from scipy.spatial.transform import Rotation
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.predictions import PredictionForm, read_prediction
 from geo4d.evaluation.sets import open_set
-from geo4d.io.reconstruction import format_tum
 from geo4d.metrics import RELEASED_PROTOCOLS, depth_metrics, pose_metrics
 from geo4d.scene import Reconstruction
+from geo4d.scene.files.reconstruction import format_tum
 
 NAME = "alley_2"
 
@@ -32,8 +32,6 @@ def ours(folder):
     depth, poses, k = truth()
     images = np.zeros((*depth.shape, 3), np.uint8)
     result = Reconstruction(depth, np.ones_like(depth), np.isfinite(depth), images, k, poses, np.arange(FRAMES) / 24, (96, 128))
-    import geo4d.io.reconstruction  # noqa: F401
-
     result.save(folder / NAME)
 
 

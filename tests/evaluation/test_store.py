@@ -15,8 +15,8 @@ from geo4d.evaluation.results import Results
 from geo4d.evaluation.runner import Run
 from geo4d.evaluation.sets import open_set
 from geo4d.evaluation.store import LOOKS, PAUSE_S, SETTINGS, Store, write_text
-from geo4d.io.atomic import whole_file
 from geo4d.io.output import is_list
+from geo4d.scene.atomic import whole_file
 
 METHODS = [("m", {"kind": "baseline"})]
 

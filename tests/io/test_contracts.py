@@ -16,9 +16,9 @@ from geo4d.cli import main
 from geo4d.commands import export as command
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.contracts import CONTRACTS, lift_tracks, source_frames, write_contract
-from geo4d.io.reconstruction import save_reconstruction
-from geo4d.io.tracks import save_tracks
 from geo4d.scene import Reconstruction, Tracks
+from geo4d.scene.files.reconstruction import save_reconstruction
+from geo4d.scene.files.tracks import save_tracks
 
 FRAMES, HEIGHT, WIDTH = 32, 24, 36
 SOURCE = (48, 72)

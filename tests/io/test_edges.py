@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from geo4d.errors import InputError
-from geo4d.io.reconstruction import format_tum, load_reconstruction, read_tum, save_reconstruction
 from geo4d.io.video import read_video, write_video
-from geo4d.io.windows import load_windows
+from geo4d.scene.files.reconstruction import format_tum, load_reconstruction, read_tum, save_reconstruction
+from geo4d.scene.files.windows import load_windows
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 
 from geo4d.errors import InputError
 from geo4d.io import output
-from geo4d.io.atomic import own_temporary_path, temporary_path
 from geo4d.io.output import (
     check_output_directory,
     clear,
@@ -21,6 +20,7 @@ from geo4d.io.output import (
     refuse_inputs_inside,
     register,
 )
+from geo4d.scene.atomic import own_temporary_path, temporary_path
 
 KIND = "reconstruction"
 FILES = ("a.npy", "b.json", "parts/deep/c.npy")

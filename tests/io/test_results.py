@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.export import ExportConfig, export, gather_points
-from geo4d.io.reconstruction import load_reconstruction, read_tum, save_reconstruction
-from geo4d.io.windows import load_windows, save_windows
 from geo4d.scene import WindowPredictions
+from geo4d.scene.files.reconstruction import load_reconstruction, read_tum, save_reconstruction
+from geo4d.scene.files.windows import load_windows, save_windows
 
 
 def test_save_and_load(tmp_path, small_reconstruction):

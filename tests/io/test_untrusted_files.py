@@ -10,12 +10,12 @@ import pytest
 
 from geo4d.cli import main
 from geo4d.errors import InputError
-from geo4d.io.arrays import UNPACKED, Unreadable, read_archive
 from geo4d.io.contracts import lift_tracks
-from geo4d.io.reconstruction import SUMMARY, load_reconstruction, save_reconstruction
-from geo4d.io.tracks import load_tracks
-from geo4d.io.windows import load_windows
 from geo4d.scene import Reconstruction, Tracks
+from geo4d.scene.arrays import UNPACKED, Unreadable, read_archive
+from geo4d.scene.files.reconstruction import SUMMARY, load_reconstruction, save_reconstruction
+from geo4d.scene.files.tracks import load_tracks
+from geo4d.scene.files.windows import load_windows
 
 HUGE = 2**31 - 1
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from geo4d.errors import ConfigError, InputError
-from geo4d.io.tracks import load_tracks, save_tracks
 from geo4d.scene import Tracks
+from geo4d.scene.files.tracks import load_tracks, save_tracks
 from geo4d.tracks import PointFollower, TrackerConfig, track_points
 
 

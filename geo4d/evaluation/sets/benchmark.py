@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geo4d.data.files import naming, read_npy
+from geo4d.data.files import map_npy, naming, read_npy
 from geo4d.data.frames import BadData
 from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, Rule
 from geo4d.io.video import read_video
@@ -31,7 +31,7 @@ def _find(root: Path, rule: Rule) -> list[str]:
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root / name
     poses, intrinsics = (read_npy(folder / f"{array}.npy").astype(np.float64) for array in ("cam_to_world", "intrinsics"))
-    depth = _open(folder / "depth.npy")
+    depth = map_npy(folder / "depth.npy")
     if not len(poses) == len(intrinsics) == len(depth):
         raise BadData(folder / "depth.npy", f"holds {len(depth)} frames, there are {len(poses)} cameras; build the clip again")
     rows = rule.pick(range(len(depth)))
@@ -57,13 +57,7 @@ def _read_image(file: Path, rows: tuple[int, ...], index: int) -> np.ndarray:
 
 
 def _read_row(file: Path, rows: tuple[int, ...], index: int) -> np.ndarray:
-    return np.array(_open(file)[rows[index]])
-
-
-def _open(file: Path) -> np.ndarray:
-    """A memory map."""
-    with naming(file, "a .npy file of numbers"):
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+    return np.array(map_npy(file)[rows[index]])
 
 
 BENCHMARK = EvaluationSet(

@@ -20,7 +20,7 @@ from geo4d.evaluation.sets.base import (
     relative,
     scaled_intrinsics,
 )
-from geo4d.io.reconstruction import read_tum
+from geo4d.scene.files.reconstruction import read_tum
 
 CALIBRATION = (542.822841, 542.576870, 315.593520, 237.756098)  # at 640 x 480; the lens's distortion stays in the pictures
 SEQUENCES = ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous")

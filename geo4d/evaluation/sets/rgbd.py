@@ -20,8 +20,8 @@ from geo4d.evaluation.sets.base import (
     relative,
     unless_needed,
 )
-from geo4d.io.reconstruction import read_tum
 from geo4d.io.video import natural_order
+from geo4d.scene.files.reconstruction import read_tum
 
 DEPTH_SUFFIXES = (".png", ".npy")
 

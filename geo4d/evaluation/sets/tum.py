@@ -22,7 +22,7 @@ from geo4d.evaluation.sets.base import (
     scaled_intrinsics,
     unless_needed,
 )
-from geo4d.io.reconstruction import read_tum
+from geo4d.scene.files.reconstruction import read_tum
 
 FREIBURG3 = (535.4, 539.2, 320.1, 247.6)  # calibrated, at 640 x 480
 DYNAMIC = tuple(f"rgbd_dataset_freiburg3_{what}_{how}" for what in ("sitting", "walking") for how in ("static", "xyz", "halfsphere", "rpy"))

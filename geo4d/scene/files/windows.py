@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, is_float, map_array, read_archive
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import WindowPredictions, picture_size
+from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size, read_archive
+from geo4d.scene.atomic import whole_file
+from geo4d.scene.windows import WindowPredictions
 
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 OTHER = ("images", "timestamps")
@@ -32,14 +31,13 @@ def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
         arrays["image_size"] = np.array(predictions.source_size, dtype=np.int32)
     try:
         if path.suffix == ".npz":
-            temporary = temporary_path(path)
-            with temporary.open("wb") as file:
+            with whole_file(path, alone=True) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
-            os.replace(temporary, path)
         else:
             path.mkdir(parents=True, exist_ok=True)
             for name, array in arrays.items():
-                np.save(path / f"{name}.npy", array, allow_pickle=False)
+                with whole_file(path / f"{name}.npy", alone=True) as temporary, temporary.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
 
@@ -131,6 +129,3 @@ def _check_frames(path: Path, arrays: dict[str, np.ndarray]) -> None:
     times = arrays.get("timestamps", np.zeros(0))
     if times.ndim != 1 or times.dtype.kind not in "fiu" or not np.isfinite(times).all():
         raise InputError(f"{path}: 'timestamps' must be finite seconds (T,); got {times.dtype.name} {times.shape}.")
-
-
-WindowPredictions.load = staticmethod(load_windows)  # type: ignore[attr-defined]

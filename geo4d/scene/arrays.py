@@ -1,7 +1,8 @@
-"""Arrays from files that anyone may have written: nothing is unpickled, and no claimed size is believed before it is checked."""
+"""Arrays and small JSON from files that anyone may have written: nothing is unpickled, and no claimed size is believed before it is checked."""
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import tokenize
@@ -14,6 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
+from geo4d.errors import InputError
+
+MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
 UNPACKED, UNPACKED_RATIO = 2**28, 100  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
@@ -41,8 +45,8 @@ def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
     return found
 
 
-def read_archive(path: str | Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that bear one of these names; others are not read.
+def read_archive(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that bear one of these names, or all; others are not read.
 
     Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or
     whose arrays are not of the size that they claim.
@@ -51,7 +55,7 @@ def read_archive(path: str | Path, names: Collection[str]) -> dict[str, np.ndarr
         raise Unreadable("there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            wanted = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
+            wanted = [entry for entry in archive.infolist() if names is None or entry.filename.removesuffix(".npy") in names]
             claimed = sum(entry.file_size for entry in wanted)
             if claimed > max(UNPACKED, UNPACKED_RATIO * Path(path).stat().st_size):
                 raise Unreadable(f"it claims to unpack to {claimed} bytes from {Path(path).stat().st_size}")
@@ -59,16 +63,37 @@ def read_archive(path: str | Path, names: Collection[str]) -> dict[str, np.ndarr
                 with archive.open(entry) as file:
                     _check_claim(file, entry)
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in names}
+            return {name: archive[name] for name in archive.files if names is None or name in names}
     except Unreadable:
         raise
     except _BROKEN as error:
         raise Unreadable(_reason(error)) from error
 
 
+def read_json(path: Path, most_bytes: int) -> Any:
+    """What a small JSON file holds. Raises Unreadable if it is missing, longer than `most_bytes`, or something else."""
+    try:
+        if path.stat().st_size > most_bytes:
+            raise Unreadable(f"{path.name} is {path.stat().st_size} bytes long")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except Unreadable:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unreadable(_reason(error)) from error
+
+
 def is_float(array: np.ndarray) -> bool:
     """Whether an array holds single or double precision in this machine's byte order, as torch takes it."""
     return array.dtype in (np.float32, np.float64)
+
+
+def picture_size(size: Any, what: str) -> tuple[int, int]:
+    """(height, width) as ints. Raises InputError, which begins with `what`, unless they are two whole numbers of pixels."""
+    pair = np.asarray(size) if isinstance(size, (tuple, list, np.ndarray)) else np.empty(0)
+    if pair.shape != (2,) or pair.dtype.kind not in "iu" or not 1 <= pair.min() <= pair.max() <= MOST_SIDE:
+        said = str(size).replace("\n", " ")[:80]
+        raise InputError(f"{what} must be (height, width) in whole pixels from 1 to {MOST_SIDE}; got {said}.")
+    return int(pair[0]), int(pair[1])
 
 
 def _check_claim(file: zipfile.ZipExtFile, entry: zipfile.ZipInfo) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, is_float, map_array
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Reconstruction, picture_size
+from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size, read_json
+from geo4d.scene.atomic import whole_file
+from geo4d.scene.reconstruction import Reconstruction
 
 VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
@@ -63,9 +62,8 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
             "sha256": {file.name: _sha256(file) for file in files},
             "diagnostics": _plain(reconstruction.diagnostics),
         }
-        temporary = temporary_path(directory / SUMMARY)
-        temporary.write_text(json.dumps(summary, indent=1))
-        os.replace(temporary, directory / SUMMARY)
+        with whole_file(directory / SUMMARY, alone=True) as temporary:
+            temporary.write_text(json.dumps(summary, indent=1))
     except OSError as error:
         raise InputError(f"{directory} cannot be written ({error.strerror}); choose another output folder.") from error
 
@@ -81,7 +79,7 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         arrays = {name: map_array(directory / f"{name}.npy") for name in names}
         shape = (summary["frames"], *picture_size(summary.get("size"), "size"))
         source_size = picture_size(summary.get("source_size"), "source_size")
-    except (OSError, ValueError, RecursionError, InputError) as error:
+    except (Unreadable, InputError) as error:
         raise InputError(f"{directory} holds a damaged reconstruction ({str(error).rstrip('.')}); run geo4d infer again.") from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
@@ -92,10 +90,8 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    """The JSON file, its fields of the right types. Raises ValueError (of which Unreadable is one) in a few words."""
-    if path.stat().st_size > LARGEST_SUMMARY:
-        raise Unreadable(f"{SUMMARY} is {path.stat().st_size} bytes long")
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    """The JSON file, its fields of the right types. Raises Unreadable."""
+    summary = read_json(path, LARGEST_SUMMARY)
     if not isinstance(summary, dict):
         raise Unreadable(f"{SUMMARY} is no table of fields")
     for name, kind in (("frames", int), ("is_metric", bool), ("diagnostics", dict)):
@@ -132,7 +128,7 @@ def is_intact(directory: str | Path) -> bool:
     directory = Path(directory)
     try:
         load_reconstruction(directory)
-        digests = json.loads((directory / SUMMARY).read_text())["sha256"]
+        digests = read_json(directory / SUMMARY, LARGEST_SUMMARY)["sha256"]
         return bool(digests) and all(_sha256(directory / name) == digests[name] for name in digests)
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return False
@@ -170,10 +166,8 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    temporary = temporary_path(path)
-    with temporary.open("wb") as file:
+    with whole_file(path, alone=True) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
-    os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:
@@ -187,8 +181,3 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, (str, int, float, bool, type(None))):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# The class lives below the files' floor, so its methods for files are completed here.
-Reconstruction.save = save_reconstruction  # type: ignore[attr-defined]
-Reconstruction.load = staticmethod(load_reconstruction)  # type: ignore[attr-defined]

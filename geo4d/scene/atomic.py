@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from geo4d.errors import InputError
 
@@ -42,18 +43,37 @@ def names_prepared(name: str) -> set[str]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(
+    path: Path, *, alone: bool = False, subject: str | Path | None = None, remedy: str = "choose another place"
+) -> Iterator[Path]:
     """A name to write to, which becomes `path` in one move when all is written, and is removed if that fails.
 
-    No two writers get one name. Raises InputError if the place cannot be written.
+    The folder is made if need be. No two writers get one name, unless the caller is sure to be `alone`: then what a killed one left
+    is written over. Raises InputError, in the words "`subject` cannot be written (why); `remedy`.", if the place cannot be written.
     """
-    temporary = own_temporary_path(path)
+    temporary = temporary_path(path) if alone else own_temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+        raise InputError(f"{subject or path} cannot be written ({error.strerror or error}); {remedy}.") from error
     finally:
         with suppress(OSError):  # gone already, or never there
             temporary.unlink()
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `folder` in one move when all is written; nothing is left if anything fails.
+
+    A `folder` that is there must be empty. Raises OSError if the place cannot be written, or holds something.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as place:
+        temporary = Path(place) / folder.name
+        temporary.mkdir()
+        yield temporary
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(temporary, folder)

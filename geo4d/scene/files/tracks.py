@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from geo4d.errors import InputError
-from geo4d.io.arrays import Unreadable, read_archive
-from geo4d.io.atomic import temporary_path
-from geo4d.scene import Tracks, picture_size
+from geo4d.scene.arrays import Unreadable, picture_size, read_archive
+from geo4d.scene.atomic import whole_file
+from geo4d.scene.tracks import Tracks
 
 KEYS = ("track", "frame", "position", "source_size", "num_frames")
 DENSE = ("points", "visible")
 
 
 def save_tracks(path: str | Path, tracks: Tracks) -> None:
-    """Writes track (m,), frame (m,), position (m, 2), source_size (2,) and num_frames, in one move."""
-    path = Path(path)
-    temporary = temporary_path(path)
-    with temporary.open("wb") as file:
+    """Writes track (m,), frame (m,), position (m, 2), source_size (2,) and num_frames. Raises InputError if it cannot be written."""
+    with whole_file(Path(path), alone=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{key: np.asarray(getattr(tracks, key)) for key in KEYS})
-    os.replace(temporary, path)
 
 
 def load_tracks(path: str | Path) -> Tracks:

@@ -1,0 +1,1 @@
+"""Each dataclass on disk: one file a class."""
