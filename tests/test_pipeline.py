@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from geo4d.alignment import AlignmentConfig
+from geo4d.alignment.config import PaperConfig
 from geo4d.errors import CheckpointError, ConfigError, InputError
 from geo4d.io.video import write_video
 from geo4d.pipeline import Geo4D, InferConfig, pick_device
@@ -106,7 +107,11 @@ def test_expected_errors_allow_for_what_windows_get_wrong_alike(geo: Geo4D) -> N
 
 @pytest.mark.parametrize(
     "settings",
-    [{"solver": "paper", "paper_steps": 20}, {"use_points": False, "use_rays": False}, {"use_points": False, "use_disparity": False}],
+    [
+        {"solver": "paper", "paper": PaperConfig(steps=20)},
+        {"use_points": False, "use_rays": False},
+        {"use_points": False, "use_disparity": False},
+    ],
 )
 def test_every_way_of_aligning_says_what_to_expect(geo: Geo4D, settings: dict[str, Any]) -> None:
     result = geo.reconstruct(frames(18), alignment=AlignmentConfig(**settings))

@@ -75,7 +75,7 @@ def outside(wanted, allowed):
 def test_one_room_writes_whole_files_and_reads_arrays(tmp_path, monkeypatch):
     reasons = {
         "geo4d/scene/atomic.py": "the one way",
-        "geo4d/training/checkpoints.py": "folders that are flushed to the disk before they are moved, and moved away before removal",
+        "geo4d/training/checkpoints.py": "folders, flushed to the disk before they are moved, and moved away before they are removed",
     }
     assert outside(moves, reasons) == []
     assert {place.partition(":")[0] for place in outside(moves, ())} == set(reasons)  # none that needs no exception

@@ -81,6 +81,8 @@ def camera_from_rays(
     intrinsics, own, _ = KRt_from_projection(pad(homography, (0, 1)).reshape(-1, 3, 4))
     intrinsics = torch.linalg.inv(to_canonical) @ intrinsics.view(homography.shape)
     rotation = turn if shared_lens else own.view(homography.shape).mT
+    if shared_lens:  # then a camera's rotation and centre do not follow from its lens
+        loose, mirrored = torch.zeros_like(loose), torch.zeros_like(mirrored)
     problems = _named((few, flat, loose, mirrored, orphan))
     return RayCameras(rigid(rotation, fit_centre(direction, moment)), intrinsics / intrinsics[..., 2:, 2:], problems)
 

@@ -1,4 +1,4 @@
-"""Arrays and small JSON from files that anyone may have written: nothing is unpickled, no claimed size is believed unchecked."""
+"""Arrays and small JSON from files that anyone may have written: nothing is unpickled, no claimed size believed unchecked."""
 
 from __future__ import annotations
 

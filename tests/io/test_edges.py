@@ -74,8 +74,9 @@ def test_a_broken_off_writing_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_video(tmp_path / "a.mp4", frames(), 10.0)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="cannot be written"):
-        write_video(tmp_path / "none" / "a.mp4", [np.zeros((16, 16, 3), np.uint8)], 10.0)
+        write_video(tmp_path / "file" / "a.mp4", [np.zeros((16, 16, 3), np.uint8)], 10.0)
 
 
 def test_long_clocks_survive(tmp_path):

@@ -1,6 +1,8 @@
 """Results, window predictions and exports survive the disk, and exports mean what their formats say."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.export import ExportConfig, export, gather_points
-from geo4d.scene import WindowPredictions
+from geo4d.scene import Tracks, WindowPredictions
 from geo4d.scene.files.reconstruction import load_reconstruction, read_tum, save_reconstruction
 from geo4d.scene.files.windows import load_windows, save_windows
 
@@ -26,6 +28,38 @@ def test_save_and_load(tmp_path, small_reconstruction):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     assert isinstance(after.depth, np.memmap) and after.source_size == (48, 72)
     assert after.diagnostics["odd"] == [1.5, None, {"a": [0, 1]}]
+
+
+def test_every_class_has_its_files(tmp_path):
+    """As methods of the classes themselves, complete when `geo4d.scene` alone is imported."""
+    code = "import sys; from geo4d.scene import Reconstruction, Tracks, WindowPredictions as W; "
+    code += "print(*(callable(vars(c)[n].__get__(None, c)) for c in (Reconstruction, Tracks, W) for n in ('save', 'load'))); "
+    code += "print([m for m in sys.modules if m.startswith('geo4d.io')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["True " * 5 + "True", "[]"]
+    windows = WindowPredictions(torch.tensor([[0, 1], [1, 2]]), disparity=torch.rand(2, 2, 4, 6), source_size=(8, 12))
+    for name in ("w.npz", "w"):
+        windows.save(tmp_path / name)
+        after = WindowPredictions.load(tmp_path / name)
+        assert torch.equal(after.disparity, windows.disparity) and torch.equal(after.windows, windows.windows)
+        assert after.source_size == (8, 12) and after.points is None
+    rows = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32), np.array([[0.5, 1], [2, 3], [4, 5]], np.float32)
+    Tracks(*rows, (8, 12), 2).save(tmp_path / "t.npz")
+    tracks = Tracks.load(tmp_path / "t.npz")
+    for found, row in zip((tracks.track, tracks.frame, tracks.position), rows, strict=True):
+        np.testing.assert_array_equal(found, row)
+    assert (tracks.source_size, tracks.num_frames) == ((8, 12), 2)
+
+
+def test_files_are_not_begun_where_they_cannot_be(tmp_path):
+    """One sentence, and nothing left: the folder to be is a file."""
+    (tmp_path / "file").write_text("mine")
+    tracks = Tracks(np.zeros(1, np.int32), np.zeros(1, np.int32), np.ones((1, 2), np.float32), (8, 12), 1)
+    with pytest.raises(InputError, match=r"t\.npz cannot be written"):
+        tracks.save(tmp_path / "file" / "t.npz")
+    with pytest.raises(InputError, match=r"w\.npz cannot be written"):
+        WindowPredictions(torch.tensor([[0]]), disparity=torch.rand(1, 1, 4, 6)).save(tmp_path / "file" / "w.npz")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"] and (tmp_path / "file").read_text() == "mine"
 
 
 def test_what_only_some_results_have(tmp_path, small_reconstruction):
