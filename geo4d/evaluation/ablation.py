@@ -128,4 +128,6 @@ def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def _word(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{','.join(map(_word, value))}]"
     return "null" if value is None else str(value)

@@ -112,7 +112,7 @@ def test_a_run_is_replaced_and_its_neighbours_stay(made, result, capsys):
     (result / "preview.mp4").write_bytes(b"a film of mine")
     assert "preview.mp4 is in the way" in refused(capsys, infer(made / "frames", result, "--overwrite"), keep=result)
     align = ["align", str(made / "out" / "windows.npz"), "--out", str(result), "--no-preview", "--overwrite", "-q"]
-    assert main([*align, "iterations=2"]) == 0
+    assert main([*align, "joint.iterations=2"]) == 0
     assert load_reconstruction(result).num_frames == 2 and "iterations: 2" in (result / "config.yaml").read_text()
     assert (result / "notes.txt").exists() and (result / "preview.mp4").read_bytes() == b"a film of mine"
     assert "already holds a run" in refused(capsys, align[:-2], keep=result)

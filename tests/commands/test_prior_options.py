@@ -18,7 +18,7 @@ from geo4d.synthetic.windows import NoiseLaw, simulate_windows
 from geo4d.windows.plan import plan_windows
 
 FRAMES, SIZE = 16, (24, 32)
-QUICK = ("motion=false", "iterations=8")
+QUICK = ("motion=false", "joint.iterations=8")
 
 
 @pytest.fixture(scope="module")
