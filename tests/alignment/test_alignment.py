@@ -10,6 +10,7 @@ import torch
 from scenes import FOCAL, W, check, exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
+from geo4d.alignment.joint.config import JointConfig
 from geo4d.errors import AlignmentError, ConfigError
 from geo4d.geometry.rotation import so3_exp
 from geo4d.metrics.depth import depth_metrics

@@ -83,12 +83,11 @@ def test_a_window_without_weight_does_not_cut_the_chain(dead):
 
 def test_unusable_rays_are_left_out_aloud():
     predictions, truth = exact_windows()
-    broken = predictions.ray_direction.clone()
-    broken[0, 0, 0, 0] = torch.nan
-    for direction in (broken, torch.zeros_like(broken)):
+    zero = torch.zeros_like(predictions.ray_direction)
+    for direction in (torch.full_like(zero, torch.nan), zero):
         result = align(replace(predictions, ray_direction=direction))
         assert "rays" not in result.diagnostics["terms"]
-        assert any("ray maps" in warning for warning in result.diagnostics["warnings"])
+        assert any("Ray maps" in warning for warning in result.diagnostics["warnings"])
         check(result, truth)
         with pytest.raises(AlignmentError, match="no other modality"):
             align(replace(predictions, ray_direction=direction, points=None, weight=None, disparity=None))

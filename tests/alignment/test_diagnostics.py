@@ -10,6 +10,7 @@ from test_finish import SIZE, tracks_of
 
 from geo4d.alignment import AlignmentConfig, IncrementalAlignment, Priors, align
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.config import PaperConfig
 from geo4d.alignment.joint.config import JointConfig
 from geo4d.solver.lm import FLAT, NO_STEP, OUT_OF_STEPS, SHORT
 
@@ -50,7 +51,7 @@ def test_every_joint_solve_says_how_it_ended(noisy, name):
     priors = Priors(cam_to_world=poses.numpy() if "poses" in given else None, depth=depth if "depth" in given else None)
     result = align(predictions, config=config, priors=priors)
     said = result.diagnostics["joint"]
-    check_summary(said, config.iterations)
+    check_summary(said, config.joint.iterations)
     assert said["converged"] and said["iterations"] > 0
     assert "tracks" not in result.diagnostics
 
@@ -58,7 +59,7 @@ def test_every_joint_solve_says_how_it_ended(noisy, name):
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_short_videos_say_it_too(frames):
     said = align(exact_windows(frames)[0], config=STILL).diagnostics["joint"]
-    check_summary(said, STILL.iterations)
+    check_summary(said, STILL.joint.iterations)
     assert said["converged"]
 
 
@@ -75,7 +76,7 @@ def test_tracks_that_are_used_say_how_their_solve_ended():
     bent[:, :3, 3] += 0.25 * torch.sin(torch.linspace(0, 9, FRAMES, dtype=torch.float64))[:, None] * torch.tensor([0.3, 1.0, 0.2])
     predictions, _ = exact_windows(FRAMES, poses=torch.linalg.inv(bent[:1]) @ bent, stride=2, length=8)
     said = align(replace(predictions, source_size=SIZE), tracks=tracks_of(true), config=STILL).diagnostics
-    check_summary(said["joint"], STILL.iterations)
+    check_summary(said["joint"], STILL.joint.iterations)
     check_summary(said["tracks"], BundleConfig().iterations)
     assert said["tracks"]["used"] and said["tracks"]["converged"] and "unused_because" not in said["tracks"]
 
@@ -104,5 +105,5 @@ def test_where_no_windows_are_solved_together_nothing_is_said_of_it(noisy):
     predictions, _, _ = noisy
     for config in (replace(STILL, use_points=False), replace(STILL, use_points=False, use_disparity=False)):
         assert "joint" not in align(predictions, config=config).diagnostics
-    paper = align(predictions, config=replace(STILL, solver="paper", paper_steps=3)).diagnostics
+    paper = align(predictions, config=replace(STILL, solver="paper", paper=PaperConfig(steps=3))).diagnostics
     assert "joint" not in paper and paper["solver"] == "paper"

@@ -28,7 +28,7 @@ def refusal(capsys, code):
 def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--num", "2", "--frames", "4", "--json", "a.json"]
-    assert evaluate("synthetic", *words, "--model", "tiny", "--device", "cpu", "alignment.samples=64") == 0
+    assert evaluate("synthetic", *words, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64") == 0
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["set"] == {"seed": 900001, "num": 2, "frames": 4, "size": [128, 192]}
     assert set(result["median"]) == {"statistics", "constant", "mean", "model", "ratio", "failures"} and len(result["clips"]) == 2
@@ -42,7 +42,7 @@ def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
 
 
 def test_numbers_without_baselines(tmp_path):
-    words = ["--num", 1, "--frames", 3, "--model", "tiny", "--device", "cpu", "alignment.samples=64", "--no-baselines"]
+    words = ["--num", 1, "--frames", 3, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64", "--no-baselines"]
     assert evaluate("synthetic", *words, "--json", tmp_path / "a.json") == 0
     median = json.loads((tmp_path / "a.json").read_text())["median"]
     assert set(median) == {"statistics", "model", "ratio", "failures"} and median["ratio"] == {}
@@ -104,7 +104,7 @@ def write_kitchen(root):
 
 def test_the_model_that_is_named_is_scored(tmp_path, capsys):
     """However it is named: model=tiny is --model tiny."""
-    words = ["synthetic", "--num", 1, "--frames", 3, "alignment.samples=64", "--json", tmp_path / "a.json"]
+    words = ["synthetic", "--num", 1, "--frames", 3, "alignment.joint.samples=64", "--json", tmp_path / "a.json"]
     assert evaluate(*words, "model=tiny", "device=cpu") == 0
     settings = json.loads((tmp_path / "a.json").read_text())["settings"]
     assert settings["model"] == "tiny" and settings["device"] == "cpu"
