@@ -45,17 +45,21 @@ def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
     return found
 
 
-def read_archive(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that bear one of these names, or all; others are not read.
+def read_archive(path: str | Path, names: Collection[str] | None = None, *, prefix: str = "\0") -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that bear one of these names or begin with `prefix`, or all; others are not read.
 
     Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or
     whose arrays are not of the size that they claim.
     """
+
+    def is_wanted(name: str) -> bool:
+        return names is None or name in names or name.startswith(prefix)
+
     if not Path(path).is_file():
         raise Unreadable("there is no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            wanted = [entry for entry in archive.infolist() if names is None or entry.filename.removesuffix(".npy") in names]
+            wanted = [entry for entry in archive.infolist() if is_wanted(entry.filename.removesuffix(".npy"))]
             claimed = sum(entry.file_size for entry in wanted)
             if claimed > max(UNPACKED, UNPACKED_RATIO * Path(path).stat().st_size):
                 raise Unreadable(f"it claims to unpack to {claimed} bytes from {Path(path).stat().st_size}")
@@ -63,7 +67,7 @@ def read_archive(path: str | Path, names: Collection[str] | None = None) -> dict
                 with archive.open(entry) as file:
                     _check_claim(file, entry)
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if names is None or name in names}
+            return {name: archive[name] for name in archive.files if is_wanted(name)}
     except Unreadable:
         raise
     except _BROKEN as error:

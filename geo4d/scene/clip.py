@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -26,11 +26,13 @@ class Clip:
     cam_to_world: Float[Tensor, "... t 4 4"]
     instance: Int[Tensor, "... t h w"] | None = None
     dynamic: Bool[Tensor, "... t h w"] | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)  # (..., t, ...) each, which only some rooms know
 
     def map(self, function: Any) -> Clip:
         """Returns the clip with `function` applied to every tensor (indexing, moving to a device, ...)."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Clip(**{name: None if value is None else function(value) for name, value in tensors.items()})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        changed = {name: None if value is None else function(value) for name, value in tensors.items()}
+        return Clip(**changed, extra={name: function(value) for name, value in self.extra.items()})
 
     def to(self, device: torch.device | str) -> Clip:
         """Moves every tensor to `device`."""

@@ -12,6 +12,7 @@ import torch
 from geo4d.geometry.camera import unproject
 from geo4d.geometry.pixels import resize_intrinsics
 from geo4d.geometry.resample import resize_nearest
+from geo4d.scene.extra import check_extra
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Reconstruction:
     diagnostics: dict[str, Any] = field(default_factory=dict)
     dynamic: np.ndarray | None = None  # (t, h, w) float32, probability that what a pixel shows moves
     pose_covariance: np.ndarray | None = None  # (t, 6, 6) of rotation (radians, world axes) and centre; the first camera is exact
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # (t, ...) each, which only some rooms know
+
+    def __post_init__(self) -> None:
+        """Raises InputError if an extra field is not of this video."""
+        check_extra(self.extra, (len(self.depth),), "a reconstruction")
 
     @property
     def num_frames(self) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from geo4d._typing import Float, Int, Tensor
 from geo4d.errors import InputError
+from geo4d.scene.extra import check_extra
+
+OF_WINDOWS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,19 @@ class WindowPredictions:
     images: Any = None  # uint8 numpy (t, h, w, 3), for the result
     timestamps: Any = None  # float64 numpy (t,), seconds
     source_size: tuple[int, int] | None = None  # (height, width) of the video
+    extra: dict[str, Tensor] = field(default_factory=dict)  # (g, v, ...) each, which only some rooms know
 
     def __post_init__(self) -> None:
-        """Raises InputError if no modality is present."""
+        """Raises InputError if no modality is present, or an extra field is not of these windows."""
+        check_extra(self.extra, tuple(self.windows.shape), "window predictions")
         if self.points is None and self.disparity is None and self.ray_direction is None and self.ray_cam_to_win is None:
             raise InputError("Window predictions need at least one of points, disparity or rays; got none of them.")
+
+    def map_windows(self, function: Callable[[Tensor], Tensor]) -> WindowPredictions:
+        """A copy with `function` applied to everything that is of the windows (indexing, moving to a device, ...)."""
+        changed = {name: getattr(self, name) for name in OF_WINDOWS}
+        changed = {name: None if value is None else function(value) for name, value in changed.items()}
+        return replace(self, **changed, extra={name: function(value) for name, value in self.extra.items()})
 
     @property
     def num_frames(self) -> int:

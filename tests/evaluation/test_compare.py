@@ -46,7 +46,12 @@ def test_a_better_run_is_better(runs, capsys):
     by_name = {difference.name: difference for difference in compared.differences}
     for name in ("abs_rel", "delta1", "ate_sim3"):
         d = by_name[name]
-        assert d.is_clear and d.second_is_better == 1 and d.better_in == d.sequences == 5 and d.low - 1e-12 <= d.second - d.first <= d.high + 1e-12
+        assert (
+            d.is_clear
+            and d.second_is_better == 1
+            and d.better_in == d.sequences == 5
+            and d.low - 1e-12 <= d.second - d.first <= d.high + 1e-12
+        )
     rows = [json.loads((runs / name / "summary.json").read_text())["methods"][name]["scores"]["abs_rel"] for name in ("bad", "good")]
     assert [by_name["abs_rel"].first, by_name["abs_rel"].second] == pytest.approx(rows)
     # the interval is that of the mean of five differences, near 1.96 standard errors

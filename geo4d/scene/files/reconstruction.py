@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from geo4d.errors import InputError
 from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size, read_json
 from geo4d.scene.atomic import whole_file
+from geo4d.scene.extra import PREFIX
 from geo4d.scene.reconstruction import Reconstruction
 
 VERSION = 1
@@ -49,6 +50,11 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
                 files.pop().unlink(missing_ok=True)
             else:
                 _write(files[-1], getattr(reconstruction, name))
+        for old in set(directory.glob(f"{PREFIX}*.npy")) - {directory / f"{PREFIX}{name}.npy" for name in reconstruction.extra}:
+            old.unlink()
+        for name, array in reconstruction.extra.items():
+            files.append(directory / f"{PREFIX}{name}.npy")
+            _write(files[-1], array)
         trajectory = format_tum(reconstruction.timestamps, reconstruction.cam_to_world)
         (directory / TRAJECTORY).write_text(trajectory)
         summary = {
@@ -77,6 +83,7 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         summary = _read_summary(directory / SUMMARY)
         names = [*ARRAYS, *(name for name in OPTIONAL if (directory / f"{name}.npy").exists())]
         arrays = {name: map_array(directory / f"{name}.npy") for name in names}
+        extra = {path.stem.removeprefix(PREFIX): map_array(path) for path in sorted(directory.glob(f"{PREFIX}*.npy"))}
         shape = (summary["frames"], *picture_size(summary.get("size"), "size"))
         source_size = picture_size(summary.get("source_size"), "source_size")
     except (Unreadable, InputError) as error:
@@ -86,7 +93,8 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
             f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
         )
     _check_arrays(directory, arrays)
-    return Reconstruction(**arrays, source_size=source_size, is_metric=summary["is_metric"], diagnostics=summary["diagnostics"])
+    said = {"is_metric": summary["is_metric"], "diagnostics": summary["diagnostics"]}
+    return Reconstruction(**arrays, source_size=source_size, **said, extra=extra)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

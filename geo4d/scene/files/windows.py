@@ -11,6 +11,7 @@ import torch
 from geo4d.errors import InputError
 from geo4d.scene.arrays import Unreadable, is_float, map_array, picture_size, read_archive
 from geo4d.scene.atomic import whole_file
+from geo4d.scene.extra import PREFIX
 from geo4d.scene.windows import WindowPredictions
 
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
@@ -27,6 +28,7 @@ def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
     arrays: dict[str, Any] = {"windows": predictions.windows.numpy().astype(np.int32), "points_origin": np.array(predictions.points_origin)}
     arrays |= {name: getattr(predictions, name).numpy() for name in DENSE if getattr(predictions, name) is not None}
     arrays |= {name: np.asarray(getattr(predictions, name)) for name in OTHER if getattr(predictions, name) is not None}
+    arrays |= {PREFIX + name: value.numpy() for name, value in predictions.extra.items()}
     if predictions.source_size is not None:
         arrays["image_size"] = np.array(predictions.source_size, dtype=np.int32)
     try:
@@ -52,9 +54,10 @@ def load_windows(path: str | Path) -> WindowPredictions:
         raise InputError(f"There are no window predictions at {path}; give an .npz file or a folder of .npy files.")
     try:
         if path.is_dir():
-            arrays = {name: map_array(path / f"{name}.npy", "c") for name in NAMES if (path / f"{name}.npy").exists()}
+            names = [*NAMES, *(file.stem for file in sorted(path.glob(f"{PREFIX}*.npy")))]
+            arrays = {name: map_array(path / f"{name}.npy", "c") for name in names if (path / f"{name}.npy").exists()}
         else:
-            arrays = read_archive(path, NAMES)
+            arrays = read_archive(path, NAMES, prefix=PREFIX)
     except Unreadable as error:
         raise InputError(
             f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes."
@@ -72,7 +75,17 @@ def load_windows(path: str | Path) -> WindowPredictions:
         images=arrays.get("images", arrays.get("img")),
         timestamps=arrays.get("timestamps"),
         source_size=None if size is None else picture_size(size, f"{path}: 'image_size'"),
+        extra=_extra(path, arrays),
     )
+
+
+def _extra(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Fields that this room does not know. Raises InputError for what torch cannot hold."""
+    found = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
+    odd = {name: array.dtype.name for name, array in found.items() if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8}
+    if odd:
+        raise InputError(f"{path}: {', '.join(PREFIX + name for name in odd)} must hold numbers; got {', '.join(odd.values())}.")
+    return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
 def _tensor(array: np.ndarray, name: str) -> torch.Tensor:
