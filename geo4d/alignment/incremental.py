@@ -11,10 +11,10 @@ import torch
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.align import FIELDS, Progress, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.joint.agreement import own_cameras, solve_agreed
+from geo4d.alignment.joint.agreement import solve_agreed, window_poses
 from geo4d.alignment.joint.guess import FocalGuess
 from geo4d.alignment.joint.observations import observe_points, ray_cameras
-from geo4d.alignment.joint.problem import OwnCameras
+from geo4d.alignment.joint.problem import WindowMotion
 from geo4d.alignment.joint.solve import assess
 from geo4d.alignment.joint.steps import Joint, Prepared, prepare
 from geo4d.alignment.joint.unknowns import Unknowns
@@ -41,7 +41,7 @@ class IncrementalAlignment:
         self._kind = ""
         self._unknowns: Unknowns | None = None
         self._guess: FocalGuess | None = None
-        self._own = OwnCameras()
+        self._window_motion = WindowMotion()
 
     @property
     def num_windows(self) -> int:
@@ -92,8 +92,10 @@ class IncrementalAlignment:
         rays = None if rays is None or self._unknowns.rays is None or not rays.usable.any() else rays
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
-        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own, self.config, problems)
-        joint = Joint(ready, assess(ready.problem(), unknowns), own_cameras(observations, unknowns))
+        ready = Prepared(
+            observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._window_motion, self.config, problems
+        )
+        joint = Joint(ready, assess(ready.problem(), unknowns), window_poses(observations, unknowns))
         return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:
@@ -142,9 +144,8 @@ class IncrementalAlignment:
 
     def _keep(self, found: Unknowns, ready: Prepared, first: int, frames: Int[Tensor, "s"]) -> None:
         """Writes a solution of the recent windows into the whole."""
-        own = ready.guess.own
         if self._unknowns is None or self._guess is None:
-            self._unknowns, self._guess, self._own = found, ready.guess, ready.own
+            self._unknowns, self._guess, self._window_motion = found, ready.guess, ready.window_motion
             return
         old, count = self._unknowns, int(frames.max()) + 1
         rotation = _grown(old.rotation, count, torch.eye(3, dtype=torch.float64))
@@ -153,7 +154,9 @@ class IncrementalAlignment:
         rays = None if found.rays is None or old.rays is None else old.rays[:first].then(found.rays)
         self._unknowns = Unknowns(rotation, centre, old.windows[:first].then(found.windows), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
-        self._guess = FocalGuess(log_focal, ready.guess.sigma, shift, [*self._guess.own[:first], *own], self._guess.zooms)
+        self._guess = FocalGuess(
+            log_focal, ready.guess.sigma, shift, [*self._guess.by_window[:first], *ready.guess.by_window], self._guess.zooms
+        )
 
 
 def _kind(predictions: WindowPredictions) -> str:

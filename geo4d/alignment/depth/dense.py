@@ -85,14 +85,16 @@ class Evidence:
 def fuse_windows(
     predictions: WindowPredictions, joint: Joint, priors: Priors, config: DepthConfig, progress: Progress | None = None
 ) -> Fused:
-    """Depth of every pixel from all sources, given the windows' solved scales and their own cameras.
+    """Depth of every pixel from all sources, given the windows' solved scales and PnP poses.
 
     Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for one that is
     unknown or comes before the points.
     """
     height, width = predictions.grid_size
     index = sample_grid(height, width, config.samples)
-    points = point_source(predictions, joint.observations, joint.own, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision)
+    points = point_source(
+        predictions, joint.observations, joint.window_poses, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision
+    )
     evidence = Evidence(predictions, joint, priors, config, index, points)
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
@@ -142,16 +144,16 @@ def register(name: str, factory: Factory) -> None:
 
 
 def point_source(
-    predictions: WindowPredictions, observations: Observations, own: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
+    predictions: WindowPredictions, observations: Observations, poses: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
 ) -> PointSource:
-    """The point maps as a source of depth, seen from the windows' own cameras; weights in the unit of the typical one."""
-    z = ((observations.points - own[..., None, :3, 3]) * own[..., None, :3, 2]).sum(-1)
+    """The point maps as a source of depth, seen from the per-window PnP poses; weights in the unit of the typical one."""
+    z = ((observations.points - poses[..., None, :3, 3]) * poses[..., None, :3, 2]).sum(-1)
     weight = torch.ones_like(z)
     if predictions.weight is not None:
         weight = torch.stack([window.flatten(1, 2)[:, observations.index] for window in predictions.weight]).double()
     usable = (observations.weight > 0) & (z * scale[:, None, None] > 1e-4)
     unit = float((weight * z).square()[usable].median()) if usable.any() else 1.0
-    return PointSource(predictions, own, scale, unit=max(unit, 1e-30), most=most)
+    return PointSource(predictions, poses, scale, unit=max(unit, 1e-30), most=most)
 
 
 def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion) -> float:

@@ -24,11 +24,11 @@ def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "
 
 
 def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
-    """Each window's own cameras against the common ones, in the world: turn and shift."""
-    u, own = joint.unknowns, joint.own
+    """Per-window PnP poses against the common cameras, in the world: rotation vectors and shifts of the centres."""
+    u, poses = joint.unknowns, joint.window_poses
     w = u.windows
-    rotation = w.rotation[:, None] @ own[..., :3, :3]
-    centre = w.scale[:, None, None] * own[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
+    rotation = w.rotation[:, None] @ poses[..., :3, :3]
+    centre = w.scale[:, None, None] * poses[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
     windows = joint.observations.windows
     return so3_log(rotation @ u.rotation[windows].mT), centre - u.centre[windows]
 
@@ -36,7 +36,7 @@ def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float
 def shared_errors(joint: Joint) -> float:
     """How many times more the windows disagree about cameras than errors independent between pixels would make them.
 
-    By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
+    By the reweighted problem: the distance of each per-window PnP pose from the common camera, in the metric of its Hessian.
     """
     points, fixed = joint.solved.term("points")
     seen, stiffness = points.seen(joint.unknowns), points.rows(joint.unknowns, fixed)[0].stiffness()

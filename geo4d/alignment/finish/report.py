@@ -23,7 +23,7 @@ NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 class WindowFit:
     """How one window fits the result; lists over the windows."""
 
-    turn_deg: Float[Tensor, "g"]  # of its own cameras against the common ones, medians
+    turn_deg: Float[Tensor, "g"]  # of its PnP poses against the common cameras, medians
     shift: Float[Tensor, "g"]  # by the extent of its scene
     across_px: Float[Tensor, "g"]
     along: Float[Tensor, "g"]  # log depth against the other windows
@@ -66,7 +66,7 @@ def describe_windows(joint: Joint, fit: WindowFit) -> list[dict[str, Any]]:
     return [
         {
             "frames": [int(window.min()), int(window.max())],
-            "focal_by_longer_side": round(joint.ready.guess.own[g], 5),
+            "focal_by_longer_side": round(joint.ready.guess.by_window[g], 5),
             "scale": float(joint.unknowns.windows.scale[g]),
             **{name: round(float(values[g]), 6) for name, values in columns.items()},
         }

@@ -1,4 +1,4 @@
-"""Each window's own idea of its cameras, beside the common ones; and a solve that knows how far the windows disagree."""
+"""Per-window PnP poses beside the common cameras; and a solve scaled by how far the windows disagree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.joint.observations import Observations, WindowRays
-from geo4d.alignment.joint.problem import JointProblem, OwnCameras
+from geo4d.alignment.joint.problem import JointProblem, WindowMotion
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.terms.base import acceleration
 from geo4d.alignment.joint.terms.smoothness import angular_acceleration
@@ -21,20 +21,20 @@ WINDOWS_AT_ONCE = 32
 SMALLEST = 1e-6  # radians: rounding
 
 
-def describe_own_cameras(
+def describe_window_motion(
     observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: WindowRays | None
-) -> OwnCameras:
-    """How the windows' own cameras move, and how far they are from one another's (of a single window: from its rays')."""
+) -> WindowMotion:
+    """How the per-window PnP poses accelerate, and how far they disagree (of a single window: with its rays' cameras)."""
     bend = turn = 0.0
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
         bend = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
         turn = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
-    return OwnCameras(bend, turn, _apart(observations, start, cameras, rays))
+    return WindowMotion(bend, turn, _apart(observations, start, cameras, rays))
 
 
 def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
-    """`solve`, again while the windows turn out to agree far better than was assumed; and their own cameras at the solution.
+    """`solve`, again while the windows turn out to agree far better than was assumed; and the per-window PnP poses there.
 
     How far the windows disagree says how small residuals may be taken for. At the start, wild points and badly linked windows make
     it look larger than it is.
@@ -42,16 +42,16 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
     o = problem.observations
     for _ in range(problem.config.solves):
         solved = solve(problem, start, held)
-        own = own_cameras(o, solved.unknowns)
-        apart = _apart(o, solved.unknowns, own, problem.rays)
-        if apart >= problem.config.worth_repeating * problem.own.disagreement or problem.own.disagreement < SMALLEST:
+        poses = window_poses(o, solved.unknowns)
+        apart = _apart(o, solved.unknowns, poses, problem.rays)
+        if apart >= problem.config.worth_repeating * problem.window_motion.disagreement or problem.window_motion.disagreement < SMALLEST:
             break
-        problem, start = replace(problem, own=replace(problem.own, disagreement=apart)), solved.unknowns
-    return solved, own
+        problem, start = replace(problem, window_motion=replace(problem.window_motion, disagreement=apart)), solved.unknowns
+    return solved, poses
 
 
-def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
-    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
+def window_poses(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
+    """Per-window PnP poses, cam_to_win, started at the common cameras: where the two differ, depth follows the window."""
     found = []
     slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
     poses = rigid(unknowns.rotation, unknowns.centre)
@@ -60,10 +60,10 @@ def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor,
         pose = poses[frames]
         scale, rotation, translation = w.scale[some], w.rotation[some], w.translation[some]
         centre = ((pose[..., :3, 3] - translation[:, None]) @ rotation) / scale[:, None, None]
-        own = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
+        cam_to_win = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
         points, weight = observations.points[some].flatten(0, 1), observations.weight[some].flatten(0, 1)
-        own, _ = solve_pnp(own, points, weight, slopes[frames.flatten()], rounds=6)
-        found.append(own.unflatten(0, frames.shape))
+        cam_to_win, _ = solve_pnp(cam_to_win, points, weight, slopes[frames.flatten()], rounds=6)
+        found.append(cam_to_win.unflatten(0, frames.shape))
     return torch.cat(found)
 
 

@@ -32,7 +32,7 @@ class JointConfig:
     min_shared_pixels: int = 10  # that link two windows
     bad_link: float = 3.0  # times the usual misfit of links, from which other links of a window are tried
     most_links: int = 6  # earlier windows that are tried
-    pnp_rounds: int = 12  # steps of each window's own cameras
+    pnp_rounds: int = 12  # steps of the per-window PnP poses
 
     # terms
     across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, wild points move cameras

@@ -33,8 +33,8 @@ class FocalGuess:
     log_focal: Float[Tensor, "t"]
     sigma: float  # how firmly the joint solve holds it; 0: exactly
     shift: Float[Tensor, "g"]
-    own: list[float]  # every window's by itself
-    zooms: bool  # whether the windows' own focal lengths drift far more than they scatter
+    by_window: list[float]  # focal length of each window alone
+    zooms: bool  # whether the windows' focal lengths drift far more than they scatter
 
 
 def fit_focal(
@@ -54,10 +54,10 @@ def fit_focal(
     u = observations.pixels[observations.windows[:, 0]].flatten(1)  # (g, 2 p)
     x, z = points[..., :2].flatten(1), points[..., 2].repeat_interleave(2, dim=1)
     w = weight.repeat_interleave(2, dim=1)
-    own = _own_focals((u, x, z, w), origin)
+    by_window = _focal_by_window((u, x, z, w), origin)
     low, high = focal_bounds(config)
-    usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
-    votes = own.clamp(low, high).log()
+    usable = by_window.isfinite() & (by_window > 0) & (w.sum(1) > 0)
+    votes = by_window.clamp(low, high).log()
     zooms = _drifts(votes[usable], config.drift)
     frames = observations.num_frames
     if known is not None:
@@ -70,10 +70,10 @@ def fit_focal(
     if origin != "camera":
         # with the focal length that is kept, the shift alone: z0 = median of f x / u - z
         shift = _fit_shift(log_focal.exp()[observations.windows[:, 0]], x, z, u, w)
-    return FocalGuess(log_focal, sigma, shift, own.tolist(), zooms)
+    return FocalGuess(log_focal, sigma, shift, by_window.tolist(), zooms)
 
 
-def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Float[Tensor, "g"]:
+def _focal_by_window(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Float[Tensor, "g"]:
     """Every window's focal length by its first frame alone."""
     u, x, z, w = lines
     columns = torch.stack([x, -u], dim=-1)  # (g, 2 p, 2)

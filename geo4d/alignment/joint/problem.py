@@ -28,8 +28,8 @@ class Known:
 
 
 @dataclass(frozen=True)
-class OwnCameras:
-    """What the windows' own cameras are like before they are fitted to one another; medians."""
+class WindowMotion:
+    """How the per-window PnP poses move and disagree; medians."""
 
     acceleration: float = 0.0  # of the centres, in units of the depth around them
     turning: float = 0.0  # angular acceleration, radians
@@ -48,7 +48,7 @@ class JointProblem:
     known: Known = field(default_factory=Known)
     zooms: bool = False
     ray_log_scale: Tensor | None = None  # (g,) first guess, around which the scale of ray cameras that show no path is kept
-    own: OwnCameras = field(default_factory=OwnCameras)
+    window_motion: WindowMotion = field(default_factory=WindowMotion)
 
     def columns(self) -> Columns:
         """Places of the unknowns."""

@@ -9,10 +9,10 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.joint.agreement import describe_own_cameras, own_cameras, solve_agreed
+from geo4d.alignment.joint.agreement import describe_window_motion, solve_agreed, window_poses
 from geo4d.alignment.joint.guess import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
 from geo4d.alignment.joint.observations import Observations, WindowRays, observe_points, ray_cameras
-from geo4d.alignment.joint.problem import JointProblem, Known, OwnCameras
+from geo4d.alignment.joint.problem import JointProblem, Known, WindowMotion
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.unknowns import Unknowns, ray_similarities
 from geo4d.alignment.priors import Priors, Resolved
@@ -35,7 +35,7 @@ class Prepared:
     guess: FocalGuess
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
-    own: OwnCameras
+    window_motion: WindowMotion
     config: AlignmentConfig
     ray_problems: tuple[str, ...] = ()  # which frames' rays were left out, and why
 
@@ -44,7 +44,7 @@ class Prepared:
         rays, config = self.start.rays, self.config
         return JointProblem(
             self.observations, self.rays, config.joint, self.guess.log_focal, self.guess.sigma, self.known.known,
-            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.own,
+            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.window_motion,
         )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Joint:
 
     ready: Prepared
     solved: Solved
-    own: Float[Tensor, "g v 4 4"]  # each window's own idea of its cameras
+    window_poses: Float[Tensor, "g v 4 4"]  # per-window PnP poses, cam_to_win
 
     @property
     def observations(self) -> Observations:
@@ -85,7 +85,7 @@ class Joint:
         known = Known(poses, log_depth=None)
         problem = replace(self.ready.problem(), known=known, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
         solved = solve(problem, start)
-        return Joint(self.ready, solved, own_cameras(self.observations, solved.unknowns))
+        return Joint(self.ready, solved, window_poses(self.observations, solved.unknowns))
 
 
 def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
@@ -111,8 +111,8 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     if rays is not None:
         common = rigid(start.rotation, start.centre)
         start = replace(start, rays=ray_similarities(observations.windows, common, rays.cam_to_win, rays.usable))
-    own = describe_own_cameras(observations, cameras, start, rays)
-    return Prepared(observations, rays, known, guess, start, disconnected, own, config, problems)
+    motion = describe_window_motion(observations, cameras, start, rays)
+    return Prepared(observations, rays, known, guess, start, disconnected, motion, config, problems)
 
 
 def solve_joint(ready: Prepared) -> Joint:

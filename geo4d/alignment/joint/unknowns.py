@@ -71,12 +71,12 @@ class Columns:
         """Their order for the linear algebra; `beside` are pairs of unknowns that meet besides those that follow from the windows."""
         g, t = self.windows, self.frames
         index = windows.numpy()
-        own = np.repeat(np.arange(g), index.shape[1])
-        seen = np.stack([own + t, index.ravel()], axis=1)
+        owner = np.repeat(np.arange(g), index.shape[1])
+        seen = np.stack([owner + t, index.ravel()], axis=1)
         pairs = [seen, np.stack([np.arange(t), np.arange(t)], axis=1)]
         # windows that share a frame meet in the elimination of its depth
-        order = np.lexsort((own, index.ravel()))
-        frame, window = index.ravel()[order], own[order]
+        order = np.lexsort((owner, index.ravel()))
+        frame, window = index.ravel()[order], owner[order]
         for apart in range(1, int(np.bincount(frame).max())):
             same = frame[apart:] == frame[:-apart]
             pairs.append(np.stack([window[apart:][same] + t, window[:-apart][same] + t], axis=1))
@@ -92,7 +92,7 @@ class Columns:
             first = len(sizes)
             sizes += [1] * t
             focal = np.arange(first, first + t)
-            pairs += [np.stack([focal, np.arange(t)], axis=1), np.stack([own + t, focal[index.ravel()]], axis=1)]
+            pairs += [np.stack([focal, np.arange(t)], axis=1), np.stack([owner + t, focal[index.ravel()]], axis=1)]
             pairs += [np.stack([focal[:-apart], focal[apart:]], axis=1) for apart in (1, 2) if t > apart]
         if beside is not None:
             blocks = np.searchsorted(np.cumsum(sizes), beside.numpy(), side="right")

@@ -17,7 +17,7 @@ from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense, point_source
 from geo4d.alignment.depth.fusion import Fusion
 from geo4d.alignment.depth.sources import weigh_disparity
-from geo4d.alignment.joint.agreement import own_cameras
+from geo4d.alignment.joint.agreement import window_poses
 from geo4d.alignment.joint.observations import WindowRays
 from geo4d.alignment.joint.steps import Prepared
 from geo4d.geometry.pixels import centred_pixels
@@ -69,8 +69,8 @@ class _Motion:
 def solve_from(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> tuple[PaperSolution, Dense]:
     """The optimisation from the first guesses of the joint alignment, and its depth where these have any."""
     start = ready.start
-    own = own_cameras(ready.observations, start)
-    points = point_source(predictions, ready.observations, own, start.windows.scale, config.joint.most_precision)
+    by_window = window_poses(ready.observations, start)
+    points = point_source(predictions, ready.observations, by_window, start.windows.scale, config.joint.most_precision)
     fused = Dense(*Fusion(ready.observations.windows, [points], config.depth).dense(*predictions.grid_size))
     poses = rigid(start.rotation, start.centre)
     log_focal = float(start.log_focal.mean())
@@ -139,7 +139,7 @@ class _Objective:
         self.cameras = _Motion(poses[:, :3, :3], poses[:, :3, 3])
         start, ray_start = similarities
         self.mean_log_scale = float(start.scale.log().mean())
-        self.own = _Motion(start.rotation, start.translation, start.scale)
+        self.window_motion = _Motion(start.rotation, start.translation, start.scale)
         self.ray_motion = None if ray_start is None or rays is None else _Motion(ray_start.rotation, ray_start.translation, ray_start.scale)
         g = len(self.windows)
         self.affine = torch.stack([torch.zeros(g), torch.zeros(g)], dim=1).requires_grad_()  # log lambda, beta of Eq. 5
@@ -148,7 +148,7 @@ class _Objective:
     def parameters(self) -> list[Tensor]:
         rays = [] if self.ray_motion is None else self.ray_motion.parameters
         affine = [] if self.disparity is None else [self.affine]
-        return [self.log_depth, self.focal, *self.cameras.parameters, *self.own.parameters, *rays, *affine]
+        return [self.log_depth, self.focal, *self.cameras.parameters, *self.window_motion.parameters, *rays, *affine]
 
     def total(self, *, everything: bool) -> Tensor:
         """Eq. 10; the first stage has points and smoothness alone."""
@@ -165,9 +165,9 @@ class _Objective:
         z = self.log_depth.exp()
         local = torch.cat([self.pixels * z[..., None] / (self.focal / FOCAL_GAIN).exp(), z[..., None]], dim=-1)
         world = torch.einsum("tij,thwj->thwi", rotation, local) + centre[:, None, None]
-        turned = torch.einsum("gij,gvhwj->gvhwi", self.own.rotation, self.points)
-        placed = self.own.scale(mean=self.mean_log_scale)[:, None, None, None, None] * turned
-        placed = placed + self.own.translation[:, None, None, None]
+        turned = torch.einsum("gij,gvhwj->gvhwi", self.window_motion.rotation, self.points)
+        placed = self.window_motion.scale(mean=self.mean_log_scale)[:, None, None, None, None] * turned
+        placed = placed + self.window_motion.translation[:, None, None, None]
         return ((world[self.windows] - placed).abs().sum(-1) * self.weight).mean()
 
     def _disparity(self) -> Tensor:

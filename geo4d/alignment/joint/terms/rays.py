@@ -80,8 +80,8 @@ class RaysTerm:
         """By camera (6) and ray similarity (7)."""
         o, r = self.observations, _rays(unknowns)
         back = unknowns.rotation[o.windows].mT  # (g, v, 3, 3)
-        own = self.columns.ray(torch.arange(len(o.windows)))
-        index = torch.cat([self.columns.camera(o.windows), own[:, None].expand(*o.windows.shape, 7)], dim=-1)
+        similarity = self.columns.ray(torch.arange(len(o.windows)))
+        index = torch.cat([self.columns.camera(o.windows), similarity[:, None].expand(*o.windows.shape, 7)], dim=-1)
         zero = torch.zeros_like(back)
         turn = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
         into = (r.rotation.mT / r.scale[:, None, None])[:, None].expand_as(back)
@@ -91,7 +91,7 @@ class RaysTerm:
         yield Block.of(index, turn, turns)
         yield Block.of(index, shift, shifts)
         for kept in scales:
-            yield Block.of(own[:, :1], torch.ones(len(own), 1, 1, dtype=torch.float64), kept)
+            yield Block.of(similarity[:, :1], torch.ones(len(similarity), 1, 1, dtype=torch.float64), kept)
 
 
 def _rays(unknowns: Unknowns) -> Similarity:
