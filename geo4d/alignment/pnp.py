@@ -75,9 +75,9 @@ class _Pnp:
         to_image = torch.zeros(*z.shape, 2, 3, dtype=torch.float64)
         to_image[..., 0, 0] = to_image[..., 1, 1] = 1 / z
         to_image[..., 0, 2], to_image[..., 1, 2] = -local[..., 0] / z.square(), -local[..., 1] / z.square()
-        turned = pose[:, None, :3, :3].mT @ skew(self.points - pose[:, None, :3, 3])
-        moved = -pose[:, None, :3, :3].mT.expand_as(turned)
-        jacobian = to_image @ torch.cat([turned, moved], dim=-1)  # (n, p, 2, 6)
+        by_rotation = pose[:, None, :3, :3].mT @ skew(self.points - pose[:, None, :3, 3])
+        by_centre = -pose[:, None, :3, :3].mT.expand_as(by_rotation)
+        jacobian = to_image @ torch.cat([by_rotation, by_centre], dim=-1)  # (n, p, 2, 6)
         w = self.weight * LOSS.weight(self._square(residual, spread))
         normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
         return _Normal(normal, torch.einsum("np,npij,npi->nj", w, jacobian, residual))

@@ -22,7 +22,7 @@ from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
 NEAREST = 1e-3  # least depth, in median depths
-DOUBT = Loss.cauchy(1.0)  # of rays against a common turn, in median residuals
+DOUBT = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrackedVideo:
 
     @cached_property
     def tracked_side(self) -> float:
-        """The longer side in the pixels that tell places apart: those of the source, or of the frame that is tracked if it is smaller."""
+        """The longer side in the pixels that resolve places: those of the source, or of the frame that is tracked if it is smaller."""
         return float(min(self.side, self.config.most_tracked))
 
     @cached_property
@@ -123,13 +123,13 @@ class TrackedVideo:
         return self.focal * slope
 
     def _network_motion(self) -> Motion:
-        """The network's cameras from frame to frame: a weak voice, heard where little could be followed."""
+        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed."""
         c, poses = self.config, self.cameras.cam_to_world
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
-        turn = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
+        rotation = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
         step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
-        return Motion(turn, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
+        return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
 
     def start(self, *, chained: bool, poses: Float[Tensor, "t 4 4"] | None = None) -> State:
         """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""
@@ -166,7 +166,7 @@ class TrackedVideo:
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
                 enough = len(both) >= self.config.min_shared
-                rotation.append(_turn(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
+                rotation.append(_robust_rotation(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
             world[e.point[rows]] = rays[rows] @ rotation[-1].T
             seen[e.point[rows]] = frame
         return torch.stack(rotation)
@@ -186,10 +186,10 @@ def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Floa
     return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays[None], rounds=20)[0][0]
 
 
-def _turn(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+def _robust_rotation(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
     """The rotation that takes most rays to where they point in the world."""
     rotation = start
     for _ in range(10):
-        apart = (rays @ rotation.T - world).norm(dim=1)
-        rotation = fit_rotation(rays, world, DOUBT.weight((apart / apart.median().clamp_min(1e-6)).square()))
+        error = (rays @ rotation.T - world).norm(dim=1)
+        rotation = fit_rotation(rays, world, DOUBT.weight((error / error.median().clamp_min(1e-6)).square()))
     return rotation

@@ -116,9 +116,9 @@ class Fusion:
                 both = (a.precision > 0) & (b.precision > 0)
                 if not both.any():
                     continue
-                apart = (a.log_depth - b.log_depth)[both]
-                least[[g, other]] = torch.minimum(least[[g, other]], apart.abs().median())
-                scaled.append((apart - apart.median()).abs().median())
+                difference = (a.log_depth - b.log_depth)[both]
+                least[[g, other]] = torch.minimum(least[[g, other]], difference.abs().median())
+                scaled.append((difference - difference.median()).abs().median())
         usual = float(torch.stack(scaled).median()) if scaled else float("nan")
         least = torch.where(least.isfinite(), least, torch.nan)
         self._compared[id(source)] = source, usual, least

@@ -19,8 +19,8 @@ def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "
     """
     found = correlated_frames * shared_errors(joint) * joint.solved.camera_covariance()
     first = joint.unknowns.rotation[0]
-    turn = torch.block_diag(first, first)
-    return turn.T @ found @ turn
+    rotation = torch.block_diag(first, first)
+    return rotation.T @ found @ rotation
 
 
 def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
@@ -40,11 +40,11 @@ def shared_errors(joint: Joint) -> float:
     """
     points, fixed = joint.solved.term("points")
     seen, stiffness = points.seen(joint.unknowns), points.rows(joint.unknowns, fixed)[0].stiffness()
-    apart = torch.cat(disagreement_of_cameras(joint), dim=-1)
+    disagreement = torch.cat(disagreement_of_cameras(joint), dim=-1)
     found = []
     for g, frames in enumerate(joint.observations.windows):
         window = torch.full((len(frames), 1), g)
         jacobian = point_jacobian(joint.unknowns, seen.local[g][:, None], seen.world[g][:, None], frames, window)[:, 0, :, :2, :6]
         hessian = torch.einsum("vp,vpij,vpik->vjk", stiffness[g], jacobian, jacobian)
-        found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
+        found.append(torch.einsum("vi,vij,vj->v", disagreement[g], hessian, disagreement[g]))
     return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)

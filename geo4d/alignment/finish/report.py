@@ -35,17 +35,17 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
     """Residuals window by window; `side` is the longer one of the working frames."""
     observations, rays = joint.observations, joint.solved.rows("rays")
     across, along = (rows.residual.norm(dim=-1) for rows in joint.solved.rows("points"))
-    turn, shift = disagreement_of_cameras(joint)
+    rotation_error, shift = disagreement_of_cameras(joint)
     used = observations.weight > 0
 
     def median(values: Tensor) -> Tensor:
         return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
 
-    rays_deg = _turn_of_rays(rays[0]) if rays else None
+    rays_deg = _angle_of_rays(rays[0]) if rays else None
     disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
     size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
-        turn.norm(dim=-1).median(dim=1).values.rad2deg(),
+        rotation_error.norm(dim=-1).median(dim=1).values.rad2deg(),
         shift.norm(dim=-1).median(dim=1).values / size,
         side * median(across),
         median(along),
@@ -54,7 +54,7 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
     )
 
 
-def _turn_of_rays(rows: Rows) -> Float[Tensor, "g"]:
+def _angle_of_rays(rows: Rows) -> Float[Tensor, "g"]:
     """Median angle of each window's usable ray cameras off the common ones, degrees; nan where there are none."""
     angle = torch.where(rows.weight > 0, rows.residual.norm(dim=-1), torch.nan)
     return angle.nanmedian(dim=1).values.rad2deg()

@@ -25,12 +25,12 @@ def describe_window_motion(
     observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: WindowRays | None
 ) -> WindowMotion:
     """How the per-window PnP poses accelerate, and how far they disagree (of a single window: with its rays' cameras)."""
-    bend = turn = 0.0
+    centre = rotation = 0.0
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
-        bend = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
-        turn = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
-    return WindowMotion(bend, turn, _apart(observations, start, cameras, rays))
+        centre = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
+        rotation = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
+    return WindowMotion(centre, rotation, _disagreement(observations, start, cameras, rays))
 
 
 def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
@@ -43,10 +43,11 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
     for _ in range(problem.config.solves):
         solved = solve(problem, start, held)
         poses = window_poses(o, solved.unknowns)
-        apart = _apart(o, solved.unknowns, poses, problem.rays)
-        if apart >= problem.config.worth_repeating * problem.window_motion.disagreement or problem.window_motion.disagreement < SMALLEST:
+        disagreement = _disagreement(o, solved.unknowns, poses, problem.rays)
+        assumed = problem.window_motion.disagreement
+        if disagreement >= problem.config.worth_repeating * assumed or assumed < SMALLEST:
             break
-        problem, start = replace(problem, window_motion=replace(problem.window_motion, disagreement=apart)), solved.unknowns
+        problem, start = replace(problem, window_motion=replace(problem.window_motion, disagreement=disagreement)), solved.unknowns
     return solved, poses
 
 
@@ -67,16 +68,16 @@ def window_poses(observations: Observations, unknowns: Unknowns) -> Float[Tensor
     return torch.cat(found)
 
 
-def _apart(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
-    """Median angle between opinions of a frame's rotation and their mean, over frames of which there are several; radians."""
+def _disagreement(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
+    """Median angle between a frame's rotations by several windows and their mean; radians."""
     seen = (observations.weight > 0).any(dim=-1).flatten()
     frames = observations.windows.flatten()[seen]
-    opinions = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
+    rotations = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
     if len(cameras) == 1 and rays is not None and unknowns.rays is not None:
         frames = torch.cat([frames, observations.windows[rays.usable]])
-        opinions = torch.cat([opinions, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
-    total = opinions.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, opinions)
-    mean = fit_rotation(torch.eye(3, dtype=opinions.dtype).expand_as(total), total.mT)
+        rotations = torch.cat([rotations, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
+    total = rotations.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, rotations)
+    mean = fit_rotation(torch.eye(3, dtype=rotations.dtype).expand_as(total), total.mT)
     several = torch.bincount(frames, minlength=observations.num_frames)[frames] > 1
-    apart = rotation_angle(opinions @ mean[frames].mT)[several]
-    return float(apart.median()) if len(apart) else 0.0
+    angle = rotation_angle(rotations @ mean[frames].mT)[several]
+    return float(angle.median()) if len(angle) else 0.0

@@ -15,7 +15,7 @@ class Known:
     """What is given beforehand; see `geo4d.alignment.priors`."""
 
     poses: Tensor | None = None  # (t, 4, 4) cam_to_world in their own world
-    turn_sigma: float = 0.0  # radians; 0 with centre_sigma 0: the cameras are fixed
+    rotation_sigma: float = 0.0  # radians; 0 with centre_sigma 0: the cameras are fixed
     centre_sigma: float = 0.0  # in the poses' unit
     log_depth: Tensor | None = None  # (t, p) at the sampled pixels, nan where unknown
     log_depth_sigma: float = 0.05
@@ -24,7 +24,7 @@ class Known:
     @property
     def fixes_cameras(self) -> bool:
         """Whether the poses are not to be moved."""
-        return self.poses is not None and self.turn_sigma == 0 and self.centre_sigma == 0
+        return self.poses is not None and self.rotation_sigma == 0 and self.centre_sigma == 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class WindowMotion:
     """How the per-window PnP poses move and disagree; medians."""
 
     acceleration: float = 0.0  # of the centres, in units of the depth around them
-    turning: float = 0.0  # angular acceleration, radians
+    angular_acceleration: float = 0.0  # radians
     disagreement: float = 0.0  # angle between a window's camera and the mean of all windows', radians
 
 

@@ -48,17 +48,17 @@ class _Motion:
 
     def __init__(self, rotation: Tensor, translation: Tensor, scale: Tensor | None = None) -> None:
         self.start = rotation.float()
-        self.turn = torch.zeros_like(translation, dtype=torch.float32).requires_grad_()
+        self.rotation_vector = torch.zeros_like(translation, dtype=torch.float32).requires_grad_()
         self.translation = translation.float().clone().requires_grad_()
         self.log_scale = None if scale is None else scale.float().log().requires_grad_()
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [p for p in (self.turn, self.translation, self.log_scale) if p is not None]
+        return [p for p in (self.rotation_vector, self.translation, self.log_scale) if p is not None]
 
     @property
     def rotation(self) -> Tensor:
-        return so3_exp(self.turn) @ self.start
+        return so3_exp(self.rotation_vector) @ self.start
 
     def scale(self, *, mean: float | None = None) -> Tensor:
         """With `mean` the log scales are held to it: the scale of the whole is free."""
@@ -165,8 +165,8 @@ class _Objective:
         z = self.log_depth.exp()
         local = torch.cat([self.pixels * z[..., None] / (self.focal / FOCAL_GAIN).exp(), z[..., None]], dim=-1)
         world = torch.einsum("tij,thwj->thwi", rotation, local) + centre[:, None, None]
-        turned = torch.einsum("gij,gvhwj->gvhwi", self.window_motion.rotation, self.points)
-        placed = self.window_motion.scale(mean=self.mean_log_scale)[:, None, None, None, None] * turned
+        rotated = torch.einsum("gij,gvhwj->gvhwi", self.window_motion.rotation, self.points)
+        placed = self.window_motion.scale(mean=self.mean_log_scale)[:, None, None, None, None] * rotated
         placed = placed + self.window_motion.translation[:, None, None, None]
         return ((world[self.windows] - placed).abs().sum(-1) * self.weight).mean()
 
@@ -179,16 +179,16 @@ class _Objective:
     def _rays(self, rotation: Tensor, centre: Tensor) -> Tensor:
         """Eq. 8, read so that it is zero at the truth."""
         assert self.ray_motion is not None and self.rays is not None
-        turned = self.ray_motion.rotation[:, None] @ self.rays[..., :3, :3]
-        apart = rotation[self.windows].mT @ turned - torch.eye(3)
+        rotated = self.ray_motion.rotation[:, None] @ self.rays[..., :3, :3]
+        rotation_error = rotation[self.windows].mT @ rotated - torch.eye(3)
         placed = self.ray_motion.scale()[:, None, None] * (self.ray_motion.rotation[:, None] @ self.rays[..., :3, 3:])[..., 0]
         placed = placed + self.ray_motion.translation[:, None]
-        return (self.ray_weight * (_norm(apart.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
+        return (self.ray_weight * (_norm(rotation_error.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
 
     def _smoothness(self, rotation: Tensor, centre: Tensor) -> Tensor:
         """Eq. 9."""
-        turns = rotation[:-1].mT @ rotation[1:] - torch.eye(3)
-        return _norm(turns.flatten(1)).sum() + _norm(centre.diff(dim=0)).sum()
+        relative = rotation[:-1].mT @ rotation[1:] - torch.eye(3)
+        return _norm(relative.flatten(1)).sum() + _norm(centre.diff(dim=0)).sum()
 
     @torch.no_grad()
     def fit_disparity(self) -> None:

@@ -57,7 +57,7 @@ class SmoothnessTerm:
     def fix(self, unknowns: Unknowns, before: SmoothnessFixed | None) -> SmoothnessFixed:
         """Medians; without a floor, smoothing would lower what it is scaled by, and end in a camera that does not move."""
         centre, rotation = (error.norm(dim=-1).median() for error in self.errors(unknowns))
-        floors = self.smoothest * self.window_motion.acceleration + LEAST, self.smoothest * self.window_motion.turning + LEAST
+        floors = self.smoothest * self.window_motion.acceleration + LEAST, self.smoothest * self.window_motion.angular_acceleration + LEAST
         return SmoothnessFixed(centre.clamp_min(floors[0]), rotation.clamp_min(floors[1]))
 
     def rows(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> tuple[Rows, ...]:
@@ -67,7 +67,7 @@ class SmoothnessTerm:
         return Rows(centre, self.centre_weight * weight, fixed.centre), Rows(rotation, self.rotation_weight * weight, fixed.rotation)
 
     def blocks(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> Iterator[Block]:
-        """By three cameras in a row. The turns' derivatives are those of small turns; the acceptance test answers for the rest."""
+        """By three cameras in a row. Derivatives by the rotations are those of small angles; the acceptance test answers for the rest."""
         o = self.observations
         centres, rotations = self.rows(unknowns, fixed)
         frames = torch.arange(len(centres.residual))
