@@ -99,14 +99,14 @@ class IncrementalAlignment:
         return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:
-        windows, known = predictions.windows, self._windows
+        windows, before = predictions.windows, self._windows
         if predictions.points is None:
             raise InputError("Growing alignments need point maps; these predictions have none.")
         if bool((windows[:, 0].diff() < 0).any()):
             raise InputError("The windows must come in the order of their first frames.")
-        if known is not None and (len(windows) < len(known) or not torch.equal(windows[: len(known)], known)):
-            raise InputError(f"The first {len(known)} windows are not those that were aligned before; give them all, the new ones last.")
-        if known is not None and _kind(predictions) != self._kind:
+        if before is not None and (len(windows) < len(before) or not torch.equal(windows[: len(before)], before)):
+            raise InputError(f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones last.")
+        if before is not None and _kind(predictions) != self._kind:
             raise InputError(f"These windows are {_kind(predictions)}; those that were aligned before are {self._kind}.")
 
     def _selected(self, predictions: WindowPredictions) -> WindowPredictions:
@@ -129,17 +129,17 @@ class IncrementalAlignment:
         old = self._unknowns
         assert old is not None
         to_world = old.windows[first].compose(start.windows[0].inverse())
-        known = frames < len(old.centre)
+        earlier = frames < len(old.centre)
         rotation = to_world.rotation @ start.rotation
         centre = to_world.apply(start.centre)
-        rotation[known], centre[known] = old.rotation[frames[known]], old.centre[frames[known]]
+        rotation[earlier], centre[earlier] = old.rotation[frames[earlier]], old.centre[frames[earlier]]
         windows = _overwritten(to_world.expand(len(start.windows.scale)).compose(start.windows), old.windows, first)
         rays = start.rays
         if rays is not None:
             rays = to_world.expand(len(rays.scale)).compose(rays)
             rays = rays if old.rays is None else _overwritten(rays, old.rays, first)
         log_focal = start.log_focal.clone()
-        log_focal[known] = old.log_focal[frames[known]]
+        log_focal[earlier] = old.log_focal[frames[earlier]]
         return Unknowns(rotation, centre, windows, log_focal, rays)
 
     def _keep(self, found: Unknowns, ready: Prepared, first: int, frames: Int[Tensor, "s"]) -> None:

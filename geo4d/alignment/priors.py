@@ -1,4 +1,4 @@
-"""What is known before the alignment: intrinsics, cameras, depth, pixels to leave out, and lengths in the scene."""
+"""What is given before the alignment: intrinsics, cameras, depth, pixels to leave out, and lengths in the scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.cameras import Lens
-from geo4d.alignment.joint.problem import Known
+from geo4d.alignment.joint.problem import Given
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import WindowPredictions
@@ -103,9 +103,9 @@ class Priors:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known."""
-        known = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
-        return all(value is None for value in known) and not self.distances
+        """Whether nothing is given."""
+        given = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
+        return all(value is None for value in given) and not self.distances
 
     @property
     def is_metric(self) -> bool:
@@ -113,7 +113,7 @@ class Priors:
         posed = self.cam_to_world is not None and self.poses_are_metric
         return posed or self.depth is not None or bool(self.distances) or self.camera_height is not None
 
-    def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> Resolved:
+    def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> ResolvedPriors:
         """The priors on the predictions' grid, depth at the sampled pixels `index`. Raises InputError for another video's."""
         frames = predictions.num_frames
         for name in ("cam_to_world", "depth", "ignore"):
@@ -125,7 +125,7 @@ class Priors:
         depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
         poses = None if self.cam_to_world is None else torch.from_numpy(np.array(self.cam_to_world, dtype=np.float64))
         soft = self.pose_turn_sigma_deg > 0 or self.pose_centre_sigma > 0
-        known = Known(
+        given = Given(
             poses,
             max(math.radians(self.pose_turn_sigma_deg), LEAST_TURN_SIGMA) if soft else 0.0,
             max(self.pose_centre_sigma, LEAST_SHIFT_SIGMA) if soft else 0.0,
@@ -133,7 +133,7 @@ class Priors:
             self.depth_sigma,
             one_scale=self.poses_are_metric,
         )
-        return Resolved(lens, log_focal, known, log_depth, self._ignored(predictions))
+        return ResolvedPriors(lens, log_focal, given, log_depth, self._ignored(predictions))
 
     def _lens(self, predictions: WindowPredictions) -> tuple[Lens, Tensor | None]:
         frames = predictions.num_frames
@@ -154,15 +154,15 @@ class Priors:
         if self.depth is None:
             return None
         depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)  # in its own type, whose numbers are checked
-        known = np.isfinite(depth) & (depth > 0)
-        if not known.any():
+        valid = np.isfinite(depth) & (depth > 0)
+        if not valid.any():
             raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")
-        if depth[known].min() < LENGTHS[0] or depth[known].max() > LENGTHS[1]:
+        if depth[valid].min() < LENGTHS[0] or depth[valid].max() > LENGTHS[1]:
             raise InputError(
-                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[known].min():g} to "
-                f"{depth[known].max():g}: put nan or 0 where it is unknown."
+                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[valid].min():g} to "
+                f"{depth[valid].max():g}: put nan or 0 where it is unknown."
             )
-        return torch.from_numpy(np.log(np.where(known, depth, np.nan).astype(np.float32)))
+        return torch.from_numpy(np.log(np.where(valid, depth, np.nan).astype(np.float32)))
 
     def _ignored(self, predictions: WindowPredictions) -> Bool[Tensor, "t h w"] | None:
         if self.ignore is None:
@@ -171,12 +171,12 @@ class Priors:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedPriors:
     """Priors as the solver takes them."""
 
     lens: Lens
     log_focal: Tensor | None  # (t,) by the longer side
-    known: Known
+    given: Given
     log_depth: Tensor | None  # (t, h, w), nan where unknown
     ignore: Tensor | None  # (t, h, w)
 

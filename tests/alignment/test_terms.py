@@ -247,7 +247,7 @@ def test_pixels_without_weight_cost_nothing():
     o = problem.observations
     weight, points = o.weight.clone(), o.points.clone()
     weight[:, :, ::3], points[:, :, ::3] = 0, 1e3
-    assert problem.known.log_depth is not None
+    assert problem.given.log_depth is not None
     terms = Terms.plain(replace(problem, observations=replace(o, weight=weight, points=points)))
     assert terms.residuals(truth)["across"][:, :, ::3].abs().max() > 1e-2  # they are off indeed
     assert terms.cost(truth) < 1e-6
@@ -256,9 +256,9 @@ def test_pixels_without_weight_cost_nothing():
 
 def test_unknown_given_depth_costs_nothing():
     problem, truth = problem_with_truth()
-    log_depth = problem.known.log_depth.clone()
+    log_depth = problem.given.log_depth.clone()
     log_depth[:, ::2] = torch.nan
-    partly = replace(problem, known=replace(problem.known, log_depth=log_depth))
+    partly = replace(problem, given=replace(problem.given, log_depth=log_depth))
     off = moved_by(problem, truth, lambda c: c.depth)
     parts = []
     for terms in (Terms.plain(problem), Terms.plain(partly)):

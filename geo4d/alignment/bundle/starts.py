@@ -84,8 +84,8 @@ class TrackedVideo:
         height, width = self.depth.shape[1:]
         row, column = nearest_pixel(self.tracks.position, self.tracks.source_size, (height, width))
         depth = self.depth[self.frame, torch.from_numpy(row), torch.from_numpy(column)].double()
-        known = depth.isfinite()
-        return torch.where(known, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), known
+        has_depth = depth.isfinite()
+        return torch.where(has_depth, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), has_depth
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -139,19 +139,19 @@ class TrackedVideo:
             poses[:, :3, 3] /= self.unit
         rays = torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1)
         points = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
-        known = torch.zeros(len(points), dtype=torch.bool)
+        located = torch.zeros(len(points), dtype=torch.bool)
         is_first = torch.zeros(len(e.point), dtype=torch.bool)
         is_first[first] = True
         for frame in range(len(poses)):
             rows = torch.nonzero(e.frame == frame)[:, 0]
-            seen = rows[known[e.point[rows]]]
+            seen = rows[located[e.point[rows]]]
             if chained and frame > 0:
                 poses[frame] = poses[frame - 1]
                 if len(seen) >= self.config.min_shared:
                     poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
             new = rows[is_first[rows]]
             points[e.point[new]] = (depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
-            known[e.point[new]] = True
+            located[e.point[new]] = True
         return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), torch.tensor(e.log_focal, dtype=torch.float64), points)
 
     def rotations_alone(self) -> Float[Tensor, "t 3 3"]:
@@ -182,7 +182,7 @@ class TrackedVideo:
 
 
 def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
-    """A camera from points whose places are known, robustly."""
+    """A camera from points whose positions are known, robustly."""
     return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays[None], rounds=20)[0][0]
 
 

@@ -50,7 +50,7 @@ class DepthConfig:
     odd_window: float = 3.0  # times the usual disagreement, from which a window is trusted less
     neighbours: int = 2  # earlier windows that each is compared with
     line_width: float = 2.0  # of a pixel off the line of a window's disparity, by the size of ordinary errors, at which it counts half
-    given_weight: float = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
+    given_weight: float = 8.0  # windows that depth given beforehand outweighs, where it is as precise as theirs
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
 

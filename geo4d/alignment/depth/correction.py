@@ -53,12 +53,12 @@ def depth_field(
     point, frame = evidence.point.numpy(), evidence.frame.numpy()
     sigma = point_sigma(evidence, solution, config, side)[point]
     ratio = residuals(evidence, solution.state).local[:, 2].log().numpy() - np.log(network_depth)
-    known = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
-    if not known.any():
+    valid = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
+    if not valid.any():
         return None, 0.0, 0.0
-    use = known & (sigma < config.worst_sigma)
+    use = valid & (sigma < config.worst_sigma)
     if use.sum() < config.least_points * frames:
-        return None, float(np.median(ratio[known])), use.sum() / frames
+        return None, float(np.median(ratio[valid])), use.sum() / frames
     scale = float(np.median(ratio[use]))
     # a track's frames share its error: together they count as one point
     weight = 1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)

@@ -24,7 +24,7 @@ from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.pixels import sample_grid
 from geo4d.scene import WindowPredictions
 
-MIN_PIXELS = 10  # sampled ones at which given depth is known, from which the solve has settled its scale
+MIN_PIXELS = 10  # sampled ones at which there is given depth, from which the solve has settled its scale
 GIVEN_SAMPLES = 256  # pixels that settle it otherwise
 SIGMA_BY_MEDIAN = 1.48  # of normal errors
 
@@ -111,7 +111,7 @@ def fuse_windows(
 
 def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
     """The windows' disparities, each brought to the depth fused so far."""
-    predictions, ignore = evidence.predictions, evidence.joint.known.ignore
+    predictions, ignore = evidence.predictions, evidence.joint.priors.ignore
     if predictions.disparity is None:
         return None
     reference = fusion.at(evidence.index)[0]
@@ -121,8 +121,8 @@ def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
 
 
 def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
-    """Depth that was known beforehand."""
-    joint, given = evidence.joint, evidence.joint.known.log_depth
+    """Depth that was given beforehand."""
+    joint, given = evidence.joint, evidence.joint.priors.log_depth
     if given is None:
         return None
     # windows that agree may all be wrong in the same way
@@ -184,8 +184,8 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     """Depth corrected by a smooth field where parallax is trusted with it; the scale of the whole stays that of the windows."""
     assert adjusted.video is not None and adjusted.solution is not None
     video = adjusted.video
-    depth, known = video.network_depth
-    network = np.where(known.numpy(), depth.numpy(), np.nan)
+    depth, has_depth = video.network_depth
+    network = np.where(has_depth.numpy(), depth.numpy(), np.nan)
     change, log_scale, points = depth_field(video.evidence, adjusted.solution, network, video.places, video.side, config)
     corrects = change is not None and adjusted.gain > config.least_gain
     if corrects and change is not None:

@@ -50,8 +50,8 @@ class Fusion:
         middle = _median(values, torch.cat([s.precision for s in said]) > 0)
         weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(said, self.trust, strict=True)])
         mean, deviation = _robust_mean(values, weight, self.config)
-        known = weight.sum(0) > 0
-        return torch.where(known, mean, torch.nan), weight.sum(0), torch.where(known, deviation, 0.0)
+        valid = weight.sum(0) > 0
+        return torch.where(valid, mean, torch.nan), weight.sum(0), torch.where(valid, deviation, 0.0)
 
     def at(self, index: Int[Tensor, "p"]) -> tuple[Tensor, Tensor, Tensor]:
         """The same of all frames at chosen pixels, (t, p) each."""
@@ -129,10 +129,10 @@ class Fusion:
         return {source.modality: self.disagreement(source, index)[0] for source in self.sources if source.modality is not None}
 
 
-def _median(values: Float[Tensor, "n *p"], known: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
-    """Lower median of the known values; 0 where there are none."""
-    ordered = np.sort(np.where(known.numpy(), values.numpy(), np.inf), axis=0)
-    middle = np.maximum((known.sum(0, keepdim=True).numpy() - 1) // 2, 0)
+def _median(values: Float[Tensor, "n *p"], valid: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
+    """Lower median of the valid values; 0 where there are none."""
+    ordered = np.sort(np.where(valid.numpy(), values.numpy(), np.inf), axis=0)
+    middle = np.maximum((valid.sum(0, keepdim=True).numpy() - 1) // 2, 0)
     found = np.take_along_axis(ordered, middle, axis=0)[0]
     return torch.from_numpy(np.where(np.isfinite(found), found, 0).astype(found.dtype))
 
@@ -148,10 +148,10 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], c
     few candidates of one pixel, two may agree by chance.
     """
     centre, doubt = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
-    total, known = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
+    total, valid = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
     for _ in range(2):
         deviation = _weighted_median((values - centre).abs(), weight)
-        usual = SIGMA_BY_MEDIAN * deviation[known].median() if known.any() else deviation.new_zeros(())
+        usual = SIGMA_BY_MEDIAN * deviation[valid].median() if valid.any() else deviation.new_zeros(())
         scale = deviation.clamp_min(usual) + config.spread_floor
         w = weight * doubt.weight(((values - centre) / scale).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
@@ -160,8 +160,8 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], c
 
 def _weighted_median(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
     shares = weight.numpy()
-    known = np.where(shares > 0, values.numpy(), np.inf)
-    order = known.argsort(axis=0)  # numpy sorts short columns twice as fast as torch
+    ranked = np.where(shares > 0, values.numpy(), np.inf)
+    order = ranked.argsort(axis=0)  # numpy sorts short columns twice as fast as torch
     total = np.take_along_axis(shares, order, axis=0).cumsum(axis=0)
-    middle = np.minimum((total < 0.5 * total[-1:]).sum(axis=0, keepdims=True), len(known) - 1)
-    return torch.from_numpy(np.take_along_axis(known, np.take_along_axis(order, middle, axis=0), axis=0)[0])
+    middle = np.minimum((total < 0.5 * total[-1:]).sum(axis=0, keepdims=True), len(ranked) - 1)
+    return torch.from_numpy(np.take_along_axis(ranked, np.take_along_axis(order, middle, axis=0), axis=0)[0])

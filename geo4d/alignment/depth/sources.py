@@ -120,7 +120,7 @@ class DisparitySource:
 
 @dataclass(frozen=True)
 class GivenDepth:
-    """Depth that was known beforehand."""
+    """Depth that was given beforehand."""
 
     frames: Int[Tensor, "g v"]
     log_depth: Float[Tensor, "t h w"]  # as given, nan where unknown
@@ -132,8 +132,8 @@ class GivenDepth:
         """See `Source`: the same from every window, which share its precision."""
         depth = (self.log_depth[self.frames[rows[:, 0], rows[:, 1]]] + self.log_scale).float()
         depth = depth if index is None else depth.flatten(1)[:, index]
-        known = depth.isfinite()
-        return Candidates(torch.where(known, depth, 0.0), self.precision / len(rows) * known)
+        has_depth = depth.isfinite()
+        return Candidates(torch.where(has_depth, depth, 0.0), self.precision / len(rows) * has_depth)
 
 
 def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:

@@ -61,19 +61,19 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
     aligned, weight, fits, falling = _chain(predictions, config.depth.line_width)
-    known = priors.resolve(predictions, None)
+    resolved = priors.resolve(predictions, None)
     frames = predictions.num_frames
-    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
+    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if resolved.log_focal is None else resolved.log_focal.exp()
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
     warnings = [f"The disparity of window {g} falls where the others' rises; it was left out." for g in falling]
     terms, is_metric = ["disparity"], False
-    given = known.known.poses
+    given = resolved.given.poses
     cameras = None if given is not None else ray_cameras(predictions)
     if cameras is not None and cameras.usable.any():
         given, problems = chain_cameras(predictions.windows.long(), cameras, frames)
         warnings += problems
         terms.append("rays")
-        if known.log_focal is None:
+        if resolved.log_focal is None:
             side = max(predictions.grid_size)
             both = ray_focal(predictions, *predictions.grid_size)
             focal = focal if both is None else torch.full_like(focal, (both[0] * both[1]) ** 0.5 / side)
@@ -83,7 +83,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         )
     else:
         poses = given
-        found = _affine_by_cameras(predictions, (aligned, weight), poses, known.lens, focal)
+        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.lens, focal)
         if found is None:
             warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
         else:
@@ -91,7 +91,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     source: Source = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
-    return Draft(Cameras.of(poses, focal, known.lens), dense, report, tuple(warnings), is_metric=is_metric)
+    return Draft(Cameras.of(poses, focal, resolved.lens), dense, report, tuple(warnings), is_metric=is_metric)
 
 
 def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
@@ -122,10 +122,10 @@ def _lines_to_first(
 
     A window that shares too little, or shows nothing but one distance, is taken as it is: (1, 0).
     """
-    known = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
+    merged = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
     lines = []
     for g, window in enumerate(predictions.windows.tolist()):
-        reference = known[window]
+        reference = merged[window]
         use = (weight[g] > 0) & reference.isfinite()
         a, b = 1.0, 0.0
         if int(use.sum()) >= MIN_PIXELS:
@@ -137,7 +137,7 @@ def _lines_to_first(
         lines.append((a, b))
         if a > 0:
             fresh = torch.where(weight[g] > 0, (disparity[g] - b) / a, torch.nan)
-            known[window] = torch.where(reference.isfinite(), reference, fresh)
+            merged[window] = torch.where(reference.isfinite(), reference, fresh)
     return lines
 
 
@@ -207,8 +207,8 @@ class _Pairs:
         z = local[..., 2].clamp_min(1e-9)
         ahead = torch.cat([local[..., :2], z[..., None]], dim=-1)
         x, y = (project(ahead, self.intrinsics[j]) - 0.5).unbind(-1)
-        known = self.usable[i][:, index]
-        inside = known & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        valid = self.usable[i][:, index]
+        inside = valid & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         left, top = x.clamp(0, width - 2).floor(), y.clamp(0, height - 2).floor()
         right, low = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
         at = (top * width + left).long()
@@ -218,7 +218,7 @@ class _Pairs:
             inside = inside & self.usable[j].gather(1, at + offset)
         residual = (1 / z / p - s - there) / agrees
         robust = GEMAN_MCCLURE.value(residual.square()).sqrt()
-        share = float(inside.sum() / known.sum().clamp_min(1))
+        share = float(inside.sum() / valid.sum().clamp_min(1))
         if share < LEAST_INSIDE:
-            return torch.where(known, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
+            return torch.where(valid, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
         return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()

@@ -33,12 +33,12 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     path, warnings = chain_cameras(predictions.windows.long(), cameras, frames)
     height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
     warnings = ["Ray maps alone give cameras; there is no depth.", *warnings]
-    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
-    lens = Lens.ideal(frames) if known is None else known.lens
+    resolved = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
+    lens = Lens.ideal(frames) if resolved is None else resolved.lens
     both = ray_focal(predictions, height, width)
     focal = torch.full((frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
-    if known is not None and known.log_focal is not None:
-        focal = known.log_focal.exp()
+    if resolved is not None and resolved.log_focal is not None:
+        focal = resolved.log_focal.exp()
     elif both is not None:
         lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
     return Draft(Cameras.of(path, focal, lens), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))

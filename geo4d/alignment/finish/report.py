@@ -98,17 +98,17 @@ def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"], config: F
 
 
 def _median_of(result: Reconstruction, frame: int) -> Tensor:
-    known = torch.from_numpy(result.confidence[frame][result.valid[frame]])
-    return known.median() if len(known) else torch.tensor(0.0)
+    confidence = torch.from_numpy(result.confidence[frame][result.valid[frame]])
+    return confidence.median() if len(confidence) else torch.tensor(0.0)
 
 
 def _outliers(values: Float[Tensor, "n"], least: float, config: FinishConfig) -> dict[int, float]:
     """Numbers of values far above the others and above `least`, and how many times the median they are."""
-    known = values[values.isfinite()]
-    if len(known) < 4:
+    finite = values[values.isfinite()]
+    if len(finite) < 4:
         return {}
-    middle = known.median()
-    sigma = 1.48 * (known - middle).abs().median()
+    middle = finite.median()
+    sigma = 1.48 * (finite - middle).abs().median()
     limit = torch.maximum(middle + config.suspect * sigma, config.least_excess * middle).clamp_min(least)
     return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
 
@@ -118,7 +118,7 @@ def across_by_frame(joint: Joint) -> Float[Tensor, "t"]:
     observations = joint.observations
     length = joint.solved.rows("points")[0].residual.norm(dim=-1)
     length = torch.where(observations.weight > 0, length, torch.nan).nanmedian(dim=-1).values.flatten()
-    known = length.isfinite()
-    frames = observations.windows.flatten()[known]
+    valid = length.isfinite()
+    frames = observations.windows.flatten()[valid]
     count = torch.bincount(frames, minlength=observations.num_frames).clamp_min(1)
-    return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[known]) / count
+    return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[valid]) / count

@@ -41,11 +41,11 @@ def fit_focal(
     observations: Observations,
     origin: str,
     config: JointConfig,
-    known: tuple[Float[Tensor, "t"], float] | None = None,
+    given: tuple[Float[Tensor, "t"], float] | None = None,
     *,
     per_frame: bool = False,
 ) -> FocalGuess:
-    """Focal length from the windows' first frames, and each window's z shift z0; what is `known` (log, sigma) is kept.
+    """Focal length from the windows' first frames, and each window's z shift z0; what is `given` (log, sigma) is kept.
 
     Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The median
     over the windows counts (with the prior as one more vote where the windows disagree), or one for every frame if it may vary.
@@ -60,8 +60,8 @@ def fit_focal(
     votes = by_window.clamp(low, high).log()
     zooms = _drifts(votes[usable], config.drift)
     frames = observations.num_frames
-    if known is not None:
-        log_focal, sigma = known
+    if given is not None:
+        log_focal, sigma = given
     elif per_frame and int(usable.sum()) > 1:
         log_focal, sigma = _followed(observations.windows[usable, 0], votes[usable], frames), config.zoom_log_sigma
     else:

@@ -38,8 +38,8 @@ class Observations:
         """Size of each window's scene in the unit of its points: the median distance from the median point."""
         found = []
         for points, weight in zip(self.points, self.weight, strict=True):
-            known = points[weight > 0]
-            distance = (known - known.median(dim=0).values).norm(dim=-1).median() if len(known) else torch.tensor(1.0)
+            usable = points[weight > 0]
+            distance = (usable - usable.median(dim=0).values).norm(dim=-1).median() if len(usable) else torch.tensor(1.0)
             found.append(float(distance.clamp_min(1e-9)))
         return torch.tensor(found, dtype=torch.float64)
 

@@ -132,8 +132,8 @@ class _Objective:
         )
         self.rays = None if rays is None else rays.cam_to_win.float()
         self.ray_weight = None if rays is None else rays.usable.float()
-        known = log_depth[log_depth.isfinite()]
-        filled = torch.where(log_depth.isfinite(), log_depth, known.median() if known.numel() else torch.tensor(0.0))
+        finite = log_depth[log_depth.isfinite()]
+        filled = torch.where(log_depth.isfinite(), log_depth, finite.median() if finite.numel() else torch.tensor(0.0))
         self.log_depth = filled.float().clone().requires_grad_()
         self.focal = torch.tensor(FOCAL_GAIN * log_focal, dtype=torch.float32, requires_grad=True)
         self.cameras = _Motion(poses[:, :3, :3], poses[:, :3, 3])

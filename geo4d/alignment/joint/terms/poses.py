@@ -30,10 +30,10 @@ class PosesTerm:
     @classmethod
     def of(cls, problem: JointProblem) -> PosesTerm | None:
         """The part of a joint problem; None without given poses, or where they are exact and nothing moves."""
-        known = problem.known
-        if known.poses is None or known.fixes_cameras:
+        given = problem.given
+        if given.poses is None or given.fixes_cameras:
             return None
-        return cls(problem.columns(), known.poses, known.rotation_sigma, known.centre_sigma, problem.config.prior_pixels)
+        return cls(problem.columns(), given.poses, given.rotation_sigma, given.centre_sigma, problem.config.prior_pixels)
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:
         """Rotation vectors (radians), and centres in the poses' unit."""
