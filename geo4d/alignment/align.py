@@ -102,7 +102,7 @@ def _as_paper(predictions: WindowPredictions, ready: Prepared, config: Alignment
     """The paper's optimisation from the same first guesses."""
     found, dense = solve_from(predictions, ready, config)
     focal = torch.full_like(ready.start.log_focal, math.exp(found.log_focal))
-    cameras = Cameras.of(found.cam_to_world, focal, ready.priors.lens)
+    cameras = Cameras.of(found.cam_to_world, focal, ready.priors.fixed_intrinsics)
     report = {"terms": terms_of(predictions, ready), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
     return Draft(cameras, dense, report)
 

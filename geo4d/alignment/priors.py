@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.cameras import Lens
+from geo4d.alignment.cameras import FixedIntrinsics
 from geo4d.alignment.joint.problem import Given
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.resample import resize_nearest
@@ -120,7 +120,7 @@ class Priors:
             value = getattr(self, name)
             if value is not None and len(value) != frames:
                 raise InputError(f"The prior {name} is of {len(value)} frames, the video has {frames}; give one for each.")
-        lens, log_focal = self._lens(predictions)
+        fixed_intrinsics, log_focal = self._fixed_intrinsics(predictions)
         log_depth = self._log_depth(predictions)
         depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
         poses = None if self.cam_to_world is None else torch.from_numpy(np.array(self.cam_to_world, dtype=np.float64))
@@ -133,12 +133,12 @@ class Priors:
             self.depth_sigma,
             one_scale=self.poses_are_metric,
         )
-        return ResolvedPriors(lens, log_focal, given, log_depth, self._ignored(predictions))
+        return ResolvedPriors(fixed_intrinsics, log_focal, given, log_depth, self._ignored(predictions))
 
-    def _lens(self, predictions: WindowPredictions) -> tuple[Lens, Tensor | None]:
+    def _fixed_intrinsics(self, predictions: WindowPredictions) -> tuple[FixedIntrinsics, Tensor | None]:
         frames = predictions.num_frames
         if self.intrinsics is None:
-            return Lens.ideal(frames), None
+            return FixedIntrinsics.ideal(frames), None
         k = torch.from_numpy(np.array(self.intrinsics, dtype=np.float64))
         if k.ndim == 3 and len(k) != frames:
             raise InputError(f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all.")
@@ -147,8 +147,8 @@ class Priors:
         source = predictions.source_size or (height, width)
         x, y = width / source[1], height / source[0]
         side = max(height, width)
-        offset = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
-        return Lens(offset, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
+        principal_point = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
+        return FixedIntrinsics(principal_point, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
 
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
@@ -174,7 +174,7 @@ class Priors:
 class ResolvedPriors:
     """Priors as the solver takes them."""
 
-    lens: Lens
+    fixed_intrinsics: FixedIntrinsics
     log_focal: Tensor | None  # (t,) by the longer side
     given: Given
     log_depth: Tensor | None  # (t, h, w), nan where unknown

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle.adjust import Evidence, Motion, State
 from geo4d.alignment.bundle.config import BundleConfig
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
@@ -178,7 +178,7 @@ class TrackedVideo:
         source_height, source_width = self.tracks.source_size
         factor = float(state.log_focal.exp()) / self.focal
         x, y = (factor * self.intrinsics[:, i, i] * size for i, size in ((0, width / source_width), (1, height / source_height)))
-        return Cameras.of(pose, x / max(height, width), Lens(self.cameras.lens.offset, y / x))
+        return Cameras.of(pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x))
 
 
 def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import least_squares
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.depth.fusion import Fusion
@@ -83,7 +83,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         )
     else:
         poses = given
-        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.lens, focal)
+        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal)
         if found is None:
             warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
         else:
@@ -91,7 +91,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     source: Source = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
-    return Draft(Cameras.of(poses, focal, resolved.lens), dense, report, tuple(warnings), is_metric=is_metric)
+    return Draft(Cameras.of(poses, focal, resolved.fixed_intrinsics), dense, report, tuple(warnings), is_metric=is_metric)
 
 
 def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
@@ -145,7 +145,7 @@ def _affine_by_cameras(
     predictions: WindowPredictions,
     aligned: tuple[Tensor, Tensor],
     poses: Float[Tensor, "t 4 4"],
-    lens: Lens,
+    fixed_intrinsics: FixedIntrinsics,
     focal: Float[Tensor, "t"],
 ) -> tuple[float, float] | None:
     """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if they say nothing."""
@@ -159,9 +159,11 @@ def _affine_by_cameras(
     if not pairs or path <= 0:
         return None
     index = sample_grid(height, width, 256)
-    pixels = lens.normalise(centred_pixels(height, width)[index])
+    pixels = fixed_intrinsics.normalise(centred_pixels(height, width)[index])
     rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1)
-    seen_from = _Pairs(disparity.double(), weight > 0, poses, lens.intrinsics(focal, height, width), rays, (index, height, width))
+    seen_from = _Pairs(
+        disparity.double(), weight > 0, poses, fixed_intrinsics.intrinsics(focal, height, width), rays, (index, height, width)
+    )
     typical = float(disparity[weight > 0].median().clamp_min(1e-3))
     wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in AGREES)
     # how near a typical thing is, by the path, and its shift by the typical disparity; the cost has other minima

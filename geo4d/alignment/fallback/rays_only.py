@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.draft import Draft
@@ -34,14 +34,14 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
     warnings = ["Ray maps alone give cameras; there is no depth.", *warnings]
     resolved = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
-    lens = Lens.ideal(frames) if resolved is None else resolved.lens
+    fixed_intrinsics = FixedIntrinsics.ideal(frames) if resolved is None else resolved.fixed_intrinsics
     both = ray_focal(predictions, height, width)
     focal = torch.full((frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
     if resolved is not None and resolved.log_focal is not None:
         focal = resolved.log_focal.exp()
     elif both is not None:
-        lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
-    return Draft(Cameras.of(path, focal, lens), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
+        fixed_intrinsics = replace(fixed_intrinsics, aspect=torch.full_like(fixed_intrinsics.aspect, both[1] / both[0]))
+    return Draft(Cameras.of(path, focal, fixed_intrinsics), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
 
 
 def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) -> tuple[Float[Tensor, "t 4 4"], list[str]]:

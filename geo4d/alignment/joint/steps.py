@@ -74,7 +74,7 @@ class Joint:
     def cameras(self) -> Cameras:
         """In the first one's frame."""
         u = self.unknowns
-        return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.priors.lens)
+        return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.priors.fixed_intrinsics)
 
     def with_cameras(self, cameras: Cameras) -> Joint:
         """The windows fitted anew to cameras that are settled, to say how well each of them fits those."""
@@ -93,7 +93,7 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     height, width = predictions.grid_size
     c = config.joint
     resolved = priors.resolve(predictions, sample_grid(height, width, c.samples))
-    observations = observe_points(predictions, c, resolved.lens, resolved.ignore)
+    observations = observe_points(predictions, c, resolved.fixed_intrinsics, resolved.ignore)
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
         raise AlignmentError(
