@@ -12,7 +12,7 @@ from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.align import FIELDS, Progress, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import solve_agreed, window_poses
-from geo4d.alignment.joint.guess import FocalGuess
+from geo4d.alignment.joint.guess import InitialFocal
 from geo4d.alignment.joint.observations import observe_points, ray_cameras
 from geo4d.alignment.joint.problem import WindowMotion
 from geo4d.alignment.joint.solve import assess
@@ -40,7 +40,7 @@ class IncrementalAlignment:
         self._windows: Int[Tensor, "g v"] | None = None
         self._kind = ""
         self._unknowns: Unknowns | None = None
-        self._guess: FocalGuess | None = None
+        self._guess: InitialFocal | None = None
         self._window_motion = WindowMotion()
 
     @property
@@ -125,7 +125,7 @@ class IncrementalAlignment:
         return Priors(intrinsics=k, focal_sigma=self.config.joint.focal_log_sigma)
 
     def _carried(self, start: Unknowns, first: int, frames: Int[Tensor, "s"]) -> Unknowns:
-        """A first guess of recent windows, brought into the world of the earlier ones, which keep their places."""
+        """A initial guess of recent windows, brought into the world of the earlier ones, which keep their places."""
         old = self._unknowns
         assert old is not None
         to_world = old.windows[first].compose(start.windows[0].inverse())
@@ -154,7 +154,7 @@ class IncrementalAlignment:
         rays = None if found.rays is None or old.rays is None else old.rays[:first].then(found.rays)
         self._unknowns = Unknowns(rotation, centre, old.windows[:first].then(found.windows), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
-        self._guess = FocalGuess(
+        self._guess = InitialFocal(
             log_focal, ready.guess.sigma, shift, [*self._guess.by_window[:first], *ready.guess.by_window], self._guess.zooms
         )
 

@@ -13,7 +13,7 @@ from geo4d.solver.lm import Damping, minimise
 from geo4d.solver.robust import Loss
 
 ROUNDS = 12
-LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since a window's points may be wild over whole regions
+LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since whole regions of a window's points may be outliers
 LONGEST = 0.5  # radians, and units of the points: a step beyond is cut
 NEAREST = 1e-3  # depth at which a point behind the camera is held
 # short steps alone (radians, and units of the points) end it early: a camera that no longer gains must not stop the others

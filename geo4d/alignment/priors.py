@@ -68,9 +68,9 @@ class Priors:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape or of such numbers."""
         for name, (option, least, largest, unit) in SIGMAS.items():
-            value, said = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
+            value, lower = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
             if not (_within(value, least, largest) or (value == 0 and name != "depth_sigma")):
-                raise ConfigError(f"The prior {name} ({option}) must be {said} {least:g} to {largest:g} {unit}; got {value}.")
+                raise ConfigError(f"The prior {name} ({option}) must be {lower} {least:g} to {largest:g} {unit}; got {value}.")
         lengths: list[tuple[str, Any]] = [("distance (--distance)", distance.metres) for distance in self.distances]
         if self.camera_height is not None:
             lengths.append(("camera_height (--camera-height)", self.camera_height))

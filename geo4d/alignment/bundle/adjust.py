@@ -147,7 +147,7 @@ def typical_size(evidence: Evidence, r: Residuals) -> float:
 
 
 def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tensor, "n"]:
-    """How much each track as a whole is believed: its mean square residual through a Cauchy weight."""
+    """Weight of each track as a whole: its mean square residual through a Cauchy weight."""
     square = r.pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
     return Loss.cauchy(evidence.config.track_width).weight(mean)

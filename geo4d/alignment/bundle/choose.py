@@ -1,6 +1,6 @@
 """Cameras and focal length by what the pixels show (followed points): which of several solutions, and whether it is worth taking.
 
-The network's depth makes a first guess of every tracked point and holds what parallax does not tell (a camera that only rotates, or
+The network's depth makes a initial guess of every tracked point and holds what parallax does not determine (a camera that only rotates, or
 stands still); bundle adjustment does the rest. Where there is too little to go by, the cameras stay as they were.
 """
 

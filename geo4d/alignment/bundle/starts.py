@@ -1,4 +1,4 @@
-"""What followed points say of one video, in the units of bundle adjustment, and the cameras and points from which it starts."""
+"""The tracks of one video as evidence, in the units of bundle adjustment, and the cameras and points from which it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
 NEAREST = 1e-3  # least depth, in median depths
-DOUBT = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
+ROBUST = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrackedVideo:
 
     @cached_property
     def intrinsics(self) -> Float[Tensor, "t 3 3"]:
-        """The network's, in pixels of the source, which are taken for square where nobody has said otherwise."""
+        """The network's, in pixels of the source, which are taken for square unless intrinsics are given."""
         height, width = self.depth.shape[1:]
         source_height, source_width = self.tracks.source_size
         scale = torch.tensor([source_width / width, source_height / height, 1.0], dtype=torch.float64)
@@ -97,7 +97,7 @@ class TrackedVideo:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """All that bundle adjustment is told."""
+        """The evidence of bundle adjustment."""
         c, point = self.config, torch.from_numpy(self.tracks.track).long()
         rows = torch.cat(self.ends)
         log_depth = self.network_depth[0][rows].log()
@@ -191,5 +191,5 @@ def _robust_rotation(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], st
     rotation = start
     for _ in range(10):
         error = (rays @ rotation.T - world).norm(dim=1)
-        rotation = fit_rotation(rays, world, DOUBT.weight((error / error.median().clamp_min(1e-6)).square()))
+        rotation = fit_rotation(rays, world, ROBUST.weight((error / error.median().clamp_min(1e-6)).square()))
     return rotation

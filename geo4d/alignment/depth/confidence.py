@@ -1,6 +1,6 @@
-"""How far fused depth is to be believed: the expected error of each pixel's log depth.
+"""Confidence of fused depth: the expected error of each pixel's log depth.
 
-Three things tell: how much the windows disagree there, how steep the depth is (at edges near and far are mixed up), and how much
+It follows from three things: how much the windows disagree there, how steep the depth is (at edges near and far are mixed up), and how much
 evidence there is beside what is usual. What each is worth was fitted once, on simulated windows of procedural scenes under many
 laws of noise (`benchmarks/alignment.py --reliability` shows how it holds elsewhere).
 """

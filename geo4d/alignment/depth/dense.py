@@ -1,4 +1,4 @@
-"""One depth map a frame: what the windows say, fused; and the correction by points that were triangulated."""
+"""One depth map a frame: the windows' candidates, fused; and the correction by points that were triangulated."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Dense:
-    """Log depth of every pixel, nan where unknown, with what tells how far it is to be believed."""
+    """Log depth of every pixel, nan where unknown, with what its expected error follows from."""
 
     log_depth: Float[Tensor, "t h w"]
     precision: Float[Tensor, "t h w"]
-    spread: Float[Tensor, "t h w"]  # of what the windows say
+    spread: Float[Tensor, "t h w"]  # of the candidates
     own_sigma: float = 0.05  # what the network expects of a typical pixel
 
     @classmethod
@@ -196,7 +196,7 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
 
 
 def metres_by_given(fused: Fused, final: Dense) -> float | None:
-    """Metres by unit of the final depth, by metric depth that was given: what the fit said, and what was corrected since."""
+    """Metres by unit of the final depth, by metric depth that was given: from the fit, and what was corrected since."""
     given = next((source for source in fused.sources if isinstance(source, GivenDepth)), None)
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""Dense depth: what every window says of a frame, by points and by disparity, merged robustly in log depth.
+"""Dense depth: the candidates of all windows, by points and by disparity, fused robustly in log depth.
 
 Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled on the
 solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
@@ -22,7 +22,7 @@ SIGMA_BY_MEDIAN = 1.48  # of normal errors
 
 
 class Fusion:
-    """Merges what the sources say, frame by frame."""
+    """Fuses the candidates of the sources, frame by frame."""
 
     def __init__(
         self, windows: Int[Tensor, "g v"], sources: Sequence[Source], config: DepthConfig, trust: Float[Tensor, "s g"] | None = None
@@ -38,17 +38,17 @@ class Fusion:
         self._rows = [torch.stack([rows // v, rows % v], dim=-1) for rows in order.split(counts.tolist())]
 
     def frame(self, frame: int, index: Int[Tensor, "p"] | None = None) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Robust mean of log depth (nan where nobody says anything), its precision, the spread of the candidates.
+        """Robust mean of log depth (nan without candidates), its precision, the spread of the candidates.
 
         None for a frame that is in no window.
         """
         rows = self._rows[frame]
         if len(rows) == 0:
             return None
-        said = [source(rows, index) for source in self.sources]
-        values = torch.cat([s.log_depth for s in said])
-        middle = _median(values, torch.cat([s.precision for s in said]) > 0)
-        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(said, self.trust, strict=True)])
+        candidates = [source(rows, index) for source in self.sources]
+        values = torch.cat([s.log_depth for s in candidates])
+        middle = _median(values, torch.cat([s.precision for s in candidates]) > 0)
+        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(candidates, self.trust, strict=True)])
         mean, deviation = _robust_mean(values, weight, self.config)
         valid = weight.sum(0) > 0
         return torch.where(valid, mean, torch.nan), weight.sum(0), torch.where(valid, deviation, 0.0)
@@ -75,7 +75,7 @@ class Fusion:
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
         """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
 
-        Agreement with what all say would favour whoever says it loudest. Windows that agree with no other one are trusted less.
+        Agreement with the fused depth would favour the source of most weight. Windows that agree with no other one are trusted less.
         What is no modality of the windows keeps its own trust.
         """
         trust, usual, places = self.trust.clone(), [], [k for k, source in enumerate(self.sources) if source.modality is not None]
@@ -91,7 +91,7 @@ class Fusion:
         return self._with(self.sources, trust)
 
     def plus(self, source: Source) -> Fusion:
-        """With one more source, trusted as it says itself."""
+        """With one more source, trusted by its own precision."""
         return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
     def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
@@ -147,13 +147,13 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], c
     The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
     few candidates of one pixel, two may agree by chance.
     """
-    centre, doubt = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
+    centre, robust = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
     total, valid = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
     for _ in range(2):
         deviation = _weighted_median((values - centre).abs(), weight)
         usual = SIGMA_BY_MEDIAN * deviation[valid].median() if valid.any() else deviation.new_zeros(())
         scale = deviation.clamp_min(usual) + config.spread_floor
-        w = weight * doubt.weight(((values - centre) / scale).square())
+        w = weight * robust.weight(((values - centre) / scale).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
     return centre, (weight * (values - centre).abs()).sum(0) / total
 

@@ -27,13 +27,13 @@ from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import GEMAN_MCCLURE
 
 MIN_PIXELS = 10
-MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
+MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they determine scale
 APART = (4, 8)  # frames between which depth must agree under given cameras
 AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
 NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
 TRIED = 3  # of them to the end
-FLAT = 1e-6  # slope of a window's disparity by the others', below which it says nothing of its scale
-CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be believed
+FLAT = 1e-6  # slope of a window's disparity by the others', below which its scale is undetermined
+CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be taken
 LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
 
@@ -148,7 +148,7 @@ def _affine_by_cameras(
     fixed_intrinsics: FixedIntrinsics,
     focal: Float[Tensor, "t"],
 ) -> tuple[float, float] | None:
-    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if they say nothing."""
+    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if undetermined."""
     height, width = predictions.grid_size
     disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
     for g, window in enumerate(predictions.windows.tolist()):
@@ -180,8 +180,8 @@ def _affine_by_cameras(
     best = min(solutions, key=lambda solution: float(solution.cost))
     p, shift = float(np.exp(best.x[0])), float(best.x[1])
     far = float(np.square(narrow((best.x[0] - 5, shift))).sum())  # as if the cameras did not move
-    told = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
-    return (p, p * shift) if told else None
+    is_determined = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
+    return (p, p * shift) if is_determined else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rays alone: cameras without depth. And what ray maps tell of the focal length."""
+"""Rays alone: cameras without depth. And the focal length by ray maps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) ->
 
 
 def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
-    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map tells them.
+    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map determines them.
 
     Ray maps may be of another size, and of another aspect: then their own pixels are not square.
     """
@@ -84,8 +84,8 @@ def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[
     direction = normalize(first, dim=-1).flatten(1, 2)
     pixels = pixel_grid(rows, columns, dtype=torch.float64).flatten(0, 1)
     cameras = camera_from_rays(direction, torch.zeros_like(direction), pixels)
-    told = [g for g in range(len(first)) if (g,) not in cameras.problems]
-    if not told:
+    usable = [g for g in range(len(first)) if (g,) not in cameras.problems]
+    if not usable:
         return None
-    fx, fy = (float(cameras.intrinsics[told, axis, axis].median()) for axis in (0, 1))
+    fx, fy = (float(cameras.intrinsics[usable, axis, axis].median()) for axis in (0, 1))
     return fx * width / columns, fy * height / rows

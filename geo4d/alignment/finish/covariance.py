@@ -13,7 +13,7 @@ CHI_SQUARE_6 = 5.35  # median of six squared normal errors
 
 
 def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "t 6 6"]:
-    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if it cannot be told.
+    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if undetermined.
 
     The first camera is exact. Errors are shared by as many neighbouring frames of a window as are `correlated_frames`.
     """

@@ -1,4 +1,4 @@
-"""The last step: arrays, metres, what moves, covariances, and what is to be said, all on the final cameras and depth."""
+"""The last step: arrays, metres, what moves, covariances and diagnostics, all on the final cameras and depth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be said of an alignment: how well each window fits, which are to be looked at, and how good the whole may be."""
+"""Diagnostics of an alignment: how well each window fits, which are to be looked at, and how good the whole may be."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def suspects(fit: WindowFit, config: FinishConfig) -> list[dict[str, Any]]:
 
 
 def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"], config: FinishConfig) -> list[int]:
-    """Frames whose depth is believed far less, or whose cameras fit far worse, than the others'."""
+    """Frames whose depth has far less confidence, or whose cameras fit far worse, than the others'."""
     confidence = torch.tensor([float(_median_of(result, frame)) for frame in range(result.num_frames)])
     found: dict[int, float] = {}
     for values, least in ((1 / confidence.clamp_min(1e-6), 0.0), (across, NEGLIGIBLE_ACROSS)):

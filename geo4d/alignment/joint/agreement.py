@@ -36,7 +36,7 @@ def describe_window_motion(
 def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
     """`solve`, again while the windows turn out to agree far better than was assumed; and the per-window PnP poses there.
 
-    How far the windows disagree says how small residuals may be taken for. At the start, wild points and badly linked windows make
+    How far the windows disagree bounds residual scales from below. At the start, outliers and badly linked windows make
     it look larger than it is.
     """
     o = problem.observations

@@ -42,7 +42,7 @@ class Solved:
         return () if term is None else term.rows(self.unknowns, fixed)
 
     def camera_covariance(self) -> Float[Tensor, "t 6 6"]:
-        """Of each camera's rotation and centre in the world, were all residuals independent; nan where it cannot be told."""
+        """Of each camera's rotation and centre in the world, were all residuals independent; nan where undetermined."""
         frames = torch.arange(self.columns.frames)
         found = self.system.covariance(self.columns.camera(frames), self.free)
         if found is None:

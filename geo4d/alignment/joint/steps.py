@@ -10,7 +10,7 @@ from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import describe_window_motion, solve_agreed, window_poses
-from geo4d.alignment.joint.guess import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
+from geo4d.alignment.joint.guess import InitialFocal, chain_windows, fit_focal, window_cameras, world_cameras
 from geo4d.alignment.joint.observations import Observations, WindowRays, observe_points, ray_cameras
 from geo4d.alignment.joint.problem import Given, JointProblem, WindowMotion
 from geo4d.alignment.joint.solve import Solved, solve
@@ -32,7 +32,7 @@ class Prepared:
     observations: Observations
     rays: WindowRays | None  # None: no frame has any that can be used
     priors: ResolvedPriors
-    guess: FocalGuess
+    guess: InitialFocal
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
     window_motion: WindowMotion
@@ -77,7 +77,7 @@ class Joint:
         return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.priors.fixed_intrinsics)
 
     def with_cameras(self, cameras: Cameras) -> Joint:
-        """The windows fitted anew to cameras that are settled, to say how well each of them fits those."""
+        """The windows fitted anew to cameras that are settled, to measure how well each of them fits those."""
         u = self.unknowns
         first = rigid(u.rotation[0], u.centre[0])
         poses = first @ cameras.cam_to_world
@@ -89,7 +89,7 @@ class Joint:
 
 
 def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
-    """Samples the windows and makes the first guesses. Raises AlignmentError if there is nothing to go by."""
+    """Samples the windows and makes the initial guesses. Raises AlignmentError if there is nothing to go by."""
     height, width = predictions.grid_size
     c = config.joint
     resolved = priors.resolve(predictions, sample_grid(height, width, c.samples))
@@ -121,7 +121,7 @@ def solve_joint(ready: Prepared) -> Joint:
 
 
 def _placed_by_given(start: Unknowns, observations: Observations, given: Given) -> Unknowns:
-    """The first guess brought to given cameras (if they are fixed), or they to it; and the scale of given depth."""
+    """The initial guess brought to given cameras (if they are fixed), or they to it; and the scale of given depth."""
     if given.poses is not None:
         to_world = _pose_similarity(given.poses, start)
         start = replace(start, poses=to_world)
@@ -146,7 +146,7 @@ def _placed_by_given(start: Unknowns, observations: Observations, given: Given) 
 
 
 def _pose_similarity(poses: Float[Tensor, "t 4 4"], start: Unknowns) -> Similarity:
-    """From the world of given cameras to that of the first guess, as a batch of one."""
+    """From the world of given cameras to that of the initial guess, as a batch of one."""
     frames = torch.arange(len(poses))[None]
     found = ray_similarities(frames, rigid(start.rotation, start.centre), poses[None])
     spread = (poses[:, :3, 3] - poses[:, :3, 3].mean(0)).norm(dim=-1)

@@ -67,7 +67,7 @@ class _Motion:
 
 
 def solve_from(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> tuple[PaperSolution, Dense]:
-    """The optimisation from the first guesses of the joint alignment, and its depth where these have any."""
+    """The optimisation from the initial guesses of the joint alignment, and its depth where these have any."""
     start = ready.start
     by_window = window_poses(ready.observations, start)
     points = point_source(predictions, ready.observations, by_window, start.windows.scale, config.joint.most_precision)

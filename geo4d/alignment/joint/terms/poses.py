@@ -18,7 +18,7 @@ from geo4d.solver.robust import SQUARE
 
 @dataclass(frozen=True)
 class PosesTerm:
-    """See the module; sigmas are given, and no loss is robust against what the user says."""
+    """See the module; sigmas are given, and the loss is not robust, since the user sets them."""
 
     columns: Columns
     poses: Float[Tensor, "t 4 4"]

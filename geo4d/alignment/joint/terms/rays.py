@@ -30,7 +30,7 @@ class RaysFixed:
 
 @dataclass(frozen=True)
 class RaysTerm:
-    """See the module. The scale of cameras that show no path is kept where the first guess put it."""
+    """See the module. The scale of cameras that show no path is kept where the initial guess put it."""
 
     observations: Observations
     columns: Columns
