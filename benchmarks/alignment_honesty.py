@@ -94,14 +94,14 @@ def normalized_errors(result: Reconstruction, case: Case, scale: float) -> tuple
 
     assert result.pose_covariance is not None
     true = np.linalg.inv(case.cam_to_world[:1]) @ case.cam_to_world
-    turn = so3_log(torch.from_numpy(true[:, :3, :3] @ result.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
+    rotation_error = so3_log(torch.from_numpy(true[:, :3, :3] @ result.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
     shift = true[:, :3, 3] / scale - result.cam_to_world[:, :3, 3]
     covariance = result.pose_covariance
 
     def squared(error: np.ndarray, block: np.ndarray) -> float:
         return float(np.median(np.einsum("ti,tij,tj->t", error[1:], np.linalg.inv(block[1:]), error[1:])) / 3)
 
-    return squared(shift, covariance[:, 3:, 3:]), squared(turn, covariance[:, :3, :3])
+    return squared(shift, covariance[:, 3:, 3:]), squared(rotation_error, covariance[:, :3, :3])
 
 
 def motion_scores(probability: np.ndarray, moving: np.ndarray) -> dict[str, float]:

@@ -44,7 +44,7 @@ def align(
     Works with any of points, disparity and rays: points give everything; disparity alone gives depth (with cameras as `priors`
     its scale and shift too), rays alone give cameras without depth. Points followed through the video (`tracks`) then correct the
     cameras, the focal length and the depth, where they are worth it. `diagnostics` says what was used, how well it fits and what is
-    missing; everything that is said, metres, covariances, what moves, is of the cameras and the depth that are returned.
+    missing; all diagnostics, metres, covariances, what moves, is of the cameras and the depth that are returned.
 
     `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, for the result and for what moves, where the
     predictions hold none or coarser ones.
@@ -99,10 +99,10 @@ def _solved(ready: Prepared, progress: Progress | None) -> Joint:
 
 
 def _as_paper(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> Draft:
-    """The paper's optimisation from the same first guesses."""
+    """The paper's optimisation from the same initial guesses."""
     found, dense = solve_from(predictions, ready, config)
     focal = torch.full_like(ready.start.log_focal, math.exp(found.log_focal))
-    cameras = Cameras.of(found.cam_to_world, focal, ready.known.lens)
+    cameras = Cameras.of(found.cam_to_world, focal, ready.priors.fixed_intrinsics)
     report = {"terms": terms_of(predictions, ready), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
     return Draft(cameras, dense, report)
 

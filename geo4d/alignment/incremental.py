@@ -11,10 +11,10 @@ import torch
 from geo4d._typing import Float, Int, Tensor
 from geo4d.alignment.align import FIELDS, Progress, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.joint.agreement import own_cameras, solve_agreed
-from geo4d.alignment.joint.guess import FocalGuess
+from geo4d.alignment.joint.agreement import solve_agreed, window_poses
+from geo4d.alignment.joint.guess import InitialFocal
 from geo4d.alignment.joint.observations import observe_points, ray_cameras
-from geo4d.alignment.joint.problem import OwnCameras
+from geo4d.alignment.joint.problem import WindowMotion
 from geo4d.alignment.joint.solve import assess
 from geo4d.alignment.joint.steps import Joint, Prepared, prepare
 from geo4d.alignment.joint.unknowns import Unknowns
@@ -40,8 +40,8 @@ class IncrementalAlignment:
         self._windows: Int[Tensor, "g v"] | None = None
         self._kind = ""
         self._unknowns: Unknowns | None = None
-        self._guess: FocalGuess | None = None
-        self._own = OwnCameras()
+        self._guess: InitialFocal | None = None
+        self._window_motion = WindowMotion()
 
     @property
     def num_windows(self) -> int:
@@ -92,19 +92,21 @@ class IncrementalAlignment:
         rays = None if rays is None or self._unknowns.rays is None or not rays.usable.any() else rays
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
-        ready = Prepared(observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._own, self.config, problems)
-        joint = Joint(ready, assess(ready.problem(), unknowns), own_cameras(observations, unknowns))
+        ready = Prepared(
+            observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._window_motion, self.config, problems
+        )
+        joint = Joint(ready, assess(ready.problem(), unknowns), window_poses(observations, unknowns))
         return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:
-        windows, known = predictions.windows, self._windows
+        windows, before = predictions.windows, self._windows
         if predictions.points is None:
             raise InputError("Growing alignments need point maps; these predictions have none.")
         if bool((windows[:, 0].diff() < 0).any()):
             raise InputError("The windows must come in the order of their first frames.")
-        if known is not None and (len(windows) < len(known) or not torch.equal(windows[: len(known)], known)):
-            raise InputError(f"The first {len(known)} windows are not those that were aligned before; give them all, the new ones last.")
-        if known is not None and _kind(predictions) != self._kind:
+        if before is not None and (len(windows) < len(before) or not torch.equal(windows[: len(before)], before)):
+            raise InputError(f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones last.")
+        if before is not None and _kind(predictions) != self._kind:
             raise InputError(f"These windows are {_kind(predictions)}; those that were aligned before are {self._kind}.")
 
     def _selected(self, predictions: WindowPredictions) -> WindowPredictions:
@@ -123,28 +125,27 @@ class IncrementalAlignment:
         return Priors(intrinsics=k, focal_sigma=self.config.joint.focal_log_sigma)
 
     def _carried(self, start: Unknowns, first: int, frames: Int[Tensor, "s"]) -> Unknowns:
-        """A first guess of recent windows, brought into the world of the earlier ones, which keep their places."""
+        """A initial guess of recent windows, brought into the world of the earlier ones, which keep their places."""
         old = self._unknowns
         assert old is not None
         to_world = old.windows[first].compose(start.windows[0].inverse())
-        known = frames < len(old.centre)
+        earlier = frames < len(old.centre)
         rotation = to_world.rotation @ start.rotation
         centre = to_world.apply(start.centre)
-        rotation[known], centre[known] = old.rotation[frames[known]], old.centre[frames[known]]
+        rotation[earlier], centre[earlier] = old.rotation[frames[earlier]], old.centre[frames[earlier]]
         windows = _overwritten(to_world.expand(len(start.windows.scale)).compose(start.windows), old.windows, first)
         rays = start.rays
         if rays is not None:
             rays = to_world.expand(len(rays.scale)).compose(rays)
             rays = rays if old.rays is None else _overwritten(rays, old.rays, first)
         log_focal = start.log_focal.clone()
-        log_focal[known] = old.log_focal[frames[known]]
+        log_focal[earlier] = old.log_focal[frames[earlier]]
         return Unknowns(rotation, centre, windows, log_focal, rays)
 
     def _keep(self, found: Unknowns, ready: Prepared, first: int, frames: Int[Tensor, "s"]) -> None:
         """Writes a solution of the recent windows into the whole."""
-        own = ready.guess.own
         if self._unknowns is None or self._guess is None:
-            self._unknowns, self._guess, self._own = found, ready.guess, ready.own
+            self._unknowns, self._guess, self._window_motion = found, ready.guess, ready.window_motion
             return
         old, count = self._unknowns, int(frames.max()) + 1
         rotation = _grown(old.rotation, count, torch.eye(3, dtype=torch.float64))
@@ -153,7 +154,9 @@ class IncrementalAlignment:
         rays = None if found.rays is None or old.rays is None else old.rays[:first].then(found.rays)
         self._unknowns = Unknowns(rotation, centre, old.windows[:first].then(found.windows), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
-        self._guess = FocalGuess(log_focal, ready.guess.sigma, shift, [*self._guess.own[:first], *own], self._guess.zooms)
+        self._guess = InitialFocal(
+            log_focal, ready.guess.sigma, shift, [*self._guess.by_window[:first], *ready.guess.by_window], self._guess.zooms
+        )
 
 
 def _kind(predictions: WindowPredictions) -> str:

@@ -13,7 +13,7 @@ from geo4d.solver.lm import Damping, minimise
 from geo4d.solver.robust import Loss
 
 ROUNDS = 12
-LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since a window's points may be wild over whole regions
+LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since whole regions of a window's points may be outliers
 LONGEST = 0.5  # radians, and units of the points: a step beyond is cut
 NEAREST = 1e-3  # depth at which a point behind the camera is held
 # short steps alone (radians, and units of the points) end it early: a camera that no longer gains must not stop the others
@@ -75,9 +75,9 @@ class _Pnp:
         to_image = torch.zeros(*z.shape, 2, 3, dtype=torch.float64)
         to_image[..., 0, 0] = to_image[..., 1, 1] = 1 / z
         to_image[..., 0, 2], to_image[..., 1, 2] = -local[..., 0] / z.square(), -local[..., 1] / z.square()
-        turned = pose[:, None, :3, :3].mT @ skew(self.points - pose[:, None, :3, 3])
-        moved = -pose[:, None, :3, :3].mT.expand_as(turned)
-        jacobian = to_image @ torch.cat([turned, moved], dim=-1)  # (n, p, 2, 6)
+        by_rotation = pose[:, None, :3, :3].mT @ skew(self.points - pose[:, None, :3, 3])
+        by_centre = -pose[:, None, :3, :3].mT.expand_as(by_rotation)
+        jacobian = to_image @ torch.cat([by_rotation, by_centre], dim=-1)  # (n, p, 2, 6)
         w = self.weight * LOSS.weight(self._square(residual, spread))
         normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
         return _Normal(normal, torch.einsum("np,npij,npi->nj", w, jacobian, residual))

@@ -1,4 +1,4 @@
-"""What is known before the alignment: intrinsics, cameras, depth, pixels to leave out, and lengths in the scene."""
+"""What is given before the alignment: intrinsics, cameras, depth, pixels to leave out, and lengths in the scene."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.cameras import Lens
-from geo4d.alignment.joint.problem import Known
+from geo4d.alignment.cameras import FixedIntrinsics
+from geo4d.alignment.joint.problem import Given
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import WindowPredictions
@@ -68,9 +68,9 @@ class Priors:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape or of such numbers."""
         for name, (option, least, largest, unit) in SIGMAS.items():
-            value, said = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
+            value, lower = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
             if not (_within(value, least, largest) or (value == 0 and name != "depth_sigma")):
-                raise ConfigError(f"The prior {name} ({option}) must be {said} {least:g} to {largest:g} {unit}; got {value}.")
+                raise ConfigError(f"The prior {name} ({option}) must be {lower} {least:g} to {largest:g} {unit}; got {value}.")
         lengths: list[tuple[str, Any]] = [("distance (--distance)", distance.metres) for distance in self.distances]
         if self.camera_height is not None:
             lengths.append(("camera_height (--camera-height)", self.camera_height))
@@ -103,9 +103,9 @@ class Priors:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known."""
-        known = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
-        return all(value is None for value in known) and not self.distances
+        """Whether nothing is given."""
+        given = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
+        return all(value is None for value in given) and not self.distances
 
     @property
     def is_metric(self) -> bool:
@@ -113,19 +113,19 @@ class Priors:
         posed = self.cam_to_world is not None and self.poses_are_metric
         return posed or self.depth is not None or bool(self.distances) or self.camera_height is not None
 
-    def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> Resolved:
+    def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> ResolvedPriors:
         """The priors on the predictions' grid, depth at the sampled pixels `index`. Raises InputError for another video's."""
         frames = predictions.num_frames
         for name in ("cam_to_world", "depth", "ignore"):
             value = getattr(self, name)
             if value is not None and len(value) != frames:
                 raise InputError(f"The prior {name} is of {len(value)} frames, the video has {frames}; give one for each.")
-        lens, log_focal = self._lens(predictions)
+        fixed_intrinsics, log_focal = self._fixed_intrinsics(predictions)
         log_depth = self._log_depth(predictions)
         depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
         poses = None if self.cam_to_world is None else torch.from_numpy(np.array(self.cam_to_world, dtype=np.float64))
         soft = self.pose_turn_sigma_deg > 0 or self.pose_centre_sigma > 0
-        known = Known(
+        given = Given(
             poses,
             max(math.radians(self.pose_turn_sigma_deg), LEAST_TURN_SIGMA) if soft else 0.0,
             max(self.pose_centre_sigma, LEAST_SHIFT_SIGMA) if soft else 0.0,
@@ -133,12 +133,12 @@ class Priors:
             self.depth_sigma,
             one_scale=self.poses_are_metric,
         )
-        return Resolved(lens, log_focal, known, log_depth, self._ignored(predictions))
+        return ResolvedPriors(fixed_intrinsics, log_focal, given, log_depth, self._ignored(predictions))
 
-    def _lens(self, predictions: WindowPredictions) -> tuple[Lens, Tensor | None]:
+    def _fixed_intrinsics(self, predictions: WindowPredictions) -> tuple[FixedIntrinsics, Tensor | None]:
         frames = predictions.num_frames
         if self.intrinsics is None:
-            return Lens.ideal(frames), None
+            return FixedIntrinsics.ideal(frames), None
         k = torch.from_numpy(np.array(self.intrinsics, dtype=np.float64))
         if k.ndim == 3 and len(k) != frames:
             raise InputError(f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all.")
@@ -147,22 +147,22 @@ class Priors:
         source = predictions.source_size or (height, width)
         x, y = width / source[1], height / source[0]
         side = max(height, width)
-        offset = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
-        return Lens(offset, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
+        principal_point = torch.stack([k[:, 0, 2] * x - width / 2, k[:, 1, 2] * y - height / 2], dim=-1) / side
+        return FixedIntrinsics(principal_point, k[:, 1, 1] * y / (k[:, 0, 0] * x)), (k[:, 0, 0] * x / side).log()
 
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
         depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)  # in its own type, whose numbers are checked
-        known = np.isfinite(depth) & (depth > 0)
-        if not known.any():
+        valid = np.isfinite(depth) & (depth > 0)
+        if not valid.any():
             raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")
-        if depth[known].min() < LENGTHS[0] or depth[known].max() > LENGTHS[1]:
+        if depth[valid].min() < LENGTHS[0] or depth[valid].max() > LENGTHS[1]:
             raise InputError(
-                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[known].min():g} to "
-                f"{depth[known].max():g}: put nan or 0 where it is unknown."
+                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[valid].min():g} to "
+                f"{depth[valid].max():g}: put nan or 0 where it is unknown."
             )
-        return torch.from_numpy(np.log(np.where(known, depth, np.nan).astype(np.float32)))
+        return torch.from_numpy(np.log(np.where(valid, depth, np.nan).astype(np.float32)))
 
     def _ignored(self, predictions: WindowPredictions) -> Bool[Tensor, "t h w"] | None:
         if self.ignore is None:
@@ -171,12 +171,12 @@ class Priors:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedPriors:
     """Priors as the solver takes them."""
 
-    lens: Lens
+    fixed_intrinsics: FixedIntrinsics
     log_focal: Tensor | None  # (t,) by the longer side
-    known: Known
+    given: Given
     log_depth: Tensor | None  # (t, h, w), nan where unknown
     ignore: Tensor | None  # (t, h, w)
 

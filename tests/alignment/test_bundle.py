@@ -9,7 +9,7 @@ import torch
 from geo4d.alignment import AlignmentConfig, Priors
 from geo4d.alignment.align import complete
 from geo4d.alignment.bundle.config import BundleConfig
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.draft import Draft
 from geo4d.errors import InputError
@@ -54,7 +54,7 @@ def guess(frames: int, *, depth: float = 4.0, focal: float = FOCAL, poses: np.nd
     """A network that knows one depth and no motion."""
     log_depth = torch.full((frames, HEIGHT // 2, WIDTH // 2), float(np.log(depth)))
     poses = np.tile(np.eye(4), (frames, 1, 1)) if poses is None else poses
-    cameras = Cameras.of(torch.from_numpy(poses), torch.full((frames,), focal / WIDTH, dtype=torch.float64), Lens.ideal(frames))
+    cameras = Cameras.of(torch.from_numpy(poses), torch.full((frames,), focal / WIDTH, dtype=torch.float64), FixedIntrinsics.ideal(frames))
     return Draft(cameras, Dense(log_depth, torch.ones_like(log_depth), torch.ones_like(log_depth)))
 
 

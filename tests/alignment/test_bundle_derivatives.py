@@ -29,7 +29,7 @@ def normal(*shape, seed):
 
 
 def scene(*, points=POINTS, frames=FRAMES, travels=1.0):
-    """A state of steady speed and turn, and evidence that fits it exactly; every point is seen in all frames but one."""
+    """A state of steady speed and rotation, and evidence that fits it exactly; every point is seen in all frames but one."""
     t = torch.arange(frames, dtype=torch.float64)[:, None]
     centre = travels * t * double([0.15, -0.03, 0.05])
     world = normal(points, 3, seed=1) * double([1.2, 0.9, 0.6]) + double([0.3, 0.0, 4.0])
@@ -56,10 +56,10 @@ def told(evidence, **settings):
 
 def expected_motion(state, **sigmas):
     """What is expected of the camera, were the state right."""
-    turn = state.rotation[1:] @ state.rotation[:-1].mT
+    rotation = state.rotation[1:] @ state.rotation[:-1].mT
     step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0))
-    settings = {"turn_sigma": 0.02, "step_sigma": torch.full((len(step),), 0.05, dtype=torch.float64), **sigmas}
-    return Motion(turn, step, loss=Loss.cauchy(2.0), **settings)
+    settings = {"rotation_sigma": 0.02, "step_sigma": torch.full((len(step),), 0.05, dtype=torch.float64), **sigmas}
+    return Motion(rotation, step, loss=Loss.cauchy(2.0), **settings)
 
 
 def without_observations(evidence):
@@ -113,7 +113,7 @@ PARTS = {
     "depth priors": lambda e, s: without_observations(e),
     "a firm focal length elsewhere": lambda e, s: replace(e, log_focal=0.2, log_focal_sigma=1e-3),
     "smooth centres": lambda e, s: told(e, **SMOOTH),
-    "all but turns": lambda e, s: replace(told(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
+    "all but rotations": lambda e, s: replace(told(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
 }
 
 
@@ -133,12 +133,12 @@ def cameras_alone(evidence):
     return replace(without_priors(without_observations(evidence)), log_focal_sigma=1e6)
 
 
-def turn_and_centre(gradient):
+def rotation_and_centre(gradient):
     cameras = gradient[: 6 * FRAMES].unflatten(0, (-1, 6))
     return cameras[:, :3], cameras[:, 3:]
 
 
-def test_the_gradient_of_smooth_turns_is_that_of_small_turns():
+def test_the_gradient_of_smooth_rotations_is_that_of_small_angles():
     evidence, truth = scene()
     evidence, state = told(cameras_alone(evidence), rotation_smoothness=30.0), off(truth)
     tracks = torch.ones(POINTS, dtype=torch.float64)
@@ -148,29 +148,29 @@ def test_the_gradient_of_smooth_turns_is_that_of_small_turns():
 
 
 def test_the_gradient_of_the_expected_motion():
-    """Exact by the centres, that of small turns by the rotations; how a step turns with its camera is left out, as is written."""
+    """Exact by the centres, that of small angles by the rotations; how a step rotates with its camera is left out, as is written."""
     evidence, truth = scene()
     state, tracks = off(truth), torch.ones(POINTS, dtype=torch.float64)
     for sigmas in ({}, {"step_sigma": torch.full((FRAMES - 1,), 1e4, dtype=torch.float64)}):
         known = replace(cameras_alone(evidence), motion=expected_motion(truth, **sigmas))
         found = gradient_of(system_of(known, state, tracks))
         expected = numeric_gradient(lambda step, known=known: cost(known, moved(state, step), SIGMA, tracks), len(found))
-        (turn, centre), (expected_turn, expected_centre) = turn_and_centre(found), turn_and_centre(expected)
+        (rotation, centre), (expected_rotation, expected_centre) = rotation_and_centre(found), rotation_and_centre(expected)
         torch.testing.assert_close(centre, expected_centre, rtol=1e-5, atol=1e-6)
-    assert float((turn - expected_turn).norm()) < 0.05 * float(expected_turn.norm())
-    assert float(expected_turn.norm()) > 1 and float(turn.norm()) > 1
+    assert float((rotation - expected_rotation).norm()) < 0.05 * float(expected_rotation.norm())
+    assert float(expected_rotation.norm()) > 1 and float(rotation.norm()) > 1
 
 
-TO_TURNS = {
-    "smooth turns": lambda e, s: told(e, rotation_smoothness=1e4),
+TO_ROTATIONS = {
+    "smooth rotations": lambda e, s: told(e, rotation_smoothness=1e4),
     "expected motion of a camera that stays": lambda e, s: replace(e, motion=expected_motion(s)),
 }
 
 
-@pytest.mark.parametrize("name", {**PARTS, **TO_TURNS})
+@pytest.mark.parametrize("name", {**PARTS, **TO_ROTATIONS})
 def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
-    evidence, truth = scene(travels=0.0 if name in TO_TURNS else 1.0)
-    evidence = {**PARTS, **TO_TURNS}[name](evidence, truth)
+    evidence, truth = scene(travels=0.0 if name in TO_ROTATIONS else 1.0)
+    evidence = {**PARTS, **TO_ROTATIONS}[name](evidence, truth)
     evidence = replace(evidence, log_focal=LOG_FOCAL)  # it fits
     tracks = torch.rand(POINTS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     system = system_of(evidence, truth, tracks)
@@ -182,7 +182,7 @@ def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
         if seed % 2:  # cameras alone, so that what is weak is not drowned by the points
             step[6 * FRAMES + 1 :] = 0
         found = cost(evidence, moved(truth, step), SIGMA, tracks)
-        assert found == pytest.approx(float(step @ matrix @ step), rel=0.02 if name in TO_TURNS else 0.002)
+        assert found == pytest.approx(float(step @ matrix @ step), rel=0.02 if name in TO_ROTATIONS else 0.002)
 
 
 @pytest.mark.parametrize("dense", [True, False])
@@ -236,8 +236,8 @@ def test_covariances_are_those_of_simulated_noise():
     for seed in range(100):
         noisy = simulated(evidence, truth, 3e-4, seed)
         solution = solve_bundle(noisy, truth, iterations=6)
-        turn = so3_log(solution.state.rotation @ truth.rotation.mT)
-        errors.append(torch.cat([turn, solution.state.centre - truth.centre], dim=1))
+        rotation = so3_log(solution.state.rotation @ truth.rotation.mT)
+        errors.append(torch.cat([rotation, solution.state.centre - truth.centre], dim=1))
         if seed % 20 == 0:
             said.append(camera_covariance(told(noisy, independent_frames=5.0), solution))
     error, covariance = torch.stack(errors)[:, 1:], torch.stack(said).mean(0)  # (n, t - 1, 6), (t, 6, 6)

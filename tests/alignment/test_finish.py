@@ -86,10 +86,10 @@ def test_covariances_are_of_the_final_cameras(case) -> None:
     """Errors of the returned cameras are of the size that is said; the windows' own covariance would be far too small for theirs."""
     _, _, true, before, after = case
     assert not np.allclose(after.pose_covariance, before.pose_covariance)
-    turn = so3_log(torch.from_numpy(true[:, :3, :3] @ after.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
+    rotation_error = so3_log(torch.from_numpy(true[:, :3, :3] @ after.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
     unit = np.linalg.norm(after.cam_to_world[:, :3, 3]) / np.linalg.norm(true[:, :3, 3])
     shift = unit * true[:, :3, 3] - after.cam_to_world[:, :3, 3]
-    for error, block in ((turn, slice(0, 3)), (shift, slice(3, 6))):
+    for error, block in ((rotation_error, slice(0, 3)), (shift, slice(3, 6))):
         covariance = after.pose_covariance[1:, block, block]
         assert (np.linalg.eigvalsh(covariance) > 0).all()
         square = np.einsum("ti,tij,tj->t", error[1:], np.linalg.inv(covariance), error[1:]) / 3

@@ -196,10 +196,10 @@ def test_a_wrong_camera_loses_in_proportion_to_its_sigma(noisy):
     assert shift_kept(predictions, poses, 1.0, 0.0) > 0.99
 
 
-def test_sigmas_of_turns_are_in_degrees(exact):
-    known = Priors(cam_to_world=EYES, pose_turn_sigma_deg=2.0, pose_centre_sigma=0.3).resolve(exact[0], None).known
-    assert known.turn_sigma == pytest.approx(np.pi / 90) and known.centre_sigma == 0.3 and not known.fixes_cameras
-    assert Priors(cam_to_world=EYES).resolve(exact[0], None).known.fixes_cameras
+def test_sigmas_of_rotations_are_in_degrees(exact):
+    given = Priors(cam_to_world=EYES, pose_turn_sigma_deg=2.0, pose_centre_sigma=0.3).resolve(exact[0], None).given
+    assert given.rotation_sigma == pytest.approx(np.pi / 90) and given.centre_sigma == 0.3 and not given.fixes_cameras
+    assert Priors(cam_to_world=EYES).resolve(exact[0], None).given.fixes_cameras
 
 
 def test_metric_cameras_that_do_not_move_give_no_metres():

@@ -38,8 +38,8 @@ def quiet(focal="shared", **settings):
 RAYS_AND_DISPARITY = ("ray_direction", "ray_moment", "disparity")
 KINDS = {  # of the residuals of each term, but for those that hold the scale of ray cameras
     "points": ("across", "along"),
-    "rays": ("ray turn", "ray centre"),
-    "poses": ("given turn", "given centre"),
+    "rays": ("ray rotation", "ray centre"),
+    "poses": ("given rotation", "given centre"),
     "depth": ("given depth",),
     "smoothness": (),
     "focal": (),
@@ -181,7 +181,7 @@ def test_every_residual_is_nothing_at_the_truth():
     problem, truth = problem_with_truth()
     terms = Terms.plain(problem)
     residuals = terms.residuals(truth)
-    assert set(residuals) == {"across", "along", "ray turn", "ray centre", "given turn", "given centre", "given depth"}
+    assert set(residuals) == {"across", "along", "ray rotation", "ray centre", "given rotation", "given centre", "given depth"}
     for name, residual in residuals.items():
         assert float(residual.abs().max()) < 1e-6, name
     assert terms.cost(truth) < 1e-6
@@ -196,17 +196,17 @@ def moved_by(problem, truth, columns_of, amount=0.02):
 
 ONE = torch.tensor([4])
 OFF = {
-    "a camera turned": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "ray turn", "given turn", "given depth"}),
+    "a camera rotated": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "ray rotation", "given rotation", "given depth"}),
     "a camera shifted": (lambda c: c.camera(ONE)[0, 3:], {"across", "along", "ray centre", "given centre", "given depth"}),
     "a window scaled": (lambda c: c.window(ONE - 3)[0, 0], {"across", "along", "given depth"}),
-    "a window turned": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "given depth"}),
+    "a window rotated": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "given depth"}),
     "a window shifted": (lambda c: c.window(ONE - 3)[0, 4:], {"across", "along", "given depth"}),
     "rays scaled": (lambda c: c.ray(ONE - 3)[0, 0], {"ray centre"}),
-    "rays turned": (lambda c: c.ray(ONE - 3)[0, 1:4], {"ray turn", "ray centre"}),
+    "rays rotated": (lambda c: c.ray(ONE - 3)[0, 1:4], {"ray rotation", "ray centre"}),
     "rays shifted": (lambda c: c.ray(ONE - 3)[0, 4:], {"ray centre"}),
     "the focal length": (lambda c: c.focal(ONE)[0], {"across"}),
     "given poses scaled": (lambda c: c.poses[0], {"given centre"}),
-    "given poses turned": (lambda c: c.poses[1:4], {"given turn", "given centre"}),
+    "given poses rotated": (lambda c: c.poses[1:4], {"given rotation", "given centre"}),
     "given poses shifted": (lambda c: c.poses[4:], {"given centre"}),
     "given depth scaled": (lambda c: c.depth, {"given depth"}),
 }
@@ -219,7 +219,7 @@ def test_off_the_truth_the_residuals_that_are_concerned_rise_and_no_others(name)
     off = moved_by(problem, truth, columns_of)
     terms = Terms.plain(problem)
     risen = {residual for residual, values in terms.residuals(off).items() if float(values.abs().max()) > 1e-4}
-    # a camera's own turn or shift is the same for all windows that see it: their depths move together
+    # a camera's own rotation or shift is the same for all windows that see it: their depths move together
     assert concerned - {"along"} <= risen <= concerned
     assert terms.cost(off) > 1e-3
 
@@ -247,7 +247,7 @@ def test_pixels_without_weight_cost_nothing():
     o = problem.observations
     weight, points = o.weight.clone(), o.points.clone()
     weight[:, :, ::3], points[:, :, ::3] = 0, 1e3
-    assert problem.known.log_depth is not None
+    assert problem.given.log_depth is not None
     terms = Terms.plain(replace(problem, observations=replace(o, weight=weight, points=points)))
     assert terms.residuals(truth)["across"][:, :, ::3].abs().max() > 1e-2  # they are off indeed
     assert terms.cost(truth) < 1e-6
@@ -256,9 +256,9 @@ def test_pixels_without_weight_cost_nothing():
 
 def test_unknown_given_depth_costs_nothing():
     problem, truth = problem_with_truth()
-    log_depth = problem.known.log_depth.clone()
+    log_depth = problem.given.log_depth.clone()
     log_depth[:, ::2] = torch.nan
-    partly = replace(problem, known=replace(problem.known, log_depth=log_depth))
+    partly = replace(problem, given=replace(problem.given, log_depth=log_depth))
     off = moved_by(problem, truth, lambda c: c.depth)
     parts = []
     for terms in (Terms.plain(problem), Terms.plain(partly)):
@@ -278,8 +278,8 @@ def smoothness_alone(problem, unknowns, **settings):
 def test_smoothness_is_nothing_for_a_steady_camera_and_something_for_a_jerk():
     problem, truth = problem_with_truth()
     t = torch.arange(FRAMES, dtype=torch.float64)[:, None]
-    turn, move = torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64), torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64)
-    steady = replace(truth, rotation=so3_exp(t * turn), centre=t * move)
+    rotation, move = torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64), torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64)
+    steady = replace(truth, rotation=so3_exp(t * rotation), centre=t * move)
     assert smoothness_alone(problem, steady, smoothness=1.0, rotation_smoothness=1.0) < 1e-9
     jerk = moved_by(problem, steady, lambda c: c.camera(ONE)[0, 3:])
     assert smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2 and smoothness_alone(problem, jerk, rotation_smoothness=1.0) < 1e-9
@@ -321,7 +321,7 @@ def test_the_gradient_is_the_derivative_of_the_cost(name):
     torch.testing.assert_close(system.gradient[system.structure.place], system.pull)
 
 
-def test_the_gradient_of_the_turns_smoothness_is_nearly_that_of_the_cost():
+def test_the_gradient_of_the_rotations_smoothness_is_nearly_that_of_the_cost():
     problem, truth = problem_with_truth(quiet(rotation_smoothness=1.0), kinds=())
     unknowns = truth.moved(problem.columns(), random_step(problem, 0.01))
     terms = Terms.plain(problem).alone("smoothness")  # that of the centres has no weight
@@ -424,8 +424,8 @@ def test_a_step_back_undoes_a_step():
     identity = torch.eye(3, dtype=torch.float64)
     for rotation in (there.rotation, there.windows.rotation, there.rays.rotation, there.poses.rotation):
         torch.testing.assert_close(rotation @ rotation.mT, identity.expand_as(rotation))
-    turned = so3_log(there.rotation @ truth.rotation.mT)
-    torch.testing.assert_close(turned, step[columns.camera(torch.arange(FRAMES))][:, :3])
+    rotated = so3_log(there.rotation @ truth.rotation.mT)
+    torch.testing.assert_close(rotated, step[columns.camera(torch.arange(FRAMES))][:, :3])
     torch.testing.assert_close((there.windows.scale / truth.windows.scale).log(), step[columns.window(torch.arange(3))][:, 0])
     torch.testing.assert_close(there.log_focal - truth.log_focal, step[columns.focal(torch.arange(FRAMES))])
 

@@ -43,8 +43,8 @@ class SamePlace:
         """The sigma is given."""
 
     def rows(self, unknowns: Unknowns, fixed: None) -> tuple[Rows, ...]:
-        apart = unknowns.centre[self.last] - unknowns.centre[self.first]
-        return (Rows(apart[None], torch.ones(1, dtype=torch.float64), torch.tensor(self.sigma, dtype=torch.float64), SQUARE),)
+        difference = unknowns.centre[self.last] - unknowns.centre[self.first]
+        return (Rows(difference[None], torch.ones(1, dtype=torch.float64), torch.tensor(self.sigma, dtype=torch.float64), SQUARE),)
 
     def blocks(self, unknowns: Unknowns, fixed: None) -> Iterator[Block]:
         index = self.columns.camera(torch.tensor([self.first, self.last]))[:, 3:].reshape(1, 6)

@@ -33,36 +33,36 @@ DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product
 class Motion:
     """What is expected of the camera from each frame to the next, and how far it may be off."""
 
-    turn: Float[Tensor, "s 3 3"]  # cam_to_world of the next frame by that of this one
+    rotation: Float[Tensor, "s 3 3"]  # cam_to_world of the next frame by that of this one
     step: Float[Tensor, "s 3"]  # in this frame's camera
-    turn_sigma: float  # radians
+    rotation_sigma: float  # radians
     step_sigma: Float[Tensor, "s"]
     loss: Loss
 
     def residuals(self, state: State) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
-        """Turns (in the world) and steps (in this frame's camera) by their sigmas."""
-        turn = so3_log(state.rotation[1:] @ state.rotation[:-1].mT @ self.turn.mT) / self.turn_sigma
+        """Rotation vectors (in the world) and steps (in this frame's camera) by their sigmas."""
+        rotation_error = so3_log(state.rotation[1:] @ state.rotation[:-1].mT @ self.rotation.mT) / self.rotation_sigma
         step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0)) - self.step
-        return turn, step / self.step_sigma[:, None]
+        return rotation_error, step / self.step_sigma[:, None]
 
     def cost(self, state: State) -> Tensor:
         """Robust, so that a few wrong expectations do not count."""
-        turn, step = self.residuals(state)
-        return self.loss.value(turn.square().sum(-1)).sum() + self.loss.value(step.square().sum(-1)).sum()
+        rotation_error, step = self.residuals(state)
+        return self.loss.value(rotation_error.square().sum(-1)).sum() + self.loss.value(step.square().sum(-1)).sum()
 
     def system(self, state: State) -> tuple[sparse.csr_array, np.ndarray]:
-        """Normal equations and gradient of all cameras; how a step turns with its camera is left to the acceptance test."""
+        """Normal equations and gradient of all cameras; how a step rotates with its camera is left to the acceptance test."""
         frames = len(state.centre)
-        turn, step = self.residuals(state)
-        by_turn, by_step = (self.loss.weight(r.square().sum(-1)) for r in (turn, step))
+        rotation_error, step = self.residuals(state)
+        by_rotation, by_step = (self.loss.weight(r.square().sum(-1)) for r in (rotation_error, step))
         first = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(frames - 1, frames))
-        weights = np.stack([(by_turn / self.turn_sigma**2).numpy(), (by_step / self.step_sigma.square()).numpy()])
+        weights = np.stack([(by_rotation / self.rotation_sigma**2).numpy(), (by_step / self.step_sigma.square()).numpy()])
         matrix = sum(
             sparse.kron(first.T @ sparse.diags_array(w) @ first, sparse.diags_array(np.repeat(pick, 3)))
             for w, pick in zip(weights, ([1.0, 0.0], [0.0, 1.0]), strict=True)
         )
         world = torch.einsum("sij,sj->si", state.rotation[:-1], step)
-        pull = [by_turn[:, None] * turn / self.turn_sigma, (by_step / self.step_sigma)[:, None] * world]
+        pull = [by_rotation[:, None] * rotation_error / self.rotation_sigma, (by_step / self.step_sigma)[:, None] * world]
         return matrix.tocsr(), (first.T @ torch.cat(pull, dim=1).numpy()).ravel()
 
 
@@ -147,7 +147,7 @@ def typical_size(evidence: Evidence, r: Residuals) -> float:
 
 
 def track_weights(evidence: Evidence, r: Residuals, sigma: float) -> Float[Tensor, "n"]:
-    """How much each track as a whole is believed: its mean square residual through a Cauchy weight."""
+    """Weight of each track as a whole: its mean square residual through a Cauchy weight."""
     square = r.pixel.square().sum(1) / sigma**2
     mean = torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length
     return Loss.cauchy(evidence.config.track_width).weight(mean)
@@ -167,17 +167,17 @@ def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "
     observation, prior = Loss.cauchy(evidence.config.observation_width), Loss.cauchy(evidence.config.prior_width)
     total = (tracks[evidence.point] * observation.value(square)).sum() + prior.value(r.prior.square()).sum()
     total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
-    total = total + evidence.config.smoothness * _bend(state.centre).square().sum()
+    total = total + evidence.config.smoothness * _acceleration(state.centre).square().sum()
     if evidence.motion is not None:
         total = total + evidence.motion.cost(state)
-    return float(total + evidence.config.rotation_smoothness * _turns(state.rotation).diff(dim=0).square().sum())
+    return float(total + evidence.config.rotation_smoothness * _frame_to_frame_rotations(state.rotation).diff(dim=0).square().sum())
 
 
-def _bend(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
+def _acceleration(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
     return centre[2:] - 2 * centre[1:-1] + centre[:-2]
 
 
-def _turns(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
+def _frame_to_frame_rotations(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
     """Rotation from each frame to the next, as vectors in the world."""
     return so3_log(rotation[1:] @ rotation[:-1].mT)
 
@@ -193,7 +193,7 @@ def solve_bundle(
 ) -> Solution:
     """The state of least robust cost that is found from a start; scales are measured anew after each step that is taken.
 
-    Without `travels` the centres stay where they are: the camera only turns. If cameras are not free, points alone are moved.
+    Without `travels` the centres stay where they are: the camera only rotates. If cameras are not free, points alone are moved.
     """
     free = _free(len(state.centre), focal_is_free=focal_is_free, travels=travels, cameras_are_free=cameras_are_free)
     found = minimise(_Bundle(evidence, free), state, iterations=iterations, damping=DAMPING)
@@ -319,9 +319,11 @@ class _System:
             second = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(frames - 2, frames))
             weights = np.repeat([e.config.rotation_smoothness, e.config.smoothness], 3)
             blocks = blocks + sparse.kron(second.T @ second, sparse.diags_array(weights))
-            # of small turns; the acceptance test answers for the rest
-            bend = np.concatenate([_turns(self.state.rotation).diff(dim=0).numpy(), _bend(self.state.centre).numpy()], axis=1)
-            gradient[:-1] += (weights * (second.T @ bend)).ravel()
+            # of small angles; the acceptance test answers for the rest
+            acceleration = np.concatenate(
+                [_frame_to_frame_rotations(self.state.rotation).diff(dim=0).numpy(), _acceleration(self.state.centre).numpy()], axis=1
+            )
+            gradient[:-1] += (weights * (second.T @ acceleration)).ravel()
         if e.motion is not None:
             matrix, pull = e.motion.system(self.state)
             blocks = blocks + matrix
@@ -395,8 +397,8 @@ class _System:
 def _jacobians(state: State, point: Tensor, frame: Tensor) -> tuple[Float[Tensor, "k 3 6"], Float[Tensor, "k 3 3"]]:
     """Derivatives of points in their cameras by (rotation, centre) and by the point."""
     back = state.rotation[frame].mT
-    turned = back @ skew(state.points[point] - state.centre[frame])
-    return torch.cat([turned, -back], dim=2), back
+    by_rotation = back @ skew(state.points[point] - state.centre[frame])
+    return torch.cat([by_rotation, -back], dim=2), back
 
 
 def camera_covariance(evidence: Evidence, solution: Solution) -> Float[Tensor, "t 6 6"]:

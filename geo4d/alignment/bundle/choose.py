@@ -1,6 +1,6 @@
 """Cameras and focal length by what the pixels show (followed points): which of several solutions, and whether it is worth taking.
 
-The network's depth makes a first guess of every tracked point and holds what parallax does not tell (a camera that only turns, or
+The network's depth makes a initial guess of every tracked point and holds what parallax does not determine (a camera that only rotates, or
 stands still); bundle adjustment does the rest. Where there is too little to go by, the cameras stay as they were.
 """
 
@@ -35,7 +35,7 @@ class Adjusted:
     warning: str | None = None
     video: TrackedVideo | None = None
     solution: Solution | None = None
-    gain: float = 0.0  # share of the misfit by which a camera that travels is better than one that only turns
+    gain: float = 0.0  # share of the misfit by which a camera that travels is better than one that only rotates
 
     @property
     def is_used(self) -> bool:
@@ -149,7 +149,7 @@ def _chance(video: TrackedVideo) -> float:
 
 @dataclass
 class _Choice:
-    """Several starts, the best camera that travels, the best that only turns, and which of both."""
+    """Several starts, the best camera that travels, the best that only rotates, and which of both."""
 
     video: TrackedVideo
     solution: Solution = field(init=False)
@@ -160,11 +160,11 @@ class _Choice:
     runaway: dict[int, float] = field(default_factory=dict)  # focal lengths that were put back, by the solution they were put back for
 
     def solve(self) -> _Choice:
-        """The best camera that travels or that only turns.
+        """The best camera that travels or that only rotates.
 
         Three starts: the network's cameras with points lifted by its depth; the same with points that were first fitted to the
         cameras (good cameras are not torn off by depth that errs); cameras chained frame by frame. Those that fit best go on.
-        A camera that travels fits always a little better than one that only turns; what it must explain beyond that is
+        A camera that travels fits always a little better than one that only rotates; what it must explain beyond that is
         `travel_gain` of the misfit.
         """
         evidence, config = self.video.evidence, self.video.config
@@ -174,10 +174,10 @@ class _Choice:
         fixed = [solve_bundle(evidence, start, iterations=config.start_iterations, focal_is_free=False) for start in starts]
         promising = {id(solution): solution for solution in (self._better(fixed), min(fixed, key=lambda solution: solution.sigma))}
         best = self._better([self._freed(solution) for solution in promising.values()])
-        turning = self._turning(best)
-        self.gain = self._saved(turning.state, best.state, best.sigma)
+        rotation_only = self._rotation_only(best)
+        self.gain = self._saved(rotation_only.state, best.state, best.sigma)
         self.focal_put_back = self.runaway.get(id(best))
-        self.solution, self.travels = (best, True) if self.gain > config.travel_gain else (turning, False)
+        self.solution, self.travels = (best, True) if self.gain > config.travel_gain else (rotation_only, False)
         self.gain_over_network = self._saved(fitted, self.solution.state, self.solution.sigma)
         return self
 
@@ -202,8 +202,8 @@ class _Choice:
         sigma = min(solution.sigma for solution in solutions)
         return min(solutions, key=lambda solution: misfit(self.video.evidence, solution.state, sigma))
 
-    def _turning(self, solution: Solution) -> Solution:
-        """The best camera that stays in its place: from the turns of the best one that travels, and from turns alone."""
+    def _rotation_only(self, solution: Solution) -> Solution:
+        """The best camera that stays in its place: from the rotations of the best one that travels, and from rotations alone."""
         still = torch.zeros_like(solution.state.centre)
         rotations = solution.state.rotation, self.video.rotations_alone()
         starts = [self.video.start(chained=False, poses=rigid(rotation, still)) for rotation in rotations]

@@ -9,11 +9,11 @@ from geo4d.errors import ConfigError
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """How followed points and the network are weighed, and when the points are believed."""
+    """How followed points and the network are weighed, and when the result is taken."""
 
     # the network as a prior
     depth_sigma: float = 0.7  # of its log depth at one point: its errors are shared by whole regions
-    far: float = 15.0  # median depths, beyond which it says little
+    far: float = 15.0  # median depths, beyond which it is uninformative
     far_sigma: float = 1.0  # of its log depth there
     sky: float = 20.0  # median depths, where a pixel without depth is put
     log_focal_sigma: float = 0.2  # of its focal length
@@ -29,7 +29,7 @@ class BundleConfig:
     motion_width: float = 2.0  # of the network's motion, in its sigmas
     typical: float = 1.2  # typical size of a residual, in medians
     pixel_floor: float = 0.05  # least typical residual, pixels of the source
-    smoothness: float = 3e5  # of the centres and of the rotation: they matter only where the observations say little
+    smoothness: float = 3e5  # of the centres and of the rotation: they matter only where the observations determine little
     rotation_smoothness: float = 3e5
     iterations: int = 40  # steps of the last solves
     start_iterations: int = 15  # of those that choose a start

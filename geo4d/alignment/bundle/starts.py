@@ -1,4 +1,4 @@
-"""What followed points say of one video, in the units of bundle adjustment, and the cameras and points from which it starts."""
+"""The tracks of one video as evidence, in the units of bundle adjustment, and the cameras and points from which it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle.adjust import Evidence, Motion, State
 from geo4d.alignment.bundle.config import BundleConfig
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
@@ -22,7 +22,7 @@ from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
 NEAREST = 1e-3  # least depth, in median depths
-DOUBT = Loss.cauchy(1.0)  # of rays against a common turn, in median residuals
+ROBUST = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrackedVideo:
 
     @cached_property
     def tracked_side(self) -> float:
-        """The longer side in the pixels that tell places apart: those of the source, or of the frame that is tracked if it is smaller."""
+        """The longer side in the pixels that resolve places: those of the source, or of the frame that is tracked if it is smaller."""
         return float(min(self.side, self.config.most_tracked))
 
     @cached_property
@@ -53,7 +53,7 @@ class TrackedVideo:
 
     @cached_property
     def intrinsics(self) -> Float[Tensor, "t 3 3"]:
-        """The network's, in pixels of the source, which are taken for square where nobody has said otherwise."""
+        """The network's, in pixels of the source, which are taken for square unless intrinsics are given."""
         height, width = self.depth.shape[1:]
         source_height, source_width = self.tracks.source_size
         scale = torch.tensor([source_width / width, source_height / height, 1.0], dtype=torch.float64)
@@ -84,8 +84,8 @@ class TrackedVideo:
         height, width = self.depth.shape[1:]
         row, column = nearest_pixel(self.tracks.position, self.tracks.source_size, (height, width))
         depth = self.depth[self.frame, torch.from_numpy(row), torch.from_numpy(column)].double()
-        known = depth.isfinite()
-        return torch.where(known, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), known
+        has_depth = depth.isfinite()
+        return torch.where(has_depth, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), has_depth
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class TrackedVideo:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """All that bundle adjustment is told."""
+        """The evidence of bundle adjustment."""
         c, point = self.config, torch.from_numpy(self.tracks.track).long()
         rows = torch.cat(self.ends)
         log_depth = self.network_depth[0][rows].log()
@@ -123,13 +123,13 @@ class TrackedVideo:
         return self.focal * slope
 
     def _network_motion(self) -> Motion:
-        """The network's cameras from frame to frame: a weak voice, heard where little could be followed."""
+        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed."""
         c, poses = self.config, self.cameras.cam_to_world
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
-        turn = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
+        rotation = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
         step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
-        return Motion(turn, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
+        return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
 
     def start(self, *, chained: bool, poses: Float[Tensor, "t 4 4"] | None = None) -> State:
         """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""
@@ -139,19 +139,19 @@ class TrackedVideo:
             poses[:, :3, 3] /= self.unit
         rays = torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1)
         points = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
-        known = torch.zeros(len(points), dtype=torch.bool)
+        located = torch.zeros(len(points), dtype=torch.bool)
         is_first = torch.zeros(len(e.point), dtype=torch.bool)
         is_first[first] = True
         for frame in range(len(poses)):
             rows = torch.nonzero(e.frame == frame)[:, 0]
-            seen = rows[known[e.point[rows]]]
+            seen = rows[located[e.point[rows]]]
             if chained and frame > 0:
                 poses[frame] = poses[frame - 1]
                 if len(seen) >= self.config.min_shared:
                     poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
             new = rows[is_first[rows]]
             points[e.point[new]] = (depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
-            known[e.point[new]] = True
+            located[e.point[new]] = True
         return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), torch.tensor(e.log_focal, dtype=torch.float64), points)
 
     def rotations_alone(self) -> Float[Tensor, "t 3 3"]:
@@ -166,7 +166,7 @@ class TrackedVideo:
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
                 enough = len(both) >= self.config.min_shared
-                rotation.append(_turn(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
+                rotation.append(_robust_rotation(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
             world[e.point[rows]] = rays[rows] @ rotation[-1].T
             seen[e.point[rows]] = frame
         return torch.stack(rotation)
@@ -178,18 +178,18 @@ class TrackedVideo:
         source_height, source_width = self.tracks.source_size
         factor = float(state.log_focal.exp()) / self.focal
         x, y = (factor * self.intrinsics[:, i, i] * size for i, size in ((0, width / source_width), (1, height / source_height)))
-        return Cameras.of(pose, x / max(height, width), Lens(self.cameras.lens.offset, y / x))
+        return Cameras.of(pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x))
 
 
 def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
-    """A camera from points whose places are known, robustly."""
+    """A camera from points whose positions are known, robustly."""
     return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays[None], rounds=20)[0][0]
 
 
-def _turn(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+def _robust_rotation(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
     """The rotation that takes most rays to where they point in the world."""
     rotation = start
     for _ in range(10):
-        apart = (rays @ rotation.T - world).norm(dim=1)
-        rotation = fit_rotation(rays, world, DOUBT.weight((apart / apart.median().clamp_min(1e-6)).square()))
+        error = (rays @ rotation.T - world).norm(dim=1)
+        rotation = fit_rotation(rays, world, ROBUST.weight((error / error.median().clamp_min(1e-6)).square()))
     return rotation

@@ -1,1 +1,1 @@
-"""One depth map a frame from all that is said of it, corrected where points were triangulated, and how far it is to be believed."""
+"""One depth map a frame fused from all candidates, corrected where points were triangulated, and its confidence."""

@@ -1,6 +1,6 @@
-"""How far fused depth is to be believed: the expected error of each pixel's log depth.
+"""Confidence of fused depth: the expected error of each pixel's log depth.
 
-Three things tell: how much the windows disagree there, how steep the depth is (at edges near and far are mixed up), and how much
+It follows from three things: how much the windows disagree there, how steep the depth is (at edges near and far are mixed up), and how much
 evidence there is beside what is usual. What each is worth was fitted once, on simulated windows of procedural scenes under many
 laws of noise (`benchmarks/alignment.py --reliability` shows how it holds elsewhere).
 """
@@ -26,17 +26,17 @@ def relative_error(
 
     `own_sigma`, what the network itself expects of a typical pixel, stands in where no two candidates can be compared.
     """
-    known = log_depth.isfinite() & (precision > 0)
-    if not known.any():
+    valid = log_depth.isfinite() & (precision > 0)
+    if not valid.any():
         return torch.full_like(log_depth, torch.nan)
-    typical = float(spread[known].median())
+    typical = float(spread[valid].median())
     if typical <= 0:
         typical = own_sigma
-    scarce = (precision[known].median() / precision.clamp_min(1e-12)).sqrt()
+    scarce = (precision[valid].median() / precision.clamp_min(1e-12)).sqrt()
     error, c = torch.empty_like(log_depth), config
     for frame, depth in enumerate(log_depth):  # one after the other: long videos would need their size in memory
         error[frame] = c.disagreement * spread[frame] + c.steepness * _steepness(depth, c.steepest) + c.evidence * typical * scarce[frame]
-    return torch.where(known, error.clamp_min(LEAST), torch.nan)
+    return torch.where(valid, error.clamp_min(LEAST), torch.nan)
 
 
 def _steepness(log_depth: Float[Tensor, "h w"], most: float) -> Float[Tensor, "h w"]:

@@ -1,4 +1,4 @@
-"""Settings of depth: how windows are fused, how far the result is believed, how triangulated points correct it."""
+"""Settings of depth: how windows are fused, its confidence, how triangulated points correct it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from geo4d.errors import ConfigError
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
-    """What tells the expected error of a pixel's log depth; shares fitted once, on simulated windows under many laws of noise."""
+    """What predicts the expected error of a pixel's log depth; shares fitted once, on simulated windows under many laws of noise."""
 
     disagreement: float = 0.206  # by the windows' spread
     steepness: float = 0.084  # by the difference to neighbours: at edges near and far are mixed up
     evidence: float = 0.368  # by how little evidence there is beside what is usual
     steepest: float = 0.5  # difference of log depth between neighbours, beyond which an edge is an edge
-    default_sigma: float = 0.05  # of log depth, of a network that says nothing of itself
+    default_sigma: float = 0.05  # of log depth, of a network that predicts no precision
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CorrectionConfig:
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """How what is said of a pixel becomes one depth."""
+    """How the candidates for a pixel are fused into one depth."""
 
     sources: tuple[str, ...] = ("points", "disparity", "given")
     samples: int = 256  # pixels a frame that settle disparities' scales and the trust in each modality
@@ -50,7 +50,7 @@ class DepthConfig:
     odd_window: float = 3.0  # times the usual disagreement, from which a window is trusted less
     neighbours: int = 2  # earlier windows that each is compared with
     line_width: float = 2.0  # of a pixel off the line of a window's disparity, by the size of ordinary errors, at which it counts half
-    given_weight: float = 8.0  # windows that depth known beforehand outweighs, where it is as precise as theirs
+    given_weight: float = 8.0  # windows that depth given beforehand outweighs, where it is as precise as theirs
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
 

@@ -36,7 +36,7 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
     information += (1e-6 / np.maximum(distance, 1e-6) ** 2)[:, None, None] * np.eye(3)
     ray = ray / np.maximum(distance, 1e-6)[:, None]
     variance = np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)
-    variance[~(variance > 0)] = np.inf  # beyond what the inverse can tell: nothing is known
+    variance[~(variance > 0)] = np.inf  # beyond the precision of the inverse: undetermined
     return np.sqrt(variance) / np.maximum(distance, 1e-6)
 
 
@@ -53,12 +53,12 @@ def depth_field(
     point, frame = evidence.point.numpy(), evidence.frame.numpy()
     sigma = point_sigma(evidence, solution, config, side)[point]
     ratio = residuals(evidence, solution.state).local[:, 2].log().numpy() - np.log(network_depth)
-    known = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
-    if not known.any():
+    valid = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
+    if not valid.any():
         return None, 0.0, 0.0
-    use = known & (sigma < config.worst_sigma)
+    use = valid & (sigma < config.worst_sigma)
     if use.sum() < config.least_points * frames:
-        return None, float(np.median(ratio[known])), use.sum() / frames
+        return None, float(np.median(ratio[valid])), use.sum() / frames
     scale = float(np.median(ratio[use]))
     # a track's frames share its error: together they count as one point
     weight = 1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)
@@ -79,9 +79,9 @@ def fit_field(
     rows = np.tile(np.arange(len(target)), 4)
     sample = sparse.csr_array((share.ravel(), (rows, (frame * cells + index).ravel())), shape=(len(target), size))
     prior = _prior(frames, c)
-    field, doubt = np.zeros(size), Loss.cauchy(c.robust)
+    field, robust = np.zeros(size), Loss.cauchy(c.robust)
     for _ in range(6):
-        w = weight * doubt.weight((target - sample @ field) ** 2)
+        w = weight * robust.weight((target - sample @ field) ** 2)
         system = (sample.T @ sparse.diags_array(w) @ sample + prior).tocsc()
         field = splu(system).solve(sample.T @ (w * target))
     return field.reshape(frames, c.rows, c.columns)

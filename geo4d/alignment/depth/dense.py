@@ -1,4 +1,4 @@
-"""One depth map a frame: what the windows say, fused; and the correction by points that were triangulated."""
+"""One depth map a frame: the windows' candidates, fused; and the correction by points that were triangulated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.pixels import sample_grid
 from geo4d.scene import WindowPredictions
 
-MIN_PIXELS = 10  # sampled ones at which given depth is known, from which the solve has settled its scale
+MIN_PIXELS = 10  # sampled ones at which there is given depth, from which the solve has settled its scale
 GIVEN_SAMPLES = 256  # pixels that settle it otherwise
 SIGMA_BY_MEDIAN = 1.48  # of normal errors
 
@@ -33,11 +33,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Dense:
-    """Log depth of every pixel, nan where unknown, with what tells how far it is to be believed."""
+    """Log depth of every pixel, nan where unknown, with what its expected error follows from."""
 
     log_depth: Float[Tensor, "t h w"]
     precision: Float[Tensor, "t h w"]
-    spread: Float[Tensor, "t h w"]  # of what the windows say
+    spread: Float[Tensor, "t h w"]  # of the candidates
     own_sigma: float = 0.05  # what the network expects of a typical pixel
 
     @classmethod
@@ -85,14 +85,16 @@ class Evidence:
 def fuse_windows(
     predictions: WindowPredictions, joint: Joint, priors: Priors, config: DepthConfig, progress: Progress | None = None
 ) -> Fused:
-    """Depth of every pixel from all sources, given the windows' solved scales and their own cameras.
+    """Depth of every pixel from all sources, given the windows' solved scales and PnP poses.
 
     Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for one that is
     unknown or comes before the points.
     """
     height, width = predictions.grid_size
     index = sample_grid(height, width, config.samples)
-    points = point_source(predictions, joint.observations, joint.own, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision)
+    points = point_source(
+        predictions, joint.observations, joint.window_poses, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision
+    )
     evidence = Evidence(predictions, joint, priors, config, index, points)
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
@@ -109,7 +111,7 @@ def fuse_windows(
 
 def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
     """The windows' disparities, each brought to the depth fused so far."""
-    predictions, ignore = evidence.predictions, evidence.joint.known.ignore
+    predictions, ignore = evidence.predictions, evidence.joint.priors.ignore
     if predictions.disparity is None:
         return None
     reference = fusion.at(evidence.index)[0]
@@ -119,8 +121,8 @@ def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
 
 
 def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
-    """Depth that was known beforehand."""
-    joint, given = evidence.joint, evidence.joint.known.log_depth
+    """Depth that was given beforehand."""
+    joint, given = evidence.joint, evidence.joint.priors.log_depth
     if given is None:
         return None
     # windows that agree may all be wrong in the same way
@@ -142,16 +144,16 @@ def register(name: str, factory: Factory) -> None:
 
 
 def point_source(
-    predictions: WindowPredictions, observations: Observations, own: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
+    predictions: WindowPredictions, observations: Observations, poses: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
 ) -> PointSource:
-    """The point maps as a source of depth, seen from the windows' own cameras; weights in the unit of the typical one."""
-    z = ((observations.points - own[..., None, :3, 3]) * own[..., None, :3, 2]).sum(-1)
+    """The point maps as a source of depth, seen from the per-window PnP poses; weights in the unit of the typical one."""
+    z = ((observations.points - poses[..., None, :3, 3]) * poses[..., None, :3, 2]).sum(-1)
     weight = torch.ones_like(z)
     if predictions.weight is not None:
         weight = torch.stack([window.flatten(1, 2)[:, observations.index] for window in predictions.weight]).double()
     usable = (observations.weight > 0) & (z * scale[:, None, None] > 1e-4)
     unit = float((weight * z).square()[usable].median()) if usable.any() else 1.0
-    return PointSource(predictions, own, scale, unit=max(unit, 1e-30), most=most)
+    return PointSource(predictions, poses, scale, unit=max(unit, 1e-30), most=most)
 
 
 def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion) -> float:
@@ -182,8 +184,8 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     """Depth corrected by a smooth field where parallax is trusted with it; the scale of the whole stays that of the windows."""
     assert adjusted.video is not None and adjusted.solution is not None
     video = adjusted.video
-    depth, known = video.network_depth
-    network = np.where(known.numpy(), depth.numpy(), np.nan)
+    depth, has_depth = video.network_depth
+    network = np.where(has_depth.numpy(), depth.numpy(), np.nan)
     change, log_scale, points = depth_field(video.evidence, adjusted.solution, network, video.places, video.side, config)
     corrects = change is not None and adjusted.gain > config.least_gain
     if corrects and change is not None:
@@ -194,7 +196,7 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
 
 
 def metres_by_given(fused: Fused, final: Dense) -> float | None:
-    """Metres by unit of the final depth, by metric depth that was given: what the fit said, and what was corrected since."""
+    """Metres by unit of the final depth, by metric depth that was given: from the fit, and what was corrected since."""
     given = next((source for source in fused.sources if isinstance(source, GivenDepth)), None)
     if given is None:
         return None

@@ -1,4 +1,4 @@
-"""Dense depth: what every window says of a frame, by points and by disparity, merged robustly in log depth.
+"""Dense depth: the candidates of all windows, by points and by disparity, fused robustly in log depth.
 
 Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled on the
 solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
@@ -22,7 +22,7 @@ SIGMA_BY_MEDIAN = 1.48  # of normal errors
 
 
 class Fusion:
-    """Merges what the sources say, frame by frame."""
+    """Fuses the candidates of the sources, frame by frame."""
 
     def __init__(
         self, windows: Int[Tensor, "g v"], sources: Sequence[Source], config: DepthConfig, trust: Float[Tensor, "s g"] | None = None
@@ -38,20 +38,20 @@ class Fusion:
         self._rows = [torch.stack([rows // v, rows % v], dim=-1) for rows in order.split(counts.tolist())]
 
     def frame(self, frame: int, index: Int[Tensor, "p"] | None = None) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Robust mean of log depth (nan where nobody says anything), its precision, the spread of the candidates.
+        """Robust mean of log depth (nan without candidates), its precision, the spread of the candidates.
 
         None for a frame that is in no window.
         """
         rows = self._rows[frame]
         if len(rows) == 0:
             return None
-        said = [source(rows, index) for source in self.sources]
-        values = torch.cat([s.log_depth for s in said])
-        middle = _median(values, torch.cat([s.precision for s in said]) > 0)
-        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(said, self.trust, strict=True)])
+        candidates = [source(rows, index) for source in self.sources]
+        values = torch.cat([s.log_depth for s in candidates])
+        middle = _median(values, torch.cat([s.precision for s in candidates]) > 0)
+        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(candidates, self.trust, strict=True)])
         mean, deviation = _robust_mean(values, weight, self.config)
-        known = weight.sum(0) > 0
-        return torch.where(known, mean, torch.nan), weight.sum(0), torch.where(known, deviation, 0.0)
+        valid = weight.sum(0) > 0
+        return torch.where(valid, mean, torch.nan), weight.sum(0), torch.where(valid, deviation, 0.0)
 
     def at(self, index: Int[Tensor, "p"]) -> tuple[Tensor, Tensor, Tensor]:
         """The same of all frames at chosen pixels, (t, p) each."""
@@ -75,7 +75,7 @@ class Fusion:
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
         """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
 
-        Agreement with what all say would favour whoever says it loudest. Windows that agree with no other one are trusted less.
+        Agreement with the fused depth would favour the source of most weight. Windows that agree with no other one are trusted less.
         What is no modality of the windows keeps its own trust.
         """
         trust, usual, places = self.trust.clone(), [], [k for k, source in enumerate(self.sources) if source.modality is not None]
@@ -91,7 +91,7 @@ class Fusion:
         return self._with(self.sources, trust)
 
     def plus(self, source: Source) -> Fusion:
-        """With one more source, trusted as it says itself."""
+        """With one more source, trusted by its own precision."""
         return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
     def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
@@ -116,9 +116,9 @@ class Fusion:
                 both = (a.precision > 0) & (b.precision > 0)
                 if not both.any():
                     continue
-                apart = (a.log_depth - b.log_depth)[both]
-                least[[g, other]] = torch.minimum(least[[g, other]], apart.abs().median())
-                scaled.append((apart - apart.median()).abs().median())
+                difference = (a.log_depth - b.log_depth)[both]
+                least[[g, other]] = torch.minimum(least[[g, other]], difference.abs().median())
+                scaled.append((difference - difference.median()).abs().median())
         usual = float(torch.stack(scaled).median()) if scaled else float("nan")
         least = torch.where(least.isfinite(), least, torch.nan)
         self._compared[id(source)] = source, usual, least
@@ -129,10 +129,10 @@ class Fusion:
         return {source.modality: self.disagreement(source, index)[0] for source in self.sources if source.modality is not None}
 
 
-def _median(values: Float[Tensor, "n *p"], known: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
-    """Lower median of the known values; 0 where there are none."""
-    ordered = np.sort(np.where(known.numpy(), values.numpy(), np.inf), axis=0)
-    middle = np.maximum((known.sum(0, keepdim=True).numpy() - 1) // 2, 0)
+def _median(values: Float[Tensor, "n *p"], valid: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
+    """Lower median of the valid values; 0 where there are none."""
+    ordered = np.sort(np.where(valid.numpy(), values.numpy(), np.inf), axis=0)
+    middle = np.maximum((valid.sum(0, keepdim=True).numpy() - 1) // 2, 0)
     found = np.take_along_axis(ordered, middle, axis=0)[0]
     return torch.from_numpy(np.where(np.isfinite(found), found, 0).astype(found.dtype))
 
@@ -147,21 +147,21 @@ def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], c
     The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
     few candidates of one pixel, two may agree by chance.
     """
-    centre, doubt = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
-    total, known = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
+    centre, robust = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
+    total, valid = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0
     for _ in range(2):
         deviation = _weighted_median((values - centre).abs(), weight)
-        usual = SIGMA_BY_MEDIAN * deviation[known].median() if known.any() else deviation.new_zeros(())
+        usual = SIGMA_BY_MEDIAN * deviation[valid].median() if valid.any() else deviation.new_zeros(())
         scale = deviation.clamp_min(usual) + config.spread_floor
-        w = weight * doubt.weight(((values - centre) / scale).square())
+        w = weight * robust.weight(((values - centre) / scale).square())
         centre = (w * values).sum(0) / w.sum(0).clamp_min(1e-12)
     return centre, (weight * (values - centre).abs()).sum(0) / total
 
 
 def _weighted_median(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
     shares = weight.numpy()
-    known = np.where(shares > 0, values.numpy(), np.inf)
-    order = known.argsort(axis=0)  # numpy sorts short columns twice as fast as torch
+    ranked = np.where(shares > 0, values.numpy(), np.inf)
+    order = ranked.argsort(axis=0)  # numpy sorts short columns twice as fast as torch
     total = np.take_along_axis(shares, order, axis=0).cumsum(axis=0)
-    middle = np.minimum((total < 0.5 * total[-1:]).sum(axis=0, keepdims=True), len(known) - 1)
-    return torch.from_numpy(np.take_along_axis(known, np.take_along_axis(order, middle, axis=0), axis=0)[0])
+    middle = np.minimum((total < 0.5 * total[-1:]).sum(axis=0, keepdims=True), len(ranked) - 1)
+    return torch.from_numpy(np.take_along_axis(ranked, np.take_along_axis(order, middle, axis=0), axis=0)[0])

@@ -1,4 +1,4 @@
-"""What is said of depth: by the windows' points, by their disparities, and beforehand. Each is a source that fusion asks.
+"""Candidates for depth: by the windows' points, by their disparities, and given depth. Each is a source that fusion asks.
 
 A source is asked for one frame after the other, so that windows may be memory maps; what is shared by all frames (the scale and
 shift of a window's disparity) is settled before on the solver's sampled pixels.
@@ -23,7 +23,7 @@ TRIED_LINES, TRIED_PIXELS = 100, 400  # for a start that outliers cannot spoil
 
 @dataclass(frozen=True)
 class Candidates:
-    """Log depth (r, ...) of one frame by r windows, and its precision; precision 0 where a window says nothing."""
+    """Log depth (r, ...) of one frame by r windows, and its precision; precision 0 where a window has no depth."""
 
     log_depth: Float[Tensor, "r *p"]
     precision: Float[Tensor, "r *p"]
@@ -39,14 +39,14 @@ class Candidates:
 
 @runtime_checkable
 class Source(Protocol):
-    """One modality of the windows, or something else that says how far things are."""
+    """One modality of the windows, or another source of depth."""
 
     @property
     def modality(self) -> str | None:
         """Its name in `diagnostics["disagreement"]`; None: it does not differ between windows."""
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """What windows rows[:, 0] say at their frames rows[:, 1]: everywhere, or at chosen pixels."""
+        """Candidates of windows rows[:, 0] at their frames rows[:, 1]: everywhere, or at chosen pixels."""
 
 
 def _pixels(maps: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
@@ -120,7 +120,7 @@ class DisparitySource:
 
 @dataclass(frozen=True)
 class GivenDepth:
-    """Depth that was known beforehand."""
+    """Depth that was given beforehand."""
 
     frames: Int[Tensor, "g v"]
     log_depth: Float[Tensor, "t h w"]  # as given, nan where unknown
@@ -132,8 +132,8 @@ class GivenDepth:
         """See `Source`: the same from every window, which share its precision."""
         depth = (self.log_depth[self.frames[rows[:, 0], rows[:, 1]]] + self.log_scale).float()
         depth = depth if index is None else depth.flatten(1)[:, index]
-        known = depth.isfinite()
-        return Candidates(torch.where(known, depth, 0.0), self.precision / len(rows) * known)
+        has_depth = depth.isfinite()
+        return Candidates(torch.where(has_depth, depth, 0.0), self.precision / len(rows) * has_depth)
 
 
 def weigh_disparity(disparity: Float[Tensor, "*p"], given: Float[Tensor, "*p"] | None) -> Float[Tensor, "*p"]:
@@ -150,8 +150,8 @@ def fit_disparity(
     The direction matters: regressing 1 / z on D would shrink a by D's own noise.
     """
     x, y = inverse_depth.double(), disparity.double()
-    (a, b, spread), doubt = _line_through_most(x, y), Loss.cauchy(width)
-    irls = weight * doubt.weight(((y - a * x - b) / spread).square())
+    (a, b, spread), robust = _line_through_most(x, y), Loss.cauchy(width)
+    irls = weight * robust.weight(((y - a * x - b) / spread).square())
     for _ in range(IRLS_ROUNDS):
         total = irls.sum().clamp_min(1e-30)
         mean_x, mean_y = (irls * x).sum() / total, (irls * y).sum() / total
@@ -159,7 +159,7 @@ def fit_disparity(
         b = mean_y - a * mean_x
         residual = y - a * x - b
         spread = _size(residual)
-        irls = weight * doubt.weight((residual / spread).square())
+        irls = weight * robust.weight((residual / spread).square())
     return DisparityFit(float(a), float(b), float(spread))
 
 

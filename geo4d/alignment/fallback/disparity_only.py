@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import least_squares
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.depth.fusion import Fusion
@@ -27,13 +27,13 @@ from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import GEMAN_MCCLURE
 
 MIN_PIXELS = 10
-MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they say how far things are
+MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they determine scale
 APART = (4, 8)  # frames between which depth must agree under given cameras
 AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
 NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
 TRIED = 3  # of them to the end
-FLAT = 1e-6  # slope of a window's disparity by the others', below which it says nothing of its scale
-CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be believed
+FLAT = 1e-6  # slope of a window's disparity by the others', below which its scale is undetermined
+CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be taken
 LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
 
@@ -61,19 +61,19 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
     aligned, weight, fits, falling = _chain(predictions, config.depth.line_width)
-    known = priors.resolve(predictions, None)
+    resolved = priors.resolve(predictions, None)
     frames = predictions.num_frames
-    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if known.log_focal is None else known.log_focal.exp()
+    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if resolved.log_focal is None else resolved.log_focal.exp()
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
     warnings = [f"The disparity of window {g} falls where the others' rises; it was left out." for g in falling]
     terms, is_metric = ["disparity"], False
-    given = known.known.poses
+    given = resolved.given.poses
     cameras = None if given is not None else ray_cameras(predictions)
     if cameras is not None and cameras.usable.any():
         given, problems = chain_cameras(predictions.windows.long(), cameras, frames)
         warnings += problems
         terms.append("rays")
-        if known.log_focal is None:
+        if resolved.log_focal is None:
             side = max(predictions.grid_size)
             both = ray_focal(predictions, *predictions.grid_size)
             focal = focal if both is None else torch.full_like(focal, (both[0] * both[1]) ** 0.5 / side)
@@ -83,7 +83,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         )
     else:
         poses = given
-        found = _affine_by_cameras(predictions, (aligned, weight), poses, known.lens, focal)
+        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal)
         if found is None:
             warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
         else:
@@ -91,7 +91,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     source: Source = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
-    return Draft(Cameras.of(poses, focal, known.lens), dense, report, tuple(warnings), is_metric=is_metric)
+    return Draft(Cameras.of(poses, focal, resolved.fixed_intrinsics), dense, report, tuple(warnings), is_metric=is_metric)
 
 
 def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
@@ -122,10 +122,10 @@ def _lines_to_first(
 
     A window that shares too little, or shows nothing but one distance, is taken as it is: (1, 0).
     """
-    known = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
+    merged = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
     lines = []
     for g, window in enumerate(predictions.windows.tolist()):
-        reference = known[window]
+        reference = merged[window]
         use = (weight[g] > 0) & reference.isfinite()
         a, b = 1.0, 0.0
         if int(use.sum()) >= MIN_PIXELS:
@@ -137,7 +137,7 @@ def _lines_to_first(
         lines.append((a, b))
         if a > 0:
             fresh = torch.where(weight[g] > 0, (disparity[g] - b) / a, torch.nan)
-            known[window] = torch.where(reference.isfinite(), reference, fresh)
+            merged[window] = torch.where(reference.isfinite(), reference, fresh)
     return lines
 
 
@@ -145,10 +145,10 @@ def _affine_by_cameras(
     predictions: WindowPredictions,
     aligned: tuple[Tensor, Tensor],
     poses: Float[Tensor, "t 4 4"],
-    lens: Lens,
+    fixed_intrinsics: FixedIntrinsics,
     focal: Float[Tensor, "t"],
 ) -> tuple[float, float] | None:
-    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if they say nothing."""
+    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if undetermined."""
     height, width = predictions.grid_size
     disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
     for g, window in enumerate(predictions.windows.tolist()):
@@ -159,9 +159,11 @@ def _affine_by_cameras(
     if not pairs or path <= 0:
         return None
     index = sample_grid(height, width, 256)
-    pixels = lens.normalise(centred_pixels(height, width)[index])
+    pixels = fixed_intrinsics.normalise(centred_pixels(height, width)[index])
     rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1)
-    seen_from = _Pairs(disparity.double(), weight > 0, poses, lens.intrinsics(focal, height, width), rays, (index, height, width))
+    seen_from = _Pairs(
+        disparity.double(), weight > 0, poses, fixed_intrinsics.intrinsics(focal, height, width), rays, (index, height, width)
+    )
     typical = float(disparity[weight > 0].median().clamp_min(1e-3))
     wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in AGREES)
     # how near a typical thing is, by the path, and its shift by the typical disparity; the cost has other minima
@@ -178,8 +180,8 @@ def _affine_by_cameras(
     best = min(solutions, key=lambda solution: float(solution.cost))
     p, shift = float(np.exp(best.x[0])), float(best.x[1])
     far = float(np.square(narrow((best.x[0] - 5, shift))).sum())  # as if the cameras did not move
-    told = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
-    return (p, p * shift) if told else None
+    is_determined = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
+    return (p, p * shift) if is_determined else None
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,8 @@ class _Pairs:
         z = local[..., 2].clamp_min(1e-9)
         ahead = torch.cat([local[..., :2], z[..., None]], dim=-1)
         x, y = (project(ahead, self.intrinsics[j]) - 0.5).unbind(-1)
-        known = self.usable[i][:, index]
-        inside = known & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        valid = self.usable[i][:, index]
+        inside = valid & (local[..., 2] > 1e-9) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         left, top = x.clamp(0, width - 2).floor(), y.clamp(0, height - 2).floor()
         right, low = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
         at = (top * width + left).long()
@@ -218,7 +220,7 @@ class _Pairs:
             inside = inside & self.usable[j].gather(1, at + offset)
         residual = (1 / z / p - s - there) / agrees
         robust = GEMAN_MCCLURE.value(residual.square()).sqrt()
-        share = float(inside.sum() / known.sum().clamp_min(1))
+        share = float(inside.sum() / valid.sum().clamp_min(1))
         if share < LEAST_INSIDE:
-            return torch.where(known, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
+            return torch.where(valid, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
         return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()

@@ -1,4 +1,4 @@
-"""Rays alone: cameras without depth. And what ray maps tell of the focal length."""
+"""Rays alone: cameras without depth. And the focal length by ray maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.cameras import Cameras, Lens
+from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.draft import Draft
@@ -33,15 +33,15 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     path, warnings = chain_cameras(predictions.windows.long(), cameras, frames)
     height, width = predictions.grid_size if predictions.ray_direction is not None else (8, 8)
     warnings = ["Ray maps alone give cameras; there is no depth.", *warnings]
-    known = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
-    lens = Lens.ideal(frames) if known is None else known.lens
+    resolved = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
+    fixed_intrinsics = FixedIntrinsics.ideal(frames) if resolved is None else resolved.fixed_intrinsics
     both = ray_focal(predictions, height, width)
     focal = torch.full((frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
-    if known is not None and known.log_focal is not None:
-        focal = known.log_focal.exp()
+    if resolved is not None and resolved.log_focal is not None:
+        focal = resolved.log_focal.exp()
     elif both is not None:
-        lens = replace(lens, stretch=torch.full_like(lens.stretch, both[1] / both[0]))
-    return Draft(Cameras.of(path, focal, lens), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
+        fixed_intrinsics = replace(fixed_intrinsics, aspect=torch.full_like(fixed_intrinsics.aspect, both[1] / both[0]))
+    return Draft(Cameras.of(path, focal, fixed_intrinsics), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
 
 
 def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) -> tuple[Float[Tensor, "t 4 4"], list[str]]:
@@ -73,7 +73,7 @@ def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) ->
 
 
 def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
-    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map tells them.
+    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map determines them.
 
     Ray maps may be of another size, and of another aspect: then their own pixels are not square.
     """
@@ -84,8 +84,8 @@ def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[
     direction = normalize(first, dim=-1).flatten(1, 2)
     pixels = pixel_grid(rows, columns, dtype=torch.float64).flatten(0, 1)
     cameras = camera_from_rays(direction, torch.zeros_like(direction), pixels)
-    told = [g for g in range(len(first)) if (g,) not in cameras.problems]
-    if not told:
+    usable = [g for g in range(len(first)) if (g,) not in cameras.problems]
+    if not usable:
         return None
-    fx, fy = (float(cameras.intrinsics[told, axis, axis].median()) for axis in (0, 1))
+    fx, fy = (float(cameras.intrinsics[usable, axis, axis].median()) for axis in (0, 1))
     return fx * width / columns, fy * height / rows

@@ -1,1 +1,1 @@
-"""What is said of the result, computed last: on the final cameras and the final depth."""
+"""Metric scale, diagnostics, covariances and moving pixels, computed last: on the final cameras and the final depth."""

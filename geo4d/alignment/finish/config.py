@@ -1,4 +1,4 @@
-"""Settings of what is said of the result."""
+"""Settings of diagnostics, metric scale and moving pixels."""
 
 from __future__ import annotations
 

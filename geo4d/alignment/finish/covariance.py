@@ -13,22 +13,22 @@ CHI_SQUARE_6 = 5.35  # median of six squared normal errors
 
 
 def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "t 6 6"]:
-    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if it cannot be told.
+    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if undetermined.
 
     The first camera is exact. Errors are shared by as many neighbouring frames of a window as are `correlated_frames`.
     """
     found = correlated_frames * shared_errors(joint) * joint.solved.camera_covariance()
     first = joint.unknowns.rotation[0]
-    turn = torch.block_diag(first, first)
-    return turn.T @ found @ turn
+    rotation = torch.block_diag(first, first)
+    return rotation.T @ found @ rotation
 
 
 def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
-    """Each window's own cameras against the common ones, in the world: turn and shift."""
-    u, own = joint.unknowns, joint.own
+    """Per-window PnP poses against the common cameras, in the world: rotation vectors and shifts of the centres."""
+    u, poses = joint.unknowns, joint.window_poses
     w = u.windows
-    rotation = w.rotation[:, None] @ own[..., :3, :3]
-    centre = w.scale[:, None, None] * own[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
+    rotation = w.rotation[:, None] @ poses[..., :3, :3]
+    centre = w.scale[:, None, None] * poses[..., :3, 3] @ w.rotation.mT + w.translation[:, None]
     windows = joint.observations.windows
     return so3_log(rotation @ u.rotation[windows].mT), centre - u.centre[windows]
 
@@ -36,15 +36,15 @@ def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float
 def shared_errors(joint: Joint) -> float:
     """How many times more the windows disagree about cameras than errors independent between pixels would make them.
 
-    By the reweighted problem: the distance of each window's own camera from the common one, in its own metric.
+    By the reweighted problem: the distance of each per-window PnP pose from the common camera, in the metric of its Hessian.
     """
     points, fixed = joint.solved.term("points")
     seen, stiffness = points.seen(joint.unknowns), points.rows(joint.unknowns, fixed)[0].stiffness()
-    apart = torch.cat(disagreement_of_cameras(joint), dim=-1)
+    disagreement = torch.cat(disagreement_of_cameras(joint), dim=-1)
     found = []
     for g, frames in enumerate(joint.observations.windows):
         window = torch.full((len(frames), 1), g)
         jacobian = point_jacobian(joint.unknowns, seen.local[g][:, None], seen.world[g][:, None], frames, window)[:, 0, :, :2, :6]
         hessian = torch.einsum("vp,vpij,vpik->vjk", stiffness[g], jacobian, jacobian)
-        found.append(torch.einsum("vi,vij,vj->v", apart[g], hessian, apart[g]))
+        found.append(torch.einsum("vi,vij,vj->v", disagreement[g], hessian, disagreement[g]))
     return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)

@@ -1,4 +1,4 @@
-"""The last step: arrays, metres, what moves, covariances, and what is to be said, all on the final cameras and depth."""
+"""The last step: arrays, metres, what moves, covariances and diagnostics, all on the final cameras and depth."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:
     if len(ready.ray_problems) > MOST_NAMED:
         found.append(f"Ray maps of {len(ready.ray_problems) - MOST_NAMED} more windows were not used, or only in part.")
     # followed points settle one focal length of their own: how the network's drifts is then of no use to anyone
-    one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.known.log_focal is None and not has_moved
+    one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.priors.log_focal is None and not has_moved
     if ready.guess.zooms and one_focal:
         found.append("The focal length seems to change along the video, and one was used for all frames: try focal=per_frame.")
     return found

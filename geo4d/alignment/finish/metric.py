@@ -28,7 +28,7 @@ def in_metres(result: Reconstruction, draft: Draft, priors: Priors, config: Metr
     if draft.is_metric:
         found["poses"] = 1.0
     if draft.joint is not None and draft.fused is not None:
-        poses, scale = draft.joint.known.known.poses, draft.joint.unknowns.poses
+        poses, scale = draft.joint.priors.given.poses, draft.joint.unknowns.poses
         if poses is not None and priors.poses_are_metric:
             metres = 1.0 if scale is None else 1 / float(scale.scale)
             path = float((poses[:, :3, 3] - poses[0, :3, 3]).norm(dim=-1).max())
@@ -88,10 +88,10 @@ def height_above_ground(result: Reconstruction, config: MetricConfig | None = No
         lower = points[int(config.lower * len(points)) :].reshape(-1, 3)
         lower = lower[np.isfinite(lower).all(axis=1)]
         heights.append(_plane_height(lower, generator, config) if len(lower) >= 50 else None)
-    known = [height for height in heights if height is not None]
-    if len(known) < max(1, config.least_frames * len(heights)):
+    found = [height for height in heights if height is not None]
+    if len(found) < max(1, config.least_frames * len(heights)):
         raise InputError("No ground plane is seen below the camera, so its height cannot be used; give a known distance instead.")
-    return float(np.median(known))
+    return float(np.median(found))
 
 
 def _plane_height(points: np.ndarray, generator: np.random.Generator, config: MetricConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""What is to be said of an alignment: how well each window fits, which are to be looked at, and how good the whole may be."""
+"""Diagnostics of an alignment: how well each window fits, which are to be looked at, and how good the whole may be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 class WindowFit:
     """How one window fits the result; lists over the windows."""
 
-    turn_deg: Float[Tensor, "g"]  # of its own cameras against the common ones, medians
+    turn_deg: Float[Tensor, "g"]  # of its PnP poses against the common cameras, medians
     shift: Float[Tensor, "g"]  # by the extent of its scene
     across_px: Float[Tensor, "g"]
     along: Float[Tensor, "g"]  # log depth against the other windows
@@ -35,17 +35,17 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
     """Residuals window by window; `side` is the longer one of the working frames."""
     observations, rays = joint.observations, joint.solved.rows("rays")
     across, along = (rows.residual.norm(dim=-1) for rows in joint.solved.rows("points"))
-    turn, shift = disagreement_of_cameras(joint)
+    rotation_error, shift = disagreement_of_cameras(joint)
     used = observations.weight > 0
 
     def median(values: Tensor) -> Tensor:
         return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
 
-    rays_deg = _turn_of_rays(rays[0]) if rays else None
+    rays_deg = _angle_of_rays(rays[0]) if rays else None
     disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
     size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
-        turn.norm(dim=-1).median(dim=1).values.rad2deg(),
+        rotation_error.norm(dim=-1).median(dim=1).values.rad2deg(),
         shift.norm(dim=-1).median(dim=1).values / size,
         side * median(across),
         median(along),
@@ -54,7 +54,7 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
     )
 
 
-def _turn_of_rays(rows: Rows) -> Float[Tensor, "g"]:
+def _angle_of_rays(rows: Rows) -> Float[Tensor, "g"]:
     """Median angle of each window's usable ray cameras off the common ones, degrees; nan where there are none."""
     angle = torch.where(rows.weight > 0, rows.residual.norm(dim=-1), torch.nan)
     return angle.nanmedian(dim=1).values.rad2deg()
@@ -66,7 +66,7 @@ def describe_windows(joint: Joint, fit: WindowFit) -> list[dict[str, Any]]:
     return [
         {
             "frames": [int(window.min()), int(window.max())],
-            "focal_by_longer_side": round(joint.ready.guess.own[g], 5),
+            "focal_by_longer_side": round(joint.ready.guess.by_window[g], 5),
             "scale": float(joint.unknowns.windows.scale[g]),
             **{name: round(float(values[g]), 6) for name, values in columns.items()},
         }
@@ -88,7 +88,7 @@ def suspects(fit: WindowFit, config: FinishConfig) -> list[dict[str, Any]]:
 
 
 def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"], config: FinishConfig) -> list[int]:
-    """Frames whose depth is believed far less, or whose cameras fit far worse, than the others'."""
+    """Frames whose depth has far less confidence, or whose cameras fit far worse, than the others'."""
     confidence = torch.tensor([float(_median_of(result, frame)) for frame in range(result.num_frames)])
     found: dict[int, float] = {}
     for values, least in ((1 / confidence.clamp_min(1e-6), 0.0), (across, NEGLIGIBLE_ACROSS)):
@@ -98,17 +98,17 @@ def suspect_frames(result: Reconstruction, across: Float[Tensor, "t"], config: F
 
 
 def _median_of(result: Reconstruction, frame: int) -> Tensor:
-    known = torch.from_numpy(result.confidence[frame][result.valid[frame]])
-    return known.median() if len(known) else torch.tensor(0.0)
+    confidence = torch.from_numpy(result.confidence[frame][result.valid[frame]])
+    return confidence.median() if len(confidence) else torch.tensor(0.0)
 
 
 def _outliers(values: Float[Tensor, "n"], least: float, config: FinishConfig) -> dict[int, float]:
     """Numbers of values far above the others and above `least`, and how many times the median they are."""
-    known = values[values.isfinite()]
-    if len(known) < 4:
+    finite = values[values.isfinite()]
+    if len(finite) < 4:
         return {}
-    middle = known.median()
-    sigma = 1.48 * (known - middle).abs().median()
+    middle = finite.median()
+    sigma = 1.48 * (finite - middle).abs().median()
     limit = torch.maximum(middle + config.suspect * sigma, config.least_excess * middle).clamp_min(least)
     return {int(k): float(values[k] / middle.clamp_min(1e-12)) for k in torch.nonzero(~(values <= limit))[:, 0]}
 
@@ -118,7 +118,7 @@ def across_by_frame(joint: Joint) -> Float[Tensor, "t"]:
     observations = joint.observations
     length = joint.solved.rows("points")[0].residual.norm(dim=-1)
     length = torch.where(observations.weight > 0, length, torch.nan).nanmedian(dim=-1).values.flatten()
-    known = length.isfinite()
-    frames = observations.windows.flatten()[known]
+    valid = length.isfinite()
+    frames = observations.windows.flatten()[valid]
     count = torch.bincount(frames, minlength=observations.num_frames).clamp_min(1)
-    return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[known]) / count
+    return torch.zeros(observations.num_frames, dtype=torch.float64).index_add_(0, frames, length[valid]) / count

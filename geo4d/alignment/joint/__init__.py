@@ -1,1 +1,1 @@
-"""All windows at once: what is observed, the first guess, the unknowns, the terms, and their solve."""
+"""All windows at once: what is observed, the initial guess, the unknowns, the terms, and their solve."""

@@ -1,4 +1,4 @@
-"""Each window's own idea of its cameras, beside the common ones; and a solve that knows how far the windows disagree."""
+"""Per-window PnP poses beside the common cameras; and a solve scaled by how far the windows disagree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.joint.observations import Observations, WindowRays
-from geo4d.alignment.joint.problem import JointProblem, OwnCameras
+from geo4d.alignment.joint.problem import JointProblem, WindowMotion
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.terms.base import acceleration
 from geo4d.alignment.joint.terms.smoothness import angular_acceleration
@@ -21,37 +21,38 @@ WINDOWS_AT_ONCE = 32
 SMALLEST = 1e-6  # radians: rounding
 
 
-def describe_own_cameras(
+def describe_window_motion(
     observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: WindowRays | None
-) -> OwnCameras:
-    """How the windows' own cameras move, and how far they are from one another's (of a single window: from its rays')."""
-    bend = turn = 0.0
+) -> WindowMotion:
+    """How the per-window PnP poses accelerate, and how far they disagree (of a single window: with its rays' cameras)."""
+    centre = rotation = 0.0
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
-        bend = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
-        turn = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
-    return OwnCameras(bend, turn, _apart(observations, start, cameras, rays))
+        centre = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
+        rotation = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
+    return WindowMotion(centre, rotation, _disagreement(observations, start, cameras, rays))
 
 
 def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
-    """`solve`, again while the windows turn out to agree far better than was assumed; and their own cameras at the solution.
+    """`solve`, again while the windows turn out to agree far better than was assumed; and the per-window PnP poses there.
 
-    How far the windows disagree says how small residuals may be taken for. At the start, wild points and badly linked windows make
+    How far the windows disagree bounds residual scales from below. At the start, outliers and badly linked windows make
     it look larger than it is.
     """
     o = problem.observations
     for _ in range(problem.config.solves):
         solved = solve(problem, start, held)
-        own = own_cameras(o, solved.unknowns)
-        apart = _apart(o, solved.unknowns, own, problem.rays)
-        if apart >= problem.config.worth_repeating * problem.own.disagreement or problem.own.disagreement < SMALLEST:
+        poses = window_poses(o, solved.unknowns)
+        disagreement = _disagreement(o, solved.unknowns, poses, problem.rays)
+        assumed = problem.window_motion.disagreement
+        if disagreement >= problem.config.worth_repeating * assumed or assumed < SMALLEST:
             break
-        problem, start = replace(problem, own=replace(problem.own, disagreement=apart)), solved.unknowns
-    return solved, own
+        problem, start = replace(problem, window_motion=replace(problem.window_motion, disagreement=disagreement)), solved.unknowns
+    return solved, poses
 
 
-def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
-    """Each window's own idea of its cameras, started at the common one: where the two differ, depth follows the window."""
+def window_poses(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
+    """Per-window PnP poses, cam_to_win, started at the common cameras: where the two differ, depth follows the window."""
     found = []
     slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
     poses = rigid(unknowns.rotation, unknowns.centre)
@@ -60,23 +61,23 @@ def own_cameras(observations: Observations, unknowns: Unknowns) -> Float[Tensor,
         pose = poses[frames]
         scale, rotation, translation = w.scale[some], w.rotation[some], w.translation[some]
         centre = ((pose[..., :3, 3] - translation[:, None]) @ rotation) / scale[:, None, None]
-        own = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
+        cam_to_win = rigid(rotation.mT[:, None] @ pose[..., :3, :3], centre).flatten(0, 1)
         points, weight = observations.points[some].flatten(0, 1), observations.weight[some].flatten(0, 1)
-        own, _ = solve_pnp(own, points, weight, slopes[frames.flatten()], rounds=6)
-        found.append(own.unflatten(0, frames.shape))
+        cam_to_win, _ = solve_pnp(cam_to_win, points, weight, slopes[frames.flatten()], rounds=6)
+        found.append(cam_to_win.unflatten(0, frames.shape))
     return torch.cat(found)
 
 
-def _apart(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
-    """Median angle between opinions of a frame's rotation and their mean, over frames of which there are several; radians."""
+def _disagreement(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
+    """Median angle between a frame's rotations by several windows and their mean; radians."""
     seen = (observations.weight > 0).any(dim=-1).flatten()
     frames = observations.windows.flatten()[seen]
-    opinions = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
+    rotations = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
     if len(cameras) == 1 and rays is not None and unknowns.rays is not None:
         frames = torch.cat([frames, observations.windows[rays.usable]])
-        opinions = torch.cat([opinions, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
-    total = opinions.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, opinions)
-    mean = fit_rotation(torch.eye(3, dtype=opinions.dtype).expand_as(total), total.mT)
+        rotations = torch.cat([rotations, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
+    total = rotations.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, rotations)
+    mean = fit_rotation(torch.eye(3, dtype=rotations.dtype).expand_as(total), total.mT)
     several = torch.bincount(frames, minlength=observations.num_frames)[frames] > 1
-    apart = rotation_angle(opinions @ mean[frames].mT)[several]
-    return float(apart.median()) if len(apart) else 0.0
+    angle = rotation_angle(rotations @ mean[frames].mT)[several]
+    return float(angle.median()) if len(angle) else 0.0

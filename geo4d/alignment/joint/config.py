@@ -10,7 +10,7 @@ from geo4d.errors import ConfigError
 
 @dataclass(frozen=True)
 class JointConfig:
-    """What is sampled, how the first guess is made, and how the terms are weighed.
+    """What is sampled, how the initial guess is made, and how the terms are weighed.
 
     A weight says how much a term counts by one frame's sampled pixels.
     """
@@ -23,7 +23,7 @@ class JointConfig:
     solves: int = 4  # times the solve is repeated while windows agree better than was assumed
     worth_repeating: float = 0.5  # of the disagreement that a solve assumed, below which it is repeated
 
-    # first guess
+    # initial guess
     focal_prior: float = 0.8  # focal length by the longer side, where the evidence is weak: of a usual camera, 64 degrees
     focal_prior_log_sigma: float = 0.5
     min_field_of_view_deg: float = 20.0
@@ -32,10 +32,10 @@ class JointConfig:
     min_shared_pixels: int = 10  # that link two windows
     bad_link: float = 3.0  # times the usual misfit of links, from which other links of a window are tried
     most_links: int = 6  # earlier windows that are tried
-    pnp_rounds: int = 12  # steps of each window's own cameras
+    pnp_rounds: int = 12  # steps of the per-window PnP poses
 
     # terms
-    across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, wild points move cameras
+    across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, outliers move cameras
     along_width: float = 2.0  # the same of log depth
     least_residual: float = 0.25  # of the windows' disagreement about cameras, below which residuals do not count as smaller
     ray_weight: float = 0.3  # of one ray camera; the paper's ray term is its weakest too

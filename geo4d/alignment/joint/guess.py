@@ -1,4 +1,4 @@
-"""First guesses: focal length, cameras within each window, windows chained through the frames that they share."""
+"""Initial guesses: focal length, cameras within each window, windows chained through the frames that they share."""
 
 from __future__ import annotations
 
@@ -27,53 +27,53 @@ def focal_bounds(config: JointConfig) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class FocalGuess:
-    """First guess of the focal length by the longer side, and each window's z shift."""
+class InitialFocal:
+    """Initial guess of the focal length by the longer side, and each window's z shift."""
 
     log_focal: Float[Tensor, "t"]
     sigma: float  # how firmly the joint solve holds it; 0: exactly
     shift: Float[Tensor, "g"]
-    own: list[float]  # every window's by itself
-    zooms: bool  # whether the windows' own focal lengths drift far more than they scatter
+    by_window: list[float]  # focal length of each window alone
+    zooms: bool  # whether the windows' focal lengths drift far more than they scatter
 
 
 def fit_focal(
     observations: Observations,
     origin: str,
     config: JointConfig,
-    known: tuple[Float[Tensor, "t"], float] | None = None,
+    given: tuple[Float[Tensor, "t"], float] | None = None,
     *,
     per_frame: bool = False,
-) -> FocalGuess:
-    """Focal length from the windows' first frames, and each window's z shift z0; what is `known` (log, sigma) is kept.
+) -> InitialFocal:
+    """Focal length from the windows' first frames, and each window's z shift z0; what is `given` (log, sigma) is kept.
 
     Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The median
-    over the windows counts (with the prior as one more vote where the windows disagree), or one for every frame if it may vary.
+    over the windows counts (weighed against the prior where the windows disagree), or one for every frame if it may vary.
     """
     points, weight = observations.points[:, 0], observations.weight[:, 0]  # (g, p, 3)
     u = observations.pixels[observations.windows[:, 0]].flatten(1)  # (g, 2 p)
     x, z = points[..., :2].flatten(1), points[..., 2].repeat_interleave(2, dim=1)
     w = weight.repeat_interleave(2, dim=1)
-    own = _own_focals((u, x, z, w), origin)
+    by_window = _focal_by_window((u, x, z, w), origin)
     low, high = focal_bounds(config)
-    usable = own.isfinite() & (own > 0) & (w.sum(1) > 0)
-    votes = own.clamp(low, high).log()
-    zooms = _drifts(votes[usable], config.drift)
+    usable = by_window.isfinite() & (by_window > 0) & (w.sum(1) > 0)
+    log_focals = by_window.clamp(low, high).log()
+    zooms = _drifts(log_focals[usable], config.drift)
     frames = observations.num_frames
-    if known is not None:
-        log_focal, sigma = known
+    if given is not None:
+        log_focal, sigma = given
     elif per_frame and int(usable.sum()) > 1:
-        log_focal, sigma = _followed(observations.windows[usable, 0], votes[usable], frames), config.zoom_log_sigma
+        log_focal, sigma = _followed(observations.windows[usable, 0], log_focals[usable], frames), config.zoom_log_sigma
     else:
-        log_focal, sigma = torch.full((frames,), _common_focal(votes[usable], config), dtype=torch.float64), config.focal_log_sigma
+        log_focal, sigma = torch.full((frames,), _common_focal(log_focals[usable], config), dtype=torch.float64), config.focal_log_sigma
     shift = torch.zeros(len(points), dtype=torch.float64)
     if origin != "camera":
         # with the focal length that is kept, the shift alone: z0 = median of f x / u - z
         shift = _fit_shift(log_focal.exp()[observations.windows[:, 0]], x, z, u, w)
-    return FocalGuess(log_focal, sigma, shift, own.tolist(), zooms)
+    return InitialFocal(log_focal, sigma, shift, by_window.tolist(), zooms)
 
 
-def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Float[Tensor, "g"]:
+def _focal_by_window(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Float[Tensor, "g"]:
     """Every window's focal length by its first frame alone."""
     u, x, z, w = lines
     columns = torch.stack([x, -u], dim=-1)  # (g, 2 p, 2)
@@ -91,35 +91,35 @@ def _own_focals(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) -> Fl
     return solution[:, 0]
 
 
-def _common_focal(votes: Float[Tensor, "n"], config: JointConfig) -> float:
-    """Log focal length by the windows' votes and the prior."""
+def _common_focal(log_focals: Float[Tensor, "n"], config: JointConfig) -> float:
+    """Log focal length by the windows' median and the prior."""
     log_prior = math.log(config.focal_prior)
-    if len(votes) == 0:
+    if len(log_focals) == 0:
         return log_prior
-    spread = float((votes - votes.median()).abs().median()) * 1.5 / len(votes) ** 0.5 + 1e-6
+    spread = float((log_focals - log_focals.median()).abs().median()) * 1.5 / len(log_focals) ** 0.5 + 1e-6
     share = 1 / (1 + (spread / config.focal_prior_log_sigma) ** 2)
-    return share * float(votes.median()) + (1 - share) * log_prior
+    return share * float(log_focals.median()) + (1 - share) * log_prior
 
 
-def _drifts(votes: Float[Tensor, "n"], least: float) -> bool:
+def _drifts(log_focals: Float[Tensor, "n"], least: float) -> bool:
     """Whether log focal lengths in order change by more than `least`, and by far more than from one to the next."""
-    if len(votes) < 4:
+    if len(log_focals) < 4:
         return False
-    third = max(1, len(votes) // 3)
-    change = abs(float(votes[-third:].median() - votes[:third].median()))
-    scatter = float((votes - _smooth(votes)).abs().median())
+    third = max(1, len(log_focals) // 3)
+    change = abs(float(log_focals[-third:].median() - log_focals[:third].median()))
+    scatter = float((log_focals - _smooth(log_focals)).abs().median())
     return change > max(least, 6 * scatter)
 
 
-def _smooth(votes: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def _smooth(log_focals: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
     """Running medians of five."""
-    padded = torch.cat([votes[:1].expand(2), votes, votes[-1:].expand(2)])
+    padded = torch.cat([log_focals[:1].expand(2), log_focals, log_focals[-1:].expand(2)])
     return padded.unfold(0, 5, 1).median(dim=1).values
 
 
-def _followed(frames: Int[Tensor, "n"], votes: Float[Tensor, "n"], count: int) -> Float[Tensor, "t"]:
-    """The windows' votes between their first frames; beyond the last one as it was there."""
-    smooth = _smooth(votes) if len(votes) > 4 else votes
+def _followed(frames: Int[Tensor, "n"], log_focals: Float[Tensor, "n"], count: int) -> Float[Tensor, "t"]:
+    """The windows' log focal lengths between their first frames; beyond the last one as it was there."""
+    smooth = _smooth(log_focals) if len(log_focals) > 4 else log_focals
     return torch.from_numpy(np.interp(np.arange(count), frames.numpy(), smooth.numpy()))
 
 
@@ -162,17 +162,17 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"],
     """Similarity window -> world for every window (world: the first window's first camera).
 
     Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is
-    hung on the previous one's last camera with the same scale, and its number is returned.
+    attached to the previous one's last camera with the same scale, and its number is returned.
     """
     windows = observations.windows
     start = invert_rigid(cameras[0, 0])
     scale, rotation, translation = [torch.ones((), dtype=torch.float64)], [start[:3, :3]], [start[:3, 3]]
-    loose: list[int] = []
+    disconnected: list[int] = []
     usual: list[float] = []
     for g in range(1, len(windows)):
         found = _best_link(observations, g, float(np.median(usual)) if usual else math.inf, config)
         if found is None:
-            loose.append(g)
+            disconnected.append(g)
             other = g - 1
             across = cameras[other, -1] @ invert_rigid(cameras[g, 0])
             link = Similarity(torch.ones((), dtype=torch.float64), across[:3, :3], across[:3, 3])
@@ -183,7 +183,7 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"],
         scale.append(total.scale)
         rotation.append(total.rotation)
         translation.append(total.translation)
-    return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), loose
+    return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), disconnected
 
 
 def _best_link(observations: Observations, g: int, usual: float, config: JointConfig) -> tuple[int, Similarity, float] | None:
@@ -217,7 +217,7 @@ def _link(observations: Observations, g: int, other: int, least: int) -> tuple[S
     use = weight > 0
     if int(use.sum()) < least:
         return None
-    # relative precision: near points tell as much as far ones
+    # relative precision: near points count as much as far ones
     source, target = source[use], target[use]
     distance = target.norm(dim=-1) + 0.1 * target.norm(dim=-1).median()
     link = fit_similarity_robust(source, target, weight[use] / distance.square(), symmetric=True)
@@ -233,8 +233,8 @@ def fit_similarity_robust(
     for _ in range(LINK_ROUNDS):
         residual = (result.apply(source) - target).norm(dim=-1) * weight.sqrt()
         spread = residual[weight > 0].median().clamp_min(1e-12)
-        doubted = weight * LINK.weight((residual / spread).square())
-        result = fit_similarity(source, target, doubted, symmetric=symmetric)
+        reweighted = weight * LINK.weight((residual / spread).square())
+        result = fit_similarity(source, target, reweighted, symmetric=symmetric)
     return result
 
 

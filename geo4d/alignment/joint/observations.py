@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
-from geo4d.alignment.cameras import Lens
+from geo4d.alignment.cameras import FixedIntrinsics
 from geo4d.alignment.joint.config import JointConfig
 from geo4d.geometry.pixels import centred_pixels, pixel_grid, sample_grid
 from geo4d.geometry.rays import camera_from_rays
@@ -38,8 +38,8 @@ class Observations:
         """Size of each window's scene in the unit of its points: the median distance from the median point."""
         found = []
         for points, weight in zip(self.points, self.weight, strict=True):
-            known = points[weight > 0]
-            distance = (known - known.median(dim=0).values).norm(dim=-1).median() if len(known) else torch.tensor(1.0)
+            usable = points[weight > 0]
+            distance = (usable - usable.median(dim=0).values).norm(dim=-1).median() if len(usable) else torch.tensor(1.0)
             found.append(float(distance.clamp_min(1e-9)))
         return torch.tensor(found, dtype=torch.float64)
 
@@ -72,7 +72,10 @@ def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...], most: f
 
 
 def observe_points(
-    predictions: WindowPredictions, config: JointConfig, lens: Lens | None = None, ignore: Bool[Tensor, "t h w"] | None = None
+    predictions: WindowPredictions,
+    config: JointConfig,
+    fixed_intrinsics: FixedIntrinsics | None = None,
+    ignore: Bool[Tensor, "t h w"] | None = None,
 ) -> Observations:
     """Samples the point maps. Zero-weight and ignored pixels are replaced by zeros, whatever they hold."""
     height, width = predictions.grid_size
@@ -84,7 +87,7 @@ def observe_points(
         weight = torch.where(ignore.flatten(1)[:, index][predictions.windows], 0.0, weight)
     weight = relative_weight(points, weight, config.most_precision)
     points = torch.where((weight > 0)[..., None], points, 0.0)
-    pixels = (lens or Lens.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
+    pixels = (fixed_intrinsics or FixedIntrinsics.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
     return Observations(predictions.windows.long(), pixels, index, points, weight)
 
 

@@ -42,7 +42,7 @@ class Solved:
         return () if term is None else term.rows(self.unknowns, fixed)
 
     def camera_covariance(self) -> Float[Tensor, "t 6 6"]:
-        """Of each camera's rotation and centre in the world, were all residuals independent; nan where it cannot be told."""
+        """Of each camera's rotation and centre in the world, were all residuals independent; nan where undetermined."""
         frames = torch.arange(self.columns.frames)
         found = self.system.covariance(self.columns.camera(frames), self.free)
         if found is None:
@@ -161,10 +161,10 @@ def free_unknowns(problem: JointProblem, unknowns: Unknowns, columns: Columns) -
     free = torch.ones(columns.size, dtype=torch.bool)
     first, frames = torch.zeros(1, dtype=torch.int64), torch.arange(columns.frames)
     moves = bool((unknowns.centre - unknowns.centre[:1]).norm(dim=-1).max() > 1e-9)
-    if problem.known.fixes_cameras:
+    if problem.given.fixes_cameras:
         free[columns.camera(frames)] = False
     free[columns.camera(first)] = False
-    if not (problem.known.fixes_cameras and moves):
+    if not (problem.given.fixes_cameras and moves):
         free[columns.window(first)[0, 0]] = False
     if problem.log_focal_sigma == 0:
         free[columns.focal(frames)] = False

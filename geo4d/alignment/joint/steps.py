@@ -9,13 +9,13 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
-from geo4d.alignment.joint.agreement import describe_own_cameras, own_cameras, solve_agreed
-from geo4d.alignment.joint.guess import FocalGuess, chain_windows, fit_focal, window_cameras, world_cameras
+from geo4d.alignment.joint.agreement import describe_window_motion, solve_agreed, window_poses
+from geo4d.alignment.joint.guess import InitialFocal, chain_windows, fit_focal, window_cameras, world_cameras
 from geo4d.alignment.joint.observations import Observations, WindowRays, observe_points, ray_cameras
-from geo4d.alignment.joint.problem import JointProblem, Known, OwnCameras
+from geo4d.alignment.joint.problem import Given, JointProblem, WindowMotion
 from geo4d.alignment.joint.solve import Solved, solve
 from geo4d.alignment.joint.unknowns import Unknowns, ray_similarities
-from geo4d.alignment.priors import Priors, Resolved
+from geo4d.alignment.priors import Priors, ResolvedPriors
 from geo4d.errors import AlignmentError
 from geo4d.geometry.pixels import sample_grid
 from geo4d.geometry.rigid import rigid
@@ -31,11 +31,11 @@ class Prepared:
 
     observations: Observations
     rays: WindowRays | None  # None: no frame has any that can be used
-    known: Resolved
-    guess: FocalGuess
+    priors: ResolvedPriors
+    guess: InitialFocal
     start: Unknowns
     disconnected: list[int]  # windows that share no usable frame with an earlier one
-    own: OwnCameras
+    window_motion: WindowMotion
     config: AlignmentConfig
     ray_problems: tuple[str, ...] = ()  # which frames' rays were left out, and why
 
@@ -43,8 +43,8 @@ class Prepared:
         """The joint problem."""
         rays, config = self.start.rays, self.config
         return JointProblem(
-            self.observations, self.rays, config.joint, self.guess.log_focal, self.guess.sigma, self.known.known,
-            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.own,
+            self.observations, self.rays, config.joint, self.guess.log_focal, self.guess.sigma, self.priors.given,
+            config.focal == "per_frame", None if rays is None else rays.scale.log(), self.window_motion,
         )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Joint:
 
     ready: Prepared
     solved: Solved
-    own: Float[Tensor, "g v 4 4"]  # each window's own idea of its cameras
+    window_poses: Float[Tensor, "g v 4 4"]  # per-window PnP poses, cam_to_win
 
     @property
     def observations(self) -> Observations:
@@ -62,9 +62,9 @@ class Joint:
         return self.ready.observations
 
     @property
-    def known(self) -> Resolved:
-        """What was known beforehand."""
-        return self.ready.known
+    def priors(self) -> ResolvedPriors:
+        """What was given beforehand."""
+        return self.ready.priors
 
     @property
     def unknowns(self) -> Unknowns:
@@ -74,45 +74,45 @@ class Joint:
     def cameras(self) -> Cameras:
         """In the first one's frame."""
         u = self.unknowns
-        return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.known.lens)
+        return Cameras.of(rigid(u.rotation, u.centre), u.log_focal.exp(), self.priors.fixed_intrinsics)
 
     def with_cameras(self, cameras: Cameras) -> Joint:
-        """The windows fitted anew to cameras that are settled, to say how well each of them fits those."""
+        """The windows fitted anew to cameras that are settled, to measure how well each of them fits those."""
         u = self.unknowns
         first = rigid(u.rotation[0], u.centre[0])
         poses = first @ cameras.cam_to_world
         start = replace(u, rotation=poses[:, :3, :3], centre=poses[:, :3, 3], log_focal=cameras.focal.log(), poses=None)
-        known = Known(poses, log_depth=None)
-        problem = replace(self.ready.problem(), known=known, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
+        given = Given(poses, log_depth=None)
+        problem = replace(self.ready.problem(), given=given, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
         solved = solve(problem, start)
-        return Joint(self.ready, solved, own_cameras(self.observations, solved.unknowns))
+        return Joint(self.ready, solved, window_poses(self.observations, solved.unknowns))
 
 
 def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Prepared:
-    """Samples the windows and makes the first guesses. Raises AlignmentError if there is nothing to go by."""
+    """Samples the windows and makes the initial guesses. Raises AlignmentError if there is nothing to go by."""
     height, width = predictions.grid_size
     c = config.joint
-    known = priors.resolve(predictions, sample_grid(height, width, c.samples))
-    observations = observe_points(predictions, c, known.lens, known.ignore)
+    resolved = priors.resolve(predictions, sample_grid(height, width, c.samples))
+    observations = observe_points(predictions, c, resolved.fixed_intrinsics, resolved.ignore)
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
         raise AlignmentError(
             f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights."
         )
-    given = None if known.log_focal is None else (known.log_focal, priors.focal_sigma)
-    guess = fit_focal(observations, predictions.points_origin, c, given, per_frame=config.focal == "per_frame")
+    given_focal = None if resolved.log_focal is None else (resolved.log_focal, priors.focal_sigma)
+    guess = fit_focal(observations, predictions.points_origin, c, given_focal, per_frame=config.focal == "per_frame")
     cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift, c.pnp_rounds)
     windows, disconnected = chain_windows(observations, cameras, c)
     poses = world_cameras(observations, windows, cameras, residual)
-    start = _placed_by_known(Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, known)
+    start = _placed_by_given(Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, resolved.given)
     rays = ray_cameras(predictions)
     problems = () if rays is None else rays.problems
     rays = None if rays is None or not rays.usable.any() else rays
     if rays is not None:
         common = rigid(start.rotation, start.centre)
         start = replace(start, rays=ray_similarities(observations.windows, common, rays.cam_to_win, rays.usable))
-    own = describe_own_cameras(observations, cameras, start, rays)
-    return Prepared(observations, rays, known, guess, start, disconnected, own, config, problems)
+    motion = describe_window_motion(observations, cameras, start, rays)
+    return Prepared(observations, rays, resolved, guess, start, disconnected, motion, config, problems)
 
 
 def solve_joint(ready: Prepared) -> Joint:
@@ -120,9 +120,8 @@ def solve_joint(ready: Prepared) -> Joint:
     return Joint(ready, *solve_agreed(ready.problem(), ready.start))
 
 
-def _placed_by_known(start: Unknowns, observations: Observations, known: Resolved) -> Unknowns:
-    """The first guess brought to given cameras (if they are fixed), or they to it; and the scale of given depth."""
-    given = known.known
+def _placed_by_given(start: Unknowns, observations: Observations, given: Given) -> Unknowns:
+    """The initial guess brought to given cameras (if they are fixed), or they to it; and the scale of given depth."""
     if given.poses is not None:
         to_world = _pose_similarity(given.poses, start)
         start = replace(start, poses=to_world)
@@ -147,7 +146,7 @@ def _placed_by_known(start: Unknowns, observations: Observations, known: Resolve
 
 
 def _pose_similarity(poses: Float[Tensor, "t 4 4"], start: Unknowns) -> Similarity:
-    """From the world of given cameras to that of the first guess, as a batch of one."""
+    """From the world of given cameras to that of the initial guess, as a batch of one."""
     frames = torch.arange(len(poses))[None]
     found = ray_similarities(frames, rigid(start.rotation, start.centre), poses[None])
     spread = (poses[:, :3, 3] - poses[:, :3, 3].mean(0)).norm(dim=-1)

@@ -71,19 +71,19 @@ class Columns:
         """Their order for the linear algebra; `beside` are pairs of unknowns that meet besides those that follow from the windows."""
         g, t = self.windows, self.frames
         index = windows.numpy()
-        own = np.repeat(np.arange(g), index.shape[1])
-        seen = np.stack([own + t, index.ravel()], axis=1)
+        owner = np.repeat(np.arange(g), index.shape[1])
+        seen = np.stack([owner + t, index.ravel()], axis=1)
         pairs = [seen, np.stack([np.arange(t), np.arange(t)], axis=1)]
         # windows that share a frame meet in the elimination of its depth
-        order = np.lexsort((own, index.ravel()))
-        frame, window = index.ravel()[order], own[order]
-        for apart in range(1, int(np.bincount(frame).max())):
-            same = frame[apart:] == frame[:-apart]
-            pairs.append(np.stack([window[apart:][same] + t, window[:-apart][same] + t], axis=1))
-        for apart in (1, 2):
-            pairs.append(np.stack([np.arange(t - apart), np.arange(apart, t)], axis=1))
+        order = np.lexsort((owner, index.ravel()))
+        frame, window = index.ravel()[order], owner[order]
+        for gap in range(1, int(np.bincount(frame).max())):
+            same = frame[gap:] == frame[:-gap]
+            pairs.append(np.stack([window[gap:][same] + t, window[:-gap][same] + t], axis=1))
+        for gap in (1, 2):
+            pairs.append(np.stack([np.arange(t - gap), np.arange(gap, t)], axis=1))
         near = nearest_window.numpy()[1:-1]
-        pairs += [np.stack([np.arange(apart, apart + len(near)), near + t], axis=1) for apart in (0, 1, 2) if t > 2]
+        pairs += [np.stack([np.arange(gap, gap + len(near)), near + t], axis=1) for gap in (0, 1, 2) if t > 2]
         sizes = [6] * t + [7] * g
         if self.has_rays:
             sizes += [7] * g
@@ -92,8 +92,8 @@ class Columns:
             first = len(sizes)
             sizes += [1] * t
             focal = np.arange(first, first + t)
-            pairs += [np.stack([focal, np.arange(t)], axis=1), np.stack([own + t, focal[index.ravel()]], axis=1)]
-            pairs += [np.stack([focal[:-apart], focal[apart:]], axis=1) for apart in (1, 2) if t > apart]
+            pairs += [np.stack([focal, np.arange(t)], axis=1), np.stack([owner + t, focal[index.ravel()]], axis=1)]
+            pairs += [np.stack([focal[:-gap], focal[gap:]], axis=1) for gap in (1, 2) if t > gap]
         if beside is not None:
             blocks = np.searchsorted(np.cumsum(sizes), beside.numpy(), side="right")
             pairs.append(blocks[(blocks < len(sizes)).all(axis=1)])  # what touches all is beside the band anyway
@@ -150,10 +150,10 @@ def ray_similarities(
     axes = rays[..., :3, :3].transpose(-1, -2).flatten(1, 2), target[..., :3, :3].transpose(-1, -2).flatten(1, 2)
     rotation = fit_rotation(*axes, w.repeat_interleave(3, dim=1))
     share = (w / w.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
-    turned = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
+    rotated = (rotation[:, None] @ rays[..., :3, 3:])[..., 0]
     centres = target[..., :3, 3]
-    middles = (share * turned).sum(1), (share * centres).sum(1)
-    a, b = (share.sqrt() * (c - middle[:, None]) for c, middle in zip((turned, centres), middles, strict=True))
+    middles = (share * rotated).sum(1), (share * centres).sum(1)
+    a, b = (share.sqrt() * (c - middle[:, None]) for c, middle in zip((rotated, centres), middles, strict=True))
     # both are noisy: the ratio of their spreads is not biased towards either
     scale = (b.square().sum((1, 2)) / a.square().sum((1, 2)).clamp_min(1e-12)).sqrt().clamp(1e-6, 1e6)
     scale = torch.where(w.sum(1) > 0, scale, 1.0)

@@ -17,7 +17,7 @@ from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense, point_source
 from geo4d.alignment.depth.fusion import Fusion
 from geo4d.alignment.depth.sources import weigh_disparity
-from geo4d.alignment.joint.agreement import own_cameras
+from geo4d.alignment.joint.agreement import window_poses
 from geo4d.alignment.joint.observations import WindowRays
 from geo4d.alignment.joint.steps import Prepared
 from geo4d.geometry.pixels import centred_pixels
@@ -48,17 +48,17 @@ class _Motion:
 
     def __init__(self, rotation: Tensor, translation: Tensor, scale: Tensor | None = None) -> None:
         self.start = rotation.float()
-        self.turn = torch.zeros_like(translation, dtype=torch.float32).requires_grad_()
+        self.rotation_vector = torch.zeros_like(translation, dtype=torch.float32).requires_grad_()
         self.translation = translation.float().clone().requires_grad_()
         self.log_scale = None if scale is None else scale.float().log().requires_grad_()
 
     @property
     def parameters(self) -> list[Tensor]:
-        return [p for p in (self.turn, self.translation, self.log_scale) if p is not None]
+        return [p for p in (self.rotation_vector, self.translation, self.log_scale) if p is not None]
 
     @property
     def rotation(self) -> Tensor:
-        return so3_exp(self.turn) @ self.start
+        return so3_exp(self.rotation_vector) @ self.start
 
     def scale(self, *, mean: float | None = None) -> Tensor:
         """With `mean` the log scales are held to it: the scale of the whole is free."""
@@ -67,10 +67,10 @@ class _Motion:
 
 
 def solve_from(predictions: WindowPredictions, ready: Prepared, config: AlignmentConfig) -> tuple[PaperSolution, Dense]:
-    """The optimisation from the first guesses of the joint alignment, and its depth where these have any."""
+    """The optimisation from the initial guesses of the joint alignment, and its depth where these have any."""
     start = ready.start
-    own = own_cameras(ready.observations, start)
-    points = point_source(predictions, ready.observations, own, start.windows.scale, config.joint.most_precision)
+    by_window = window_poses(ready.observations, start)
+    points = point_source(predictions, ready.observations, by_window, start.windows.scale, config.joint.most_precision)
     fused = Dense(*Fusion(ready.observations.windows, [points], config.depth).dense(*predictions.grid_size))
     poses = rigid(start.rotation, start.centre)
     log_focal = float(start.log_focal.mean())
@@ -132,14 +132,14 @@ class _Objective:
         )
         self.rays = None if rays is None else rays.cam_to_win.float()
         self.ray_weight = None if rays is None else rays.usable.float()
-        known = log_depth[log_depth.isfinite()]
-        filled = torch.where(log_depth.isfinite(), log_depth, known.median() if known.numel() else torch.tensor(0.0))
+        finite = log_depth[log_depth.isfinite()]
+        filled = torch.where(log_depth.isfinite(), log_depth, finite.median() if finite.numel() else torch.tensor(0.0))
         self.log_depth = filled.float().clone().requires_grad_()
         self.focal = torch.tensor(FOCAL_GAIN * log_focal, dtype=torch.float32, requires_grad=True)
         self.cameras = _Motion(poses[:, :3, :3], poses[:, :3, 3])
         start, ray_start = similarities
         self.mean_log_scale = float(start.scale.log().mean())
-        self.own = _Motion(start.rotation, start.translation, start.scale)
+        self.window_motion = _Motion(start.rotation, start.translation, start.scale)
         self.ray_motion = None if ray_start is None or rays is None else _Motion(ray_start.rotation, ray_start.translation, ray_start.scale)
         g = len(self.windows)
         self.affine = torch.stack([torch.zeros(g), torch.zeros(g)], dim=1).requires_grad_()  # log lambda, beta of Eq. 5
@@ -148,7 +148,7 @@ class _Objective:
     def parameters(self) -> list[Tensor]:
         rays = [] if self.ray_motion is None else self.ray_motion.parameters
         affine = [] if self.disparity is None else [self.affine]
-        return [self.log_depth, self.focal, *self.cameras.parameters, *self.own.parameters, *rays, *affine]
+        return [self.log_depth, self.focal, *self.cameras.parameters, *self.window_motion.parameters, *rays, *affine]
 
     def total(self, *, everything: bool) -> Tensor:
         """Eq. 10; the first stage has points and smoothness alone."""
@@ -165,9 +165,9 @@ class _Objective:
         z = self.log_depth.exp()
         local = torch.cat([self.pixels * z[..., None] / (self.focal / FOCAL_GAIN).exp(), z[..., None]], dim=-1)
         world = torch.einsum("tij,thwj->thwi", rotation, local) + centre[:, None, None]
-        turned = torch.einsum("gij,gvhwj->gvhwi", self.own.rotation, self.points)
-        placed = self.own.scale(mean=self.mean_log_scale)[:, None, None, None, None] * turned
-        placed = placed + self.own.translation[:, None, None, None]
+        rotated = torch.einsum("gij,gvhwj->gvhwi", self.window_motion.rotation, self.points)
+        placed = self.window_motion.scale(mean=self.mean_log_scale)[:, None, None, None, None] * rotated
+        placed = placed + self.window_motion.translation[:, None, None, None]
         return ((world[self.windows] - placed).abs().sum(-1) * self.weight).mean()
 
     def _disparity(self) -> Tensor:
@@ -179,16 +179,16 @@ class _Objective:
     def _rays(self, rotation: Tensor, centre: Tensor) -> Tensor:
         """Eq. 8, read so that it is zero at the truth."""
         assert self.ray_motion is not None and self.rays is not None
-        turned = self.ray_motion.rotation[:, None] @ self.rays[..., :3, :3]
-        apart = rotation[self.windows].mT @ turned - torch.eye(3)
+        rotated = self.ray_motion.rotation[:, None] @ self.rays[..., :3, :3]
+        rotation_error = rotation[self.windows].mT @ rotated - torch.eye(3)
         placed = self.ray_motion.scale()[:, None, None] * (self.ray_motion.rotation[:, None] @ self.rays[..., :3, 3:])[..., 0]
         placed = placed + self.ray_motion.translation[:, None]
-        return (self.ray_weight * (_norm(apart.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
+        return (self.ray_weight * (_norm(rotation_error.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
 
     def _smoothness(self, rotation: Tensor, centre: Tensor) -> Tensor:
         """Eq. 9."""
-        turns = rotation[:-1].mT @ rotation[1:] - torch.eye(3)
-        return _norm(turns.flatten(1)).sum() + _norm(centre.diff(dim=0)).sum()
+        relative = rotation[:-1].mT @ rotation[1:] - torch.eye(3)
+        return _norm(relative.flatten(1)).sum() + _norm(centre.diff(dim=0)).sum()
 
     @torch.no_grad()
     def fit_disparity(self) -> None:

@@ -28,10 +28,10 @@ class DepthTerm:
     @classmethod
     def of(cls, problem: JointProblem) -> DepthTerm | None:
         """The part of a joint problem; None without given depth."""
-        known = problem.known
-        if known.log_depth is None:
+        given = problem.given
+        if given.log_depth is None:
             return None
-        return cls(problem.observations, problem.columns(), known.log_depth, known.log_depth_sigma)
+        return cls(problem.observations, problem.columns(), given.log_depth, given.log_depth_sigma)
 
     def fix(self, unknowns: Unknowns, before: None) -> None:
         """The sigma is given."""

@@ -53,14 +53,14 @@ class PointsTerm:
     observations: Observations
     columns: Columns
     config: JointConfig
-    disagreement: float  # of the windows' own cameras, radians
+    disagreement: float  # of the per-window PnP poses, radians
     name: str = "points"
     _last: tuple[Unknowns, Seen] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, problem: JointProblem) -> PointsTerm:
         """The part of a joint problem."""
-        return cls(problem.observations, problem.columns(), problem.config, problem.own.disagreement)
+        return cls(problem.observations, problem.columns(), problem.config, problem.window_motion.disagreement)
 
     def seen(self, unknowns: Unknowns) -> Seen:
         """From the cameras of the unknowns; kept until others are asked for, since each state is looked at several times."""

@@ -18,11 +18,11 @@ from geo4d.solver.robust import SQUARE
 
 @dataclass(frozen=True)
 class PosesTerm:
-    """See the module; sigmas are given, and no loss is robust against what the user says."""
+    """See the module; sigmas are given, and the loss is not robust, since the user sets them."""
 
     columns: Columns
     poses: Float[Tensor, "t 4 4"]
-    turn_sigma: float  # radians
+    rotation_sigma: float  # radians
     centre_sigma: float  # in the poses' unit
     pixels: float  # sampled pixels for which each of them counts
     name: str = "poses"
@@ -30,39 +30,39 @@ class PosesTerm:
     @classmethod
     def of(cls, problem: JointProblem) -> PosesTerm | None:
         """The part of a joint problem; None without given poses, or where they are exact and nothing moves."""
-        known = problem.known
-        if known.poses is None or known.fixes_cameras:
+        given = problem.given
+        if given.poses is None or given.fixes_cameras:
             return None
-        return cls(problem.columns(), known.poses, known.turn_sigma, known.centre_sigma, problem.config.prior_pixels)
+        return cls(problem.columns(), given.poses, given.rotation_sigma, given.centre_sigma, problem.config.prior_pixels)
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:
         """Rotation vectors (radians), and centres in the poses' unit."""
         s = _placement(unknowns)
-        turn = so3_log(unknowns.rotation.mT @ s.rotation @ self.poses[:, :3, :3])
-        return turn, (s.apply(self.poses[None, :, :3, 3])[0] - unknowns.centre) / s.scale
+        rotation_error = so3_log(unknowns.rotation.mT @ s.rotation @ self.poses[:, :3, :3])
+        return rotation_error, (s.apply(self.poses[None, :, :3, 3])[0] - unknowns.centre) / s.scale
 
     def fix(self, unknowns: Unknowns, before: None) -> None:
         """The sigmas are given."""
 
     def rows(self, unknowns: Unknowns, fixed: None) -> tuple[Rows, ...]:
-        """Turns and centres."""
+        """Rotations and centres."""
         weight = torch.full((len(self.poses),), self.pixels, dtype=torch.float64)
-        sigmas = torch.tensor([self.turn_sigma, self.centre_sigma], dtype=torch.float64)
+        sigmas = torch.tensor([self.rotation_sigma, self.centre_sigma], dtype=torch.float64)
         return tuple(Rows(error, weight, sigma, SQUARE) for error, sigma in zip(self.errors(unknowns), sigmas, strict=True))
 
     def blocks(self, unknowns: Unknowns, fixed: None) -> Iterator[Block]:
         """By camera (6) and the similarity of the given poses (7)."""
         s = _placement(unknowns)
-        turns, shifts = self.rows(unknowns, fixed)
+        rotations, centres = self.rows(unknowns, fixed)
         arm = s.scale * (s.rotation @ self.poses[:, :3, 3:])[..., 0]
         index = torch.cat([self.columns.camera(torch.arange(len(arm))), self.columns.poses.expand(len(arm), 7)], dim=-1)
         back = unknowns.rotation.mT
         zero, identity = torch.zeros_like(back), torch.eye(3, dtype=back.dtype).expand_as(back)
-        turn = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
-        shift = torch.cat([zero, -identity, arm[..., None], -skew(arm), identity], dim=-1) / s.scale
-        shift[..., 6] -= shifts.residual  # the unit that the errors are counted in
-        yield Block.of(index, turn, turns)
-        yield Block.of(index, shift, shifts)
+        by_rotation = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
+        by_centre = torch.cat([zero, -identity, arm[..., None], -skew(arm), identity], dim=-1) / s.scale
+        by_centre[..., 6] -= centres.residual  # the unit that the errors are counted in
+        yield Block.of(index, by_rotation, rotations)
+        yield Block.of(index, by_centre, centres)
 
 
 def _placement(unknowns: Unknowns) -> Similarity:

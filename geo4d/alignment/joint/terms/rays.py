@@ -30,7 +30,7 @@ class RaysFixed:
 
 @dataclass(frozen=True)
 class RaysTerm:
-    """See the module. The scale of cameras that show no path is kept where the first guess put it."""
+    """See the module. The scale of cameras that show no path is kept where the initial guess put it."""
 
     observations: Observations
     columns: Columns
@@ -54,23 +54,25 @@ class RaysTerm:
         """Rotation vectors (radians), and centres in the unit of the ray cameras: in the world's, a smaller world would fit better."""
         o, r = self.observations, _rays(unknowns)
         rotation, centre = unknowns.rotation[o.windows], unknowns.centre[o.windows]
-        turn = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras.cam_to_win[..., :3, :3])
-        shift = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras.cam_to_win[..., :3, 3]
-        return turn, shift
+        rotation_error = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras.cam_to_win[..., :3, :3])
+        centre_error = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras.cam_to_win[..., :3, 3]
+        return rotation_error, centre_error
 
     def fix(self, unknowns: Unknowns, before: RaysFixed | None) -> RaysFixed:
         """Medians of the residuals as they are."""
-        turn, shift = self.errors(unknowns)
+        rotation_error, centre_error = self.errors(unknowns)
         unit = _rays(unknowns).scale / (unknowns.windows.scale * self.observations.extent)
         usable = self.cameras.usable
-        turn_size, shift_size = (median_size(e.norm(dim=-1)[usable], LEAST) for e in (turn, shift * unit[:, None, None]))
-        return RaysFixed(turn_size, shift_size, unit)
+        rotation_size, centre_size = (
+            median_size(e.norm(dim=-1)[usable], LEAST) for e in (rotation_error, centre_error * unit[:, None, None])
+        )
+        return RaysFixed(rotation_size, centre_size, unit)
 
     def rows(self, unknowns: Unknowns, fixed: RaysFixed) -> tuple[Rows, ...]:
         """Rotations, centres, and the scales that are kept."""
-        turn, shift = self.errors(unknowns)
+        rotation_error, centre_error = self.errors(unknowns)
         share = self._share * self.cameras.usable.double()
-        found = [Rows(turn, share, fixed.rotation), Rows(shift * fixed.unit[:, None, None], share, fixed.centre)]
+        found = [Rows(rotation_error, share, fixed.rotation), Rows(centre_error * fixed.unit[:, None, None], share, fixed.centre)]
         if self.log_scale is not None:
             off = (_rays(unknowns).scale.log() - self.log_scale)[:, None]
             found.append(Rows(off, torch.full_like(share[:, 0], self._share), torch.tensor(1.0, dtype=torch.float64), SQUARE))
@@ -80,18 +82,18 @@ class RaysTerm:
         """By camera (6) and ray similarity (7)."""
         o, r = self.observations, _rays(unknowns)
         back = unknowns.rotation[o.windows].mT  # (g, v, 3, 3)
-        own = self.columns.ray(torch.arange(len(o.windows)))
-        index = torch.cat([self.columns.camera(o.windows), own[:, None].expand(*o.windows.shape, 7)], dim=-1)
+        similarity = self.columns.ray(torch.arange(len(o.windows)))
+        index = torch.cat([self.columns.camera(o.windows), similarity[:, None].expand(*o.windows.shape, 7)], dim=-1)
         zero = torch.zeros_like(back)
-        turn = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
+        by_rotation = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
         into = (r.rotation.mT / r.scale[:, None, None])[:, None].expand_as(back)
         arm = unknowns.centre[o.windows] - r.translation[:, None]
-        shift = torch.cat([zero, into, -(into @ arm[..., None]), into @ skew(arm), -into], dim=-1) * fixed.unit[:, None, None, None]
-        turns, shifts, *scales = self.rows(unknowns, fixed)
-        yield Block.of(index, turn, turns)
-        yield Block.of(index, shift, shifts)
+        by_centre = torch.cat([zero, into, -(into @ arm[..., None]), into @ skew(arm), -into], dim=-1) * fixed.unit[:, None, None, None]
+        rotations, centres, *scales = self.rows(unknowns, fixed)
+        yield Block.of(index, by_rotation, rotations)
+        yield Block.of(index, by_centre, centres)
         for kept in scales:
-            yield Block.of(own[:, :1], torch.ones(len(own), 1, 1, dtype=torch.float64), kept)
+            yield Block.of(similarity[:, :1], torch.ones(len(similarity), 1, 1, dtype=torch.float64), kept)
 
 
 def _rays(unknowns: Unknowns) -> Similarity:

@@ -9,7 +9,7 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.joint.observations import Observations
-from geo4d.alignment.joint.problem import JointProblem, OwnCameras
+from geo4d.alignment.joint.problem import JointProblem, WindowMotion
 from geo4d.alignment.joint.terms.base import Block, Rows, acceleration
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.geometry.rotation import so3_log
@@ -37,8 +37,8 @@ class SmoothnessTerm:
     columns: Columns
     centre_weight: float  # by that of a frame's sampled pixels
     rotation_weight: float
-    own: OwnCameras
-    smoothest: float  # of the windows' own accelerations, below which a path does not count as smoother
+    window_motion: WindowMotion
+    smoothest: float  # of the accelerations of the per-window PnP poses, below which a path does not count as smoother
     name: str = "smoothness"
 
     @classmethod
@@ -47,7 +47,7 @@ class SmoothnessTerm:
         if problem.observations.num_frames < 3:
             return None
         c = problem.config
-        return cls(problem.observations, problem.columns(), c.smoothness, c.rotation_smoothness, problem.own, c.smoothest)
+        return cls(problem.observations, problem.columns(), c.smoothness, c.rotation_smoothness, problem.window_motion, c.smoothest)
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
         """Accelerations of the centres, in depths, and of the rotations, in radians."""
@@ -57,7 +57,7 @@ class SmoothnessTerm:
     def fix(self, unknowns: Unknowns, before: SmoothnessFixed | None) -> SmoothnessFixed:
         """Medians; without a floor, smoothing would lower what it is scaled by, and end in a camera that does not move."""
         centre, rotation = (error.norm(dim=-1).median() for error in self.errors(unknowns))
-        floors = self.smoothest * self.own.acceleration + LEAST, self.smoothest * self.own.turning + LEAST
+        floors = self.smoothest * self.window_motion.acceleration + LEAST, self.smoothest * self.window_motion.angular_acceleration + LEAST
         return SmoothnessFixed(centre.clamp_min(floors[0]), rotation.clamp_min(floors[1]))
 
     def rows(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> tuple[Rows, ...]:
@@ -67,7 +67,7 @@ class SmoothnessTerm:
         return Rows(centre, self.centre_weight * weight, fixed.centre), Rows(rotation, self.rotation_weight * weight, fixed.rotation)
 
     def blocks(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> Iterator[Block]:
-        """By three cameras in a row. The turns' derivatives are those of small turns; the acceptance test answers for the rest."""
+        """By three cameras in a row. Derivatives by the rotations are those of small angles; the acceptance test answers for the rest."""
         o = self.observations
         centres, rotations = self.rows(unknowns, fixed)
         frames = torch.arange(len(centres.residual))
