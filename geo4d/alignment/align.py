@@ -25,8 +25,6 @@ from geo4d.alignment.reference.paper import solve_from
 from geo4d.errors import AlignmentError, ConfigError, InputError
 from geo4d.scene import Reconstruction, Tracks, WindowPredictions
 
-FIELDS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -75,7 +73,7 @@ def draft_of(
     """Cameras and depth by the windows alone."""
     fused = fuse_windows(predictions, joint, priors, config.depth, progress)
     report = {"terms": terms_of(predictions, joint.ready), "solver": "fast", "joint": joint.solved.summary.as_dict()}
-    return Draft(joint.cameras(), fused.dense, report, joint=joint, fused=fused)
+    return Draft(joint.cameras(), fused.dense, report, joint.ready.warnings(), joint=joint, fused=fused)
 
 
 def complete(
@@ -104,7 +102,7 @@ def _as_paper(predictions: WindowPredictions, ready: Prepared, config: Alignment
     focal = torch.full_like(ready.start.log_focal, math.exp(found.log_focal))
     cameras = Cameras.of(found.cam_to_world, focal, ready.priors.fixed_intrinsics)
     report = {"terms": terms_of(predictions, ready), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
-    return Draft(cameras, dense, report)
+    return Draft(cameras, dense, report, ready.warnings())
 
 
 def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
@@ -119,12 +117,11 @@ def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPre
         drop |= {"disparity": None, "disparity_weight": None}
     if not config.use_rays:
         drop |= {"ray_direction": None, "ray_moment": None, "ray_cam_to_win": None}
-    chosen = {name: drop[name] if name in drop else getattr(predictions, name) for name in FIELDS}
-    chosen = {name: None if value is None else value.cpu() for name, value in chosen.items()}
-    order = torch.argsort(chosen["windows"][:, 0], stable=True)
-    if not bool((order == torch.arange(len(order))).all()):
-        chosen = {name: None if value is None else value[order] for name, value in chosen.items()}
-    return replace(predictions, **chosen)
+    chosen = replace(predictions, **drop).map_windows(lambda values: values.cpu())
+    order = torch.argsort(chosen.windows[:, 0], stable=True)
+    if bool((order == torch.arange(len(order))).all()):
+        return chosen
+    return chosen.map_windows(lambda values: values[order])
 
 
 def _with_frames(predictions: WindowPredictions, frames: np.ndarray | None) -> WindowPredictions:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.depth.config import DepthConfig
+from geo4d.alignment.fallback.config import FallbackConfig
 from geo4d.alignment.finish.config import FinishConfig
 from geo4d.alignment.joint.config import JointConfig
 from geo4d.errors import ConfigError
@@ -39,6 +40,7 @@ class AlignmentConfig:
     bundle: BundleConfig = field(default_factory=BundleConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     finish: FinishConfig = field(default_factory=FinishConfig)
+    fallback: FallbackConfig = field(default_factory=FallbackConfig)
     paper: PaperConfig = field(default_factory=PaperConfig)
 
     def __post_init__(self) -> None:

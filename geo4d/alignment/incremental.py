@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.align import FIELDS, Progress, complete, draft_of
+from geo4d.alignment.align import Progress, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import solve_agreed, window_poses
 from geo4d.alignment.joint.guess import InitialFocal
@@ -22,6 +22,7 @@ from geo4d.alignment.priors import Priors
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.similarity import Similarity
 from geo4d.scene import Reconstruction, Tracks, WindowPredictions
+from geo4d.scene.windows import OF_WINDOWS
 
 
 class IncrementalAlignment:
@@ -162,15 +163,14 @@ class IncrementalAlignment:
 def _kind(predictions: WindowPredictions) -> str:
     """The size of the maps, and which there are."""
     height, width = predictions.grid_size
-    return f"{width} x {height} with " + ", ".join(name for name in FIELDS[1:] if getattr(predictions, name) is not None)
+    return f"{width} x {height} with " + ", ".join(name for name in OF_WINDOWS[1:] if getattr(predictions, name) is not None)
 
 
 def _recent(predictions: WindowPredictions, first: int) -> tuple[WindowPredictions, Int[Tensor, "s"]]:
     """The windows from `first` on, their frames numbered anew; and the frames' true numbers."""
     frames, renumbered = predictions.windows[first:].unique(return_inverse=True)
-    chosen = {name: getattr(predictions, name) for name in FIELDS if name != "windows"}
-    parts = {name: None if value is None else value[first:] for name, value in chosen.items()}
-    return replace(predictions, windows=renumbered, images=None, timestamps=None, source_size=None, **parts), frames
+    chosen = predictions.map_windows(lambda values: values[first:])
+    return replace(chosen, windows=renumbered, images=None, timestamps=None, source_size=None), frames
 
 
 def _overwritten(similarities: Similarity, old: Similarity, first: int) -> Similarity:

@@ -24,7 +24,7 @@ from geo4d.solver.lm import Damping, Summary, minimise
 from geo4d.solver.robust import Loss
 
 DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=6.0, least=1e-9, most=1e7, enough=1e-5, failures=7)
-NEAREST = 1e-3
+NEAREST = 1e-3  # median depths: a point behind its camera counts as one as near as this
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense system may be the faster one
 DENSE_SHARE = 0.02  # of the dense product's work, from which the sparse product is slower
 

@@ -17,6 +17,7 @@ from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.depth.fusion import Fusion
 from geo4d.alignment.depth.sources import Candidates, Source, fit_disparity, weigh_disparity
 from geo4d.alignment.draft import Draft
+from geo4d.alignment.fallback.config import FallbackConfig
 from geo4d.alignment.fallback.rays_only import chain_cameras, ray_focal
 from geo4d.alignment.joint.observations import ray_cameras
 from geo4d.alignment.priors import Priors
@@ -26,15 +27,8 @@ from geo4d.geometry.pixels import centred_pixels, sample_grid
 from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import GEMAN_MCCLURE
 
-MIN_PIXELS = 10
-MIN_PATH = 0.02  # of given cameras, by the depth that they imply, from which they determine scale
-APART = (4, 8)  # frames between which depth must agree under given cameras
-AGREES = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end
-NEARNESS, SHIFTS = (0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0), (0.0, 0.1, 0.3, 1.0, 3.0)  # that are tried
-TRIED = 3  # of them to the end
+MIN_PIXELS = 10  # that two windows, or all of them, need
 FLAT = 1e-6  # slope of a window's disparity by the others', below which its scale is undetermined
-CLEARLY = 0.92  # of the cost of things infinitely far away, that a scale must reach to be taken
-LEAST_INSIDE = 0.3  # share of the pixels that other frames must see
 
 
 class _Aligned:
@@ -69,7 +63,9 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     terms, is_metric = ["disparity"], False
     given = resolved.given.poses
     cameras = None if given is not None else ray_cameras(predictions)
-    if cameras is not None and cameras.usable.any():
+    if cameras is not None and not cameras.usable.any():
+        warnings += cameras.problems
+    elif cameras is not None:
         given, problems = chain_cameras(predictions.windows.long(), cameras, frames)
         warnings += problems
         terms.append("rays")
@@ -83,7 +79,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         )
     else:
         poses = given
-        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal)
+        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal, config.fallback)
         if found is None:
             warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
         else:
@@ -147,6 +143,7 @@ def _affine_by_cameras(
     poses: Float[Tensor, "t 4 4"],
     fixed_intrinsics: FixedIntrinsics,
     focal: Float[Tensor, "t"],
+    config: FallbackConfig,
 ) -> tuple[float, float] | None:
     """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if undetermined."""
     height, width = predictions.grid_size
@@ -154,24 +151,23 @@ def _affine_by_cameras(
     for g, window in enumerate(predictions.windows.tolist()):
         if aligned[1][g].any():
             disparity[window], weight[window] = aligned[0][g].flatten(1), aligned[1][g].flatten(1)
-    pairs = [(i, i + gap) for gap in APART for i in range(0, len(poses) - gap, 2)]
+    pairs = [(i, i + gap) for gap in config.gaps for i in range(0, len(poses) - gap, 2)]
     path = float((poses[:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).max())
     if not pairs or path <= 0:
         return None
     index = sample_grid(height, width, 256)
     pixels = fixed_intrinsics.normalise(centred_pixels(height, width)[index])
     rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1)
-    seen_from = _Pairs(
-        disparity.double(), weight > 0, poses, fixed_intrinsics.intrinsics(focal, height, width), rays, (index, height, width)
-    )
+    k = fixed_intrinsics.intrinsics(focal, height, width)
+    seen_from = _Pairs(disparity.double(), weight > 0, poses, k, rays, (index, height, width), config.least_inside)
     typical = float(disparity[weight > 0].median().clamp_min(1e-3))
-    wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in AGREES)
+    wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in config.agreement)
     # how near a typical thing is, by the path, and its shift by the typical disparity; the cost has other minima
-    nearness = [(np.log(share / path), shift * typical) for share in NEARNESS for shift in SHIFTS]
+    nearness = [(np.log(share / path), shift * typical) for share in config.nearness for shift in config.shifts]
     starts = [(log_near - np.log(typical + shift), shift) for log_near, shift in nearness]
     costs = [float(np.square(wide(start)).mean()) for start in starts]
     solutions = []
-    for k in np.argsort(costs)[:TRIED]:
+    for k in np.argsort(costs)[: config.tried]:
         start = starts[k]
         for misfit in (wide, narrow):
             solution = least_squares(misfit, start, x_scale=(0.1, 0.1 * typical), diff_step=1e-4)
@@ -180,7 +176,7 @@ def _affine_by_cameras(
     best = min(solutions, key=lambda solution: float(solution.cost))
     p, shift = float(np.exp(best.x[0])), float(best.x[1])
     far = float(np.square(narrow((best.x[0] - 5, shift))).sum())  # as if the cameras did not move
-    is_determined = 2 * float(best.cost) < CLEARLY * far and path * p * (typical + shift) > MIN_PATH
+    is_determined = 2 * float(best.cost) < config.least_cost * far and path * p * (typical + shift) > config.least_path
     return (p, p * shift) if is_determined else None
 
 
@@ -194,6 +190,7 @@ class _Pairs:
     intrinsics: Float[Tensor, "t 3 3"]
     rays: Float[Tensor, "t p 3"]
     grid: tuple[Tensor, int, int]  # sampled pixels, height, width
+    least_inside: float  # share of the pixels that other frames must see
 
     def misfit(self, pairs: list[tuple[int, int]], agrees: float, parameters: Any) -> np.ndarray:
         """Robust residuals in units of disparity: in those of depth, all would agree infinitely far away.
@@ -221,6 +218,6 @@ class _Pairs:
         residual = (1 / z / p - s - there) / agrees
         robust = GEMAN_MCCLURE.value(residual.square()).sqrt()
         share = float(inside.sum() / valid.sum().clamp_min(1))
-        if share < LEAST_INSIDE:
-            return torch.where(valid, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
+        if share < self.least_inside:
+            return torch.where(valid, 1.0 + self.least_inside - share, 0.0).flatten().numpy()
         return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()

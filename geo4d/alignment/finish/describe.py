@@ -16,8 +16,6 @@ from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.priors import Priors
 from geo4d.scene import Reconstruction, WindowPredictions
 
-MOST_NAMED = 3  # windows whose ray maps are complained of one by one
-
 
 def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config: AlignmentConfig) -> Reconstruction:
     """The reconstruction that a draft amounts to. Raises InputError for known lengths that cannot be measured in it."""
@@ -43,14 +41,10 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
 
 
 def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:
-    """What the user should know before trusting the result."""
+    """What can be told only once it is known whose cameras are returned."""
     ready = joint.ready
-    found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in ready.disconnected]
-    found += ready.ray_problems[:MOST_NAMED]
-    if len(ready.ray_problems) > MOST_NAMED:
-        found.append(f"Ray maps of {len(ready.ray_problems) - MOST_NAMED} more windows were not used, or only in part.")
     # followed points settle one focal length of their own: how the network's drifts is then of no use to anyone
     one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.priors.log_focal is None and not has_moved
     if ready.guess.zooms and one_focal:
-        found.append("The focal length seems to change along the video, and one was used for all frames: try focal=per_frame.")
-    return found
+        return ["The focal length seems to change along the video, and one was used for all frames: try focal=per_frame."]
+    return []

@@ -17,7 +17,8 @@ from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import fit_rotation, rotation_angle
 
-WINDOWS_AT_ONCE = 32
+WINDOWS_AT_ONCE = 32  # memory, not accuracy
+MOST_SOLVES = 4  # a cap: what is assumed of the disagreement falls by half or more each time
 SMALLEST = 1e-6  # radians: rounding
 
 
@@ -40,7 +41,7 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
     it look larger than it is.
     """
     o = problem.observations
-    for _ in range(problem.config.solves):
+    for _ in range(MOST_SOLVES):
         solved = solve(problem, start, held)
         poses = window_poses(o, solved.unknowns)
         disagreement = _disagreement(o, solved.unknowns, poses, problem.rays)

@@ -20,7 +20,6 @@ class JointConfig:
     samples: int = 144  # pixels a frame that determine the cameras; more is slower in proportion, and hardly better
     most_precision: float = 9.0  # of one pixel, by the typical one: what the network is surest of may still be wrong
     iterations: int = 25  # steps of the solve, which ends long before
-    solves: int = 4  # times the solve is repeated while windows agree better than was assumed
     worth_repeating: float = 0.5  # of the disagreement that a solve assumed, below which it is repeated
 
     # initial guess
@@ -31,8 +30,6 @@ class JointConfig:
     drift: float = 0.05  # of log focal lengths between the video's ends, from which the camera may be zooming
     min_shared_pixels: int = 10  # that link two windows
     bad_link: float = 3.0  # times the usual misfit of links, from which other links of a window are tried
-    most_links: int = 6  # earlier windows that are tried
-    pnp_rounds: int = 12  # steps of the per-window PnP poses
 
     # terms
     across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, outliers move cameras
@@ -50,11 +47,8 @@ class JointConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
-        if self.samples < 16 or self.iterations < 1 or self.solves < 1 or self.pnp_rounds < 1:
-            raise ConfigError(
-                f"joint needs at least 16 samples, 1 iteration, 1 solve and 1 round; got {self.samples}, {self.iterations}, {self.solves} "
-                f"and {self.pnp_rounds}."
-            )
+        if self.samples < 16 or self.iterations < 1:
+            raise ConfigError(f"joint needs at least 16 samples and 1 iteration; got {self.samples} and {self.iterations}.")
         if self.loss not in ("cauchy", "adaptive"):
             raise ConfigError(f"joint.loss must be cauchy or adaptive; got {self.loss!r}.")
         sigmas = (self.focal_log_sigma, self.zoom_log_sigma, self.zoom_acceleration_sigma, self.focal_prior_log_sigma)

@@ -17,6 +17,7 @@ from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.solver.robust import Loss, absolute_weight
 
 LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
+MOST_LINKS = 6  # earlier windows that are tried, if the first of them fits badly: a cap on time
 LINK_ROUNDS = 20  # by which a link moves no more
 
 
@@ -136,7 +137,7 @@ def _fit_shift(focal: Float[Tensor, "g"], x: Tensor, z: Tensor, u: Tensor, w: Te
 
 
 def window_cameras(
-    observations: Observations, focal: Float[Tensor, "t"], shift: Float[Tensor, "g"], rounds: int
+    observations: Observations, focal: Float[Tensor, "t"], shift: Float[Tensor, "g"]
 ) -> tuple[Float[Tensor, "g v 4 4"], Float[Tensor, "g v"]]:
     """Camera-to-window poses by robust perspective-n-point, each frame from the one before; and the median residual.
 
@@ -150,7 +151,7 @@ def window_cameras(
     for k in range(v):
         rays = slopes[observations.windows[:, k]]
         if k > 0:
-            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays, rounds)
+            pose, residual = solve_pnp(pose, observations.points[:, k], observations.weight[:, k], rays)
         else:
             residual = ray_residual(pose, observations.points[:, 0], rays)[0].norm(dim=-1).median(dim=1).values
         poses.append(pose)
@@ -194,7 +195,7 @@ def _best_link(observations: Observations, g: int, usual: float, config: JointCo
     earlier = torch.isin(observations.windows[:g], observations.windows[g]).any(dim=1)
     counts = [(_shared_pixels(observations, g, int(other)), int(other)) for other in torch.nonzero(earlier)[:, 0]]
     best: tuple[int, Similarity, float] | None = None
-    for count, other in sorted(counts, reverse=True)[: config.most_links]:
+    for count, other in sorted(counts, reverse=True)[:MOST_LINKS]:
         found = _link(observations, g, other, config.min_shared_pixels) if count >= config.min_shared_pixels else None
         if found is not None and (best is None or found[1] < best[2]):
             best = other, *found

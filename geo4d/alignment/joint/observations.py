@@ -15,7 +15,7 @@ from geo4d.geometry.pixels import centred_pixels, pixel_grid, sample_grid
 from geo4d.geometry.rays import camera_from_rays
 from geo4d.scene import WindowPredictions
 
-RAYS_PER_FRAME = 256
+RAYS_PER_FRAME = 256  # blocks of rays that are averaged: six numbers are fitted to them
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
         usable = given.isfinite().all(-1).all(-1)
         problems = {tuple(index): "its matrix is not finite" for index in torch.nonzero(~usable).tolist()}
         identity = torch.eye(4, dtype=torch.float64)
-        return WindowRays(given.where(usable[..., None, None], identity), usable, _by_window(problems))
+        return WindowRays(given.where(usable[..., None, None], identity), usable, _by_window(problems, predictions.windows))
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
     # a window at a time: the maps may be memory maps
@@ -127,14 +127,14 @@ def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
     usable = torch.ones(unit.shape[:2], dtype=torch.bool)
     for index in found.problems:
         usable[index] = False
-    return WindowRays(found.cam_to_win, usable, _by_window(found.problems))
+    return WindowRays(found.cam_to_win, usable, _by_window(found.problems, predictions.windows))
 
 
-def _by_window(problems: Mapping[tuple[int, ...], str]) -> tuple[str, ...]:
-    """One sentence for the frames of a window that have the same problem."""
+def _by_window(problems: Mapping[tuple[int, ...], str], windows: Int[Tensor, "g v"]) -> tuple[str, ...]:
+    """One sentence for the frames of a window that have the same problem; frames are numbered as in the video."""
     frames: dict[tuple[int, str], list[int]] = {}
     for (window, frame), reason in problems.items():
-        frames.setdefault((window, reason), []).append(frame)
+        frames.setdefault((window, reason), []).append(int(windows[window, frame]))
     return tuple(
         f"Ray maps of window {window}, frame{'s' * (len(some) > 1)} {', '.join(map(str, some))}, were not used: {reason}."
         for (window, reason), some in frames.items()

@@ -22,7 +22,8 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.scene import WindowPredictions
 
-MIN_PIXELS = 10
+MIN_PIXELS = 10  # sampled ones of all windows, below which there is nothing to go by
+MOST_NAMED = 3  # faults of ray maps that are told one by one
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Prepared:
     window_motion: WindowMotion
     config: AlignmentConfig
     ray_problems: tuple[str, ...] = ()  # which frames' rays were left out, and why
+
+    def warnings(self) -> tuple[str, ...]:
+        """What of the windows is lacking."""
+        found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in self.disconnected]
+        found += self.ray_problems[:MOST_NAMED]
+        if len(self.ray_problems) > MOST_NAMED:
+            found.append(f"There are {len(self.ray_problems) - MOST_NAMED} more such faults of ray maps.")
+        return tuple(found)
 
     def problem(self) -> JointProblem:
         """The joint problem."""
@@ -101,7 +110,7 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
         )
     given_focal = None if resolved.log_focal is None else (resolved.log_focal, priors.focal_sigma)
     guess = fit_focal(observations, predictions.points_origin, c, given_focal, per_frame=config.focal == "per_frame")
-    cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift, c.pnp_rounds)
+    cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift)
     windows, disconnected = chain_windows(observations, cameras, c)
     poses = world_cameras(observations, windows, cameras, residual)
     start = _placed_by_given(Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, resolved.given)
