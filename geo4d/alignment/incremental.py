@@ -23,6 +23,7 @@ from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.similarity import Similarity
 from geo4d.scene import Reconstruction, Tracks, WindowPredictions
 from geo4d.scene.windows import OF_WINDOWS
+from geo4d.solver.lm import Summary
 
 
 class IncrementalAlignment:
@@ -38,6 +39,7 @@ class IncrementalAlignment:
         if self.config.solver != "fast" or not self.config.use_points or self.config.focal != "shared" or lag < 1:
             raise ConfigError("Growing alignments need solver=fast, use_points=true, focal=shared and a lag of at least 1 window.")
         self.lag = lag
+        self._summary: Summary | None = None
         self._windows: Int[Tensor, "g v"] | None = None
         self._kind = ""
         self._unknowns: Unknowns | None = None
@@ -71,6 +73,7 @@ class IncrementalAlignment:
             held[problem.columns().window(torch.zeros(1, dtype=torch.int64)).flatten()] = True
             problem = replace(problem, ray_log_scale=None if start.rays is None else start.rays.scale.log())
         solved, _ = solve_agreed(problem, start, held)
+        self._summary = solved.summary
         self._keep(solved.unknowns, ready, first, frames)
         self._windows, self._kind = predictions.windows.clone(), _kind(predictions)
         return len(recent.windows)
@@ -82,7 +85,7 @@ class IncrementalAlignment:
 
         Raises InputError before the first `update`, or for other windows.
         """
-        if self._unknowns is None or self._guess is None:
+        if self._unknowns is None or self._guess is None or self._summary is None:
             raise InputError("Nothing has been aligned yet; call update with window predictions first.")
         self._check(predictions)
         if len(predictions.windows) != self.num_windows:
@@ -96,7 +99,8 @@ class IncrementalAlignment:
         ready = Prepared(
             observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._window_motion, self.config, problems
         )
-        joint = Joint(ready, assess(ready.problem(), unknowns), window_poses(observations, unknowns))
+        solved = replace(assess(ready.problem(), unknowns), summary=self._summary)  # how the last update ended
+        joint = Joint(ready, solved, window_poses(observations, unknowns))
         return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
 
     def _check(self, predictions: WindowPredictions) -> None:

@@ -98,7 +98,7 @@ def test_a_growing_alignment_says_it_too(noisy):
     growing = IncrementalAlignment(STILL)
     growing.update(predictions)
     said = growing.reconstruct(predictions).diagnostics["joint"]
-    assert said["converged"] and said["iterations"] == 0  # `update` has solved it
+    assert said["converged"] and said["iterations"] > 0  # of the last `update`
 
 
 def test_where_no_windows_are_solved_together_nothing_is_said_of_it(noisy):

@@ -19,6 +19,7 @@ from scipy.sparse.linalg import splu
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.joint.terms.base import acceleration
 from geo4d.geometry.rotation import skew, so3_exp, so3_log
 from geo4d.solver.lm import Damping, Summary, minimise
 from geo4d.solver.robust import Loss
@@ -167,14 +168,10 @@ def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "
     observation, prior = Loss.cauchy(evidence.config.observation_width), Loss.cauchy(evidence.config.prior_width)
     total = (tracks[evidence.point] * observation.value(square)).sum() + prior.value(r.prior.square()).sum()
     total = total + ((state.log_focal - evidence.log_focal) / evidence.log_focal_sigma) ** 2
-    total = total + evidence.config.smoothness * _acceleration(state.centre).square().sum()
+    total = total + evidence.config.smoothness * acceleration(state.centre).square().sum()
     if evidence.motion is not None:
         total = total + evidence.motion.cost(state)
     return float(total + evidence.config.rotation_smoothness * _frame_to_frame_rotations(state.rotation).diff(dim=0).square().sum())
-
-
-def _acceleration(centre: Float[Tensor, "t 3"]) -> Float[Tensor, "s 3"]:
-    return centre[2:] - 2 * centre[1:-1] + centre[:-2]
 
 
 def _frame_to_frame_rotations(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:
@@ -320,10 +317,9 @@ class _System:
             weights = np.repeat([e.config.rotation_smoothness, e.config.smoothness], 3)
             blocks = blocks + sparse.kron(second.T @ second, sparse.diags_array(weights))
             # of small angles; the acceptance test answers for the rest
-            acceleration = np.concatenate(
-                [_frame_to_frame_rotations(self.state.rotation).diff(dim=0).numpy(), _acceleration(self.state.centre).numpy()], axis=1
-            )
-            gradient[:-1] += (weights * (second.T @ acceleration)).ravel()
+            turns = _frame_to_frame_rotations(self.state.rotation).diff(dim=0)
+            both = torch.cat([turns, acceleration(self.state.centre)], dim=1).numpy()
+            gradient[:-1] += (weights * (second.T @ both)).ravel()
         if e.motion is not None:
             matrix, pull = e.motion.system(self.state)
             blocks = blocks + matrix
