@@ -1,5 +1,6 @@
 """Options, and small things that many tests share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
         if item.get_closest_marker("weights") and not WEIGHTS.is_file():
             item.add_marker(pytest.mark.skip(reason="the embedded weights are not in this checkout"))
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Commands set the level of the package's log, which would then be that of the tests after them."""
+    logging.getLogger("geo4d").setLevel(logging.NOTSET)
+    yield
+    logging.getLogger("geo4d").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

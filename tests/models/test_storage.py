@@ -104,7 +104,7 @@ def _shard_cut(folder: Path) -> None:
     [
         (_no_config, "not a geo4d model folder"),
         (_other_format, "is not a geo4d model's"),
-        (_no_json, "expected the JSON that geo4d wrote"),
+        (_no_json, "JSON that geo4d wrote"),
         (_unknown_setting, "does not describe a geo4d model"),
         (_impossible_network, "does not describe a model that can be built"),
         (_shard_gone, "does not fit its own spec: .* missing"),
