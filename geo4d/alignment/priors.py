@@ -17,7 +17,7 @@ from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import WindowPredictions
 
 LEAST_TURN_SIGMA = 1e-5  # radians, of a prior that is soft in its centres alone
-LEAST_SHIFT_SIGMA = 1e-6
+LEAST_SHIFT_SIGMA = 1e-6  # the same of its centres, in the poses' unit
 LARGEST_SKEW = 1e-3  # of intrinsics and rotations, above which they are taken for something else
 LENGTHS = (1e-4, 1e5)  # metres that a scene can have
 FARTHEST = 1e8  # of cameras from their world's origin, in the poses' unit: maps have millions of metres
@@ -106,12 +106,6 @@ class Priors:
         """Whether nothing is given."""
         given = (self.intrinsics, self.cam_to_world, self.depth, self.ignore, self.camera_height)
         return all(value is None for value in given) and not self.distances
-
-    @property
-    def is_metric(self) -> bool:
-        """Whether anything gives the scene's size in metres."""
-        posed = self.cam_to_world is not None and self.poses_are_metric
-        return posed or self.depth is not None or bool(self.distances) or self.camera_height is not None
 
     def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> ResolvedPriors:
         """The priors on the predictions' grid, depth at the sampled pixels `index`. Raises InputError for another video's."""

@@ -13,10 +13,10 @@ import torch
 
 from geo4d._typing import Float, Tensor
 
-SHAPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+SHAPES = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # that are tried: from almost redescending to almost squares
 SIZES = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # in median residuals
 REACH = 30.0  # medians up to which residuals are counted: shapes below 0 have no likelihood without a limit
-NEARLY = 1e-3
+NEARLY = 1e-3  # of a shape, within which the limits at 0 and 2 are taken
 QUADRATIC = 2.0  # the shape that is the square itself
 
 
