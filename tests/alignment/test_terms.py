@@ -242,6 +242,33 @@ def test_a_depth_that_one_window_alone_sees_has_no_residual_along_the_ray():
         torch.testing.assert_close(mean[frame], expected)
 
 
+def scale_along(problem, unknowns, **changed):
+    """Of the residuals along rays, by observations of which something is changed."""
+    changed = replace(problem, observations=replace(problem.observations, **changed))
+    (term,) = (term for term in build_terms(changed) if term.name == "points")
+    return float(term.fix(unknowns, None).along)
+
+
+def test_the_scale_along_rays_is_of_pixels_that_several_windows_see():
+    problem, truth = problem_with_truth(noise=0.01)
+    o = problem.observations
+    alone = (torch.bincount(o.windows.flatten())[o.windows] == 1)[..., None].expand_as(o.weight)
+    even, uneven = torch.ones_like(o.weight), torch.rand(o.weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_z = look(o, truth).log_z
+    rounding = (log_z - pixel_mean(o, log_z, uneven)[o.windows])[alone]
+    assert 0 < float(rounding.abs().max()) < 1e-14  # a weighted mean of one value is not quite that value
+    expected = float((log_z - pixel_mean(o, log_z, even)[o.windows])[~alone].abs().median())
+    assert expected > 1e-3
+    for weight in (even, torch.where(alone, uneven, 1.0)):
+        assert scale_along(problem, truth, weight=weight) == expected
+    # nor of those that none sees: what is there in their place means nothing
+    unseen = torch.zeros_like(o.weight, dtype=torch.bool)
+    unseen[:, :, ::3] = True
+    kept = (log_z - pixel_mean(o, log_z, even)[o.windows])[~alone & ~unseen]
+    weight, points = torch.where(unseen, 0.0, even), o.points.masked_fill(unseen[..., None], 0.0)
+    assert scale_along(problem, truth, weight=weight, points=points) == float(kept.abs().median())
+
+
 def test_pixels_without_weight_cost_nothing():
     problem, truth = problem_with_truth()
     o = problem.observations

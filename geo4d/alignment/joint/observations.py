@@ -52,6 +52,14 @@ class Observations:
         chosen = torch.nonzero(off == best[self.windows.flatten()])[:, 0]
         return torch.zeros(self.num_frames, dtype=torch.int64).scatter(0, self.windows.flatten()[chosen], chosen // v)
 
+    @cached_property
+    def shared(self) -> Bool[Tensor, "g v p"]:
+        """Pixels that more than one window sees, in each window that does."""
+        seen = self.weight > 0
+        frames = self.windows.flatten()
+        count = torch.zeros(self.num_frames, seen.shape[-1], dtype=torch.int64).index_add_(0, frames, seen.flatten(0, 1).long())
+        return seen & (count > 1)[self.windows]
+
     def local_unit(self, scale: Float[Tensor, "g"]) -> Float[Tensor, "t"]:
         """Size of the scene around each frame in the world's unit, given the windows' scales."""
         return (scale * self.extent)[self.nearest_window]

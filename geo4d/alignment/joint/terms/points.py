@@ -16,7 +16,7 @@ from geo4d._typing import Float, Tensor
 from geo4d.alignment.joint.config import JointConfig
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.problem import JointProblem
-from geo4d.alignment.joint.terms.base import SCALE_FLOOR, Block, Rows, median_size
+from geo4d.alignment.joint.terms.base import Block, Rows, median_size
 from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.robust import Loss, learn_loss
 
@@ -80,18 +80,17 @@ class PointsTerm:
         with its residuals would let cameras run away, so it only falls.
         """
         o, seen = self.observations, self.seen(unknowns)
-        weight, one = o.weight, torch.tensor(1.0, dtype=torch.float64)
-        log_z = seen.log_z
+        weight, log_z = o.weight, seen.log_z
         along = log_z - pixel_mean(o, log_z, weight if before is None else before.mean_weight)[o.windows]
         # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above all others
         across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(self.config.least_residual * self.disagreement)
         # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals would be 0
-        plain = torch.where(along != 0, log_z - pixel_mean(o, log_z, weight)[o.windows], 0.0)
-        along_size = median_size(plain.abs()[plain != 0], SCALE_FLOOR) if (plain != 0).any() else one
+        plain = log_z - pixel_mean(o, log_z, weight)[o.windows]
+        along_size = median_size(plain.abs()[o.shared])  # a pixel that one window alone sees has no residual, but for rounding
         across_loss, along_loss = Loss(size=self.config.across_width), Loss(size=self.config.along_width)
         if self.config.loss == "adaptive":
             across_loss = learn_loss((seen.across.square().sum(-1) / across_size**2).flatten(), weight.flatten(), 2)
-            along_loss = learn_loss((plain / along_size).square().flatten(), (weight * (along != 0)).flatten(), 1)
+            along_loss = learn_loss((plain / along_size).square().flatten(), (weight * o.shared).flatten(), 1)
         widest = across_size if before is None else before.widest
         mean_weight = weight * along_loss.weight((along / along_size).square())
         return PointsFixed(across_size.clamp_max(widest), along_size, mean_weight, widest, across_loss, along_loss)
