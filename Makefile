@@ -1,12 +1,14 @@
-# make demo: set everything up and reconstruct the bundled clip.  make test: set up and test.  make lint: style and types.
+# make demo: set everything up and reconstruct the bundled clip.  make test: set up and test, within minutes.
+# make test-slow: the tests that take longer.  make lint: style and types.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint train-small clean
+.PHONY: setup demo test test-slow lint train-small clean
 
 setup: $(STAMP)
 
@@ -20,7 +22,10 @@ demo: setup
 	$(BIN)/geo4d demo
 
 test: setup
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+test-slow: setup
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check .

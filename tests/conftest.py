@@ -1,4 +1,4 @@
-"""Options, and small things that many tests share."""
+"""What the tests of some machines skip, and small things that many tests share."""
 
 import logging
 import os
@@ -13,16 +13,10 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run slow tests as well")
-
-
 def pytest_collection_modifyitems(config, items):
     from geo4d.models.storage import WEIGHTS
 
     for item in items:
-        if item.get_closest_marker("slow") and not config.getoption("--slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
         if item.get_closest_marker("weights") and not WEIGHTS.is_file():

@@ -152,6 +152,16 @@ def test_readme_names_what_there_is():
     assert all((ROOT / image).is_file() for image in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text))
 
 
+def test_slow_tests_are_left_out_until_they_are_asked_for(pytestconfig):
+    """`make test` leaves them out, `make test-slow` runs them alone, and continuous integration runs both."""
+    assert [line.partition(":")[0] for line in pytestconfig.getini("markers") if line.startswith("slow")] == ["slow"]
+    assert "-m 'not slow'" in (ROOT / "pyproject.toml").read_text()
+    rules = dict(re.findall(r"^(test[\w-]*): setup\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert rules == {"test": "$(PYTEST)", "test-slow": "$(PYTEST) -m slow"}
+    assert [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")] == ["make test", "make test-slow"]
+    assert all(f"make {rule} " in (ROOT / "README.md").read_text() for rule in rules)
+
+
 def test_readme_imports_are_public():
     for block in readme_blocks():
         for node in ast.walk(ast.parse(block)):
@@ -249,6 +259,7 @@ def test_docs_blocks_are_code(path):
         ast.parse(block)
 
 
+@pytest.mark.slow
 def test_docs_example_runs(tmp_path, monkeypatch):
     """The file that the example writes is aligned by the command beside it, and what comes out is the scene."""
     from geo4d.cli import main

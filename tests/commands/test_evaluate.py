@@ -41,6 +41,7 @@ def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
     assert other["clips"][0]["constant"] != result["clips"][0]["constant"]
 
 
+@pytest.mark.slow
 def test_numbers_without_baselines(tmp_path):
     words = ["--num", 1, "--frames", 3, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64", "--no-baselines"]
     assert evaluate("synthetic", *words, "--json", tmp_path / "a.json") == 0
@@ -48,6 +49,7 @@ def test_numbers_without_baselines(tmp_path):
     assert set(median) == {"statistics", "model", "ratio", "failures"} and median["ratio"] == {}
 
 
+@pytest.mark.slow
 def test_committed_numbers_of_the_held_out_set(tmp_path):
     committed = json.loads((Path(__file__).parents[2] / "benchmarks" / "held_out_v1.json").read_text())["clips"][0]
     assert evaluate("synthetic", "--num", 1, "--baselines-only", "--json", tmp_path / "a.json") == 0

@@ -245,6 +245,7 @@ def test_a_folder_of_other_files_is_never_touched(video: Path, tmp_path: Path, c
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_without_repeating_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_video(tmp_path / "v.mp4", 48)
     options = ("--steps", "20", "--windows-per-batch", "1")  # 9 windows, slow enough to be killed between two
@@ -290,6 +291,7 @@ def test_a_killed_run_resumes_without_repeating_windows(tmp_path: Path, capsys: 
     assert names(out) == RESULT
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_wrote_the_result_resumes(video: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert infer(video, out) == 0
@@ -301,7 +303,9 @@ def test_a_run_killed_while_it_wrote_the_result_resumes(video: Path, tmp_path: P
     assert_same_result(out, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["depth.npy", "cam_to_world.npy", "pose_covariance.npy", SUMMARY])
+@pytest.mark.parametrize(
+    "name", ["depth.npy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cam_to_world.npy", "pose_covariance.npy", SUMMARY))]
+)
 @pytest.mark.parametrize("damage", ["cut", "changed", "lost"])
 def test_a_finished_result_that_is_damaged_is_computed_again(finished: Path, video: Path, tmp_path: Path, name: str, damage: str) -> None:
     out = tmp_path / "out"

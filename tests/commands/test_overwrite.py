@@ -131,6 +131,7 @@ def test_results_of_another_kind_are_not_replaced(made, result, tmp_path, capsys
     assert "of another kind (evaluation" in refused(capsys, infer(made / "frames", run, "--overwrite"), keep=run)
 
 
+@pytest.mark.slow
 def test_a_demo_replaces_a_demo(made, tmp_path):
     """As `geo4d demo` does it, with a smaller model on a shorter clip."""
     parser = argparse.ArgumentParser()
@@ -174,6 +175,7 @@ def test_evaluations_replace_their_own_files(tmp_path, capsys):
         assert "holds something that is no run of geo4d evaluate" in refused(capsys, [*words, *more], keep=old)
 
 
+@pytest.mark.slow
 def test_ablations_replace_their_own_files(tmp_path, capsys):
     data, out = write_kitchen(tmp_path / "data"), tmp_path / "out"
     words = ["ablate", "dataset=rgbd", f"root={data}", f"out={out}", "pipeline.model=tiny", "pipeline.device=cpu", "variants.fast=[]"]

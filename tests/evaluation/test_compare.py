@@ -110,6 +110,7 @@ def config(tmp_path, *words):
     return load_config(AblateConfig, overrides=[*base, *variants, *words])
 
 
+@pytest.mark.slow
 def test_variants_in_one_table(tmp_path, capsys):
     write_rgbd(tmp_path / "data")
     text = ablate(config(tmp_path))

@@ -68,6 +68,7 @@ def test_a_clip_that_fails_is_counted_and_named(tmp_path):
     assert result["clips"][0]["model"]["delta1"] == 1
 
 
+@pytest.mark.slow
 def test_committed_baselines_are_still_those_of_the_set():
     committed = json.loads((Path(__file__).parents[2] / "benchmarks" / "held_out_v1.json").read_text())
     entry = committed["clips"][3]

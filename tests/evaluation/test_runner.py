@@ -341,6 +341,7 @@ def contents(out):
     return {path.relative_to(out): path.read_bytes() for path in [out / name for name in SAME] + sorted(out.glob("frames/*"))}
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_tables_as_one(tmp_path, capsys, monkeypatch):
     data, predicted = tmp_path / "data", tmp_path / "predicted"
     damage(data, predicted)

@@ -79,6 +79,7 @@ def assert_same_state(a, b):
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_goes_on_bit_for_bit(tmp_path):
     options = {"steps": 40, "checkpoint_steps": 1, "precision": "bf16"}
     whole = make_loop(tmp_path / "whole", **options)
@@ -149,6 +150,7 @@ def test_draws_are_the_same_however_they_are_split():
     assert Draw.at(7) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "zero 2"])
 def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
     """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. A sharded run begins at a checkpoint of one."""
@@ -181,6 +183,7 @@ def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
             torch.testing.assert_close(state[key], ends[1].optimizer[i][key], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_deepspeed_accumulates_and_resumes_as_one_process_does(tmp_path):
     """With several micro-batches, clipping and bf16 arithmetic; the last steps are repeated from its own checkpoint."""
     options = {"steps": 10, "checkpoint_steps": 4, "clip_norm": 0.05, "precision": "bf16"}

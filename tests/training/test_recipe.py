@@ -130,6 +130,7 @@ def test_a_quick_figure_of_a_map_that_is_upside_down_is_that_of_a_constant():
         assert fallen == flat > 0.3
 
 
+@pytest.mark.slow
 def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_path):
     config = replace(recipe(finished)[4], out=str(tmp_path), export=None)
     directory = run_stage(config, lambda model, folder, step: {"pipeline_error_ratio": 6.0 / model.spec.error_scale})
@@ -143,7 +144,13 @@ def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_p
     assert 0.05 < error_ratio(clip, replace(right, depth=clip.depth * off)) * result.diagnostics["expected_error"] < 0.15
 
 
-@pytest.mark.parametrize("stage", [3, 6, 7], ids=["points", "disparity", "point_decoder"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(3, id="points"),
+        *(pytest.param(k, id=name, marks=pytest.mark.slow) for k, name in ((6, "disparity"), (7, "point_decoder"))),
+    ],
+)
 def test_a_killed_stage_goes_on_to_the_same_weights(finished, tmp_path, monkeypatch, stage):
     config = replace(recipe(finished)[stage], out=str(tmp_path), export=None)
     write = room.TrainingLoop.save

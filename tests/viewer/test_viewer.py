@@ -145,6 +145,7 @@ def test_a_page_holds_finite_numbers_alone(tmp_path, small_reconstruction, wrong
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
     write_page(small_reconstruction, tmp_path / "a.html")
@@ -162,6 +163,7 @@ def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
     assert coloured(browser.screenshot()) < coloured(first) / 2
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_server_in_a_browser(small_reconstruction, browser):
     port, stop = free_port(), threading.Event()
