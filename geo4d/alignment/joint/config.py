@@ -29,7 +29,6 @@ class JointConfig:
     max_field_of_view_deg: float = 120.0
     drift: float = 0.05  # of log focal lengths between the video's ends, from which the camera may be zooming
     min_shared_pixels: int = 10  # that link two windows
-    bad_link: float = 3.0  # times the usual misfit of links, from which other links of a window are tried
 
     # terms
     across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, outliers move cameras

@@ -17,6 +17,7 @@ from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.solver.robust import Loss, absolute_weight
 
 LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
+BAD_LINK = 3.0  # times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
 MOST_LINKS = 6  # earlier windows that are tried, if the first of them fits badly: a cap on time
 LINK_ROUNDS = 20  # by which a link moves no more
 
@@ -199,7 +200,7 @@ def _best_link(observations: Observations, g: int, usual: float, config: JointCo
         found = _link(observations, g, other, config.min_shared_pixels) if count >= config.min_shared_pixels else None
         if found is not None and (best is None or found[1] < best[2]):
             best = other, *found
-        if best is not None and best[2] < config.bad_link * usual:
+        if best is not None and best[2] < BAD_LINK * usual:
             break
     return best
 
