@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
@@ -48,6 +49,11 @@ class Cameras:
     def of(cls, cam_to_any: Float[Tensor, "t 4 4"], focal: Float[Tensor, "t"], fixed_intrinsics: FixedIntrinsics) -> Cameras:
         """From poses in any common frame."""
         return cls(relative_to_first(cam_to_any.double()), focal, fixed_intrinsics)
+
+    def at(self, frames: np.ndarray) -> Cameras:
+        """Those of some frames, in the first of their cameras."""
+        fixed = FixedIntrinsics(self.fixed_intrinsics.principal_point[frames], self.fixed_intrinsics.aspect[frames])
+        return Cameras.of(self.cam_to_world[frames], self.focal[frames], fixed)
 
     def intrinsics(self, height: int, width: int) -> Float[Tensor, "t 3 3"]:
         """In pixels of frames of that size."""

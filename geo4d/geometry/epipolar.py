@@ -6,7 +6,12 @@ Nothing here is robust: every pair of pixels is believed, by its weight.
 from __future__ import annotations
 
 from kornia.geometry import find_homography_dlt
-from kornia.geometry.epipolar import find_fundamental, motion_from_essential_choose_solution, project_to_essential
+from kornia.geometry.epipolar import (
+    find_fundamental,
+    motion_from_essential_choose_solution,
+    project_to_essential,
+    sampson_epipolar_distance,
+)
 
 from geo4d._typing import Float, Int, Tensor
 from geo4d.errors import InputError
@@ -59,6 +64,13 @@ def homography(
     """
     _check(pixels_i, pixels_j, MIN_HOMOGRAPHY, "A homography")
     return find_homography_dlt(pixels_i, pixels_j, weight)
+
+
+def sampson_distance(
+    fundamental: Float[Tensor, "b 3 3"], pixels_i: Float[Tensor, "b n 2"], pixels_j: Float[Tensor, "b n 2"]
+) -> Float[Tensor, "b n"]:
+    """How far pairs of pixels are from obeying x_j^T F x_i = 0, to first order, in pixels; at the epipole itself, nan."""
+    return sampson_epipolar_distance(pixels_i, pixels_j, fundamental, squared=True, eps=0.0).sqrt()
 
 
 def _check(pixels_i: Tensor, pixels_j: Tensor, least: int, what: str) -> None:

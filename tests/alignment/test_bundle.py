@@ -79,7 +79,7 @@ def relative_ate(result: Reconstruction, poses: np.ndarray) -> float:
 def test_exact_tracks_give_the_exact_cameras() -> None:
     poses = path(24)
     tracks, _, _ = scene(poses)
-    result = by_tracks(guess(24, focal=120.0), tracks, BundleConfig(smoothness=0.0, rotation_smoothness=0.0))
+    result = by_tracks(guess(24, focal=120.0), tracks, BundleConfig(smoothness=0.0))
     assert result.diagnostics["tracks"]["used"]
     assert relative_ate(result, poses) < 2e-3
     assert pose_metrics(result.cam_to_world, poses).rpe_rotation_deg < 5e-3

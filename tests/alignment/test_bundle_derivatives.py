@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from geo4d.alignment import pnp
-from geo4d.alignment.bundle import adjust
-from geo4d.alignment.bundle.adjust import Evidence, Motion, State, camera_covariance, cost, residuals, solve_bundle
+from geo4d.alignment.bundle.adjust import camera_covariance, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.bundle.evidence import Evidence, State, cost, residuals
+from geo4d.alignment.bundle.motion import Motion
+from geo4d.alignment.bundle.system import CAMERA, BundleSystem, Free
 from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import so3_exp, so3_log
+from geo4d.solver import schur
 from geo4d.solver.robust import Loss
 
 FRAMES, POINTS, LOG_FOCAL = 6, 15, 0.1
@@ -33,7 +36,7 @@ def scene(*, points=POINTS, frames=FRAMES, travels=1.0):
     t = torch.arange(frames, dtype=torch.float64)[:, None]
     centre = travels * t * double([0.15, -0.03, 0.05])
     world = normal(points, 3, seed=1) * double([1.2, 0.9, 0.6]) + double([0.3, 0.0, 4.0])
-    state = State(so3_exp(t * double([0.01, 0.03, -0.02])), centre, double(LOG_FOCAL), world)
+    state = State(so3_exp(t * double([0.01, 0.03, -0.02])), centre, double([LOG_FOCAL] * frames), world)
     point, frame = torch.arange(points).repeat(frames), torch.arange(frames).repeat_interleave(points)
     seen = point % frames != frame
     point, frame = point[seen], frame[seen]
@@ -43,7 +46,7 @@ def scene(*, points=POINTS, frames=FRAMES, travels=1.0):
     nothing = torch.zeros(len(prior_point), dtype=torch.float64)
     evidence = Evidence(
         point, frame, none, prior_point, prior_frame, nothing, torch.full_like(nothing, DEPTH_SIGMA),
-        log_focal=LOG_FOCAL, log_focal_sigma=0.2, pixel_floor=1e-6, config=BundleConfig(smoothness=0.0, rotation_smoothness=0.0),
+        log_focal=LOG_FOCAL, log_focal_sigma=0.2, noise=1e-6, config=BundleConfig(),
     )  # fmt: skip
     r = residuals(evidence, state)
     return replace(evidence, pixel=r.pixel, prior_log_depth=r.prior_local[:, 2].log()), state
@@ -74,25 +77,26 @@ def without_priors(evidence):
 
 
 def system_of(evidence, state, tracks):
-    free = adjust._free(len(state.centre), focal_is_free=True, travels=True, cameras_are_free=True)
-    return adjust._System(evidence, state, residuals(evidence, state), SIGMA, tracks, free)
+    return BundleSystem(evidence, state, SIGMA, tracks, Free(focal="each"))
 
 
 def gradient_of(system):
-    """Of all unknowns: six a camera, the focal length, three a point."""
-    return torch.cat([torch.from_numpy(system._gradient), system.point_gradient.flatten()])
+    """Of all unknowns: seven a camera, three a point."""
+    return torch.cat([torch.from_numpy(system.gradient), system.point_gradient.flatten()])
 
 
 def matrix_of(system):
     """The whole matrix, written out."""
-    coupling = torch.from_numpy(system.coupling.toarray())
-    cameras, points = torch.from_numpy(system._matrix.toarray()), torch.block_diag(*system.points)
+    cameras, points = torch.from_numpy(system.matrix.toarray()), torch.block_diag(*system.points)
+    blocks = torch.zeros(len(cameras) // CAMERA, len(points) // 3, CAMERA, 3, dtype=torch.float64)
+    blocks[system.elimination.camera, system.elimination.point] = torch.from_numpy(system.coupling)
+    coupling = blocks.transpose(1, 2).flatten(0, 1).flatten(1)
     return torch.cat([torch.cat([cameras, coupling], dim=1), torch.cat([coupling.T, points], dim=1)])
 
 
 def moved(state, step):
     frames = len(state.centre)
-    return state.moved(step[: 6 * frames].unflatten(0, (-1, 6)), step[6 * frames], step[6 * frames + 1 :].unflatten(0, (-1, 3)))
+    return state.moved(step[: CAMERA * frames].unflatten(0, (-1, CAMERA)), step[CAMERA * frames :].unflatten(0, (-1, 3)))
 
 
 def numeric_gradient(function, size, h=1e-6):
@@ -102,18 +106,18 @@ def numeric_gradient(function, size, h=1e-6):
 
 
 def off(state, size=0.01, seed=4):
-    count = 6 * len(state.centre) + 1 + 3 * len(state.points)
+    count = CAMERA * len(state.centre) + 3 * len(state.points)
     return moved(state, size * normal(count, seed=seed))
 
 
-SMOOTH = {"smoothness": 30.0, "rotation_smoothness": 0.0}
+SMOOTH = {"centre_smoothness": 30.0}
 PARTS = {
     "all observations and depth priors": lambda e, s: e,
     "observations": lambda e, s: without_priors(e),
     "depth priors": lambda e, s: without_observations(e),
     "a firm focal length elsewhere": lambda e, s: replace(e, log_focal=0.2, log_focal_sigma=1e-3),
-    "smooth centres": lambda e, s: told(e, **SMOOTH),
-    "all but rotations": lambda e, s: replace(told(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
+    "smooth centres": lambda e, s: replace(e, **SMOOTH),
+    "all but rotations": lambda e, s: replace(replace(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
 }
 
 
@@ -134,13 +138,13 @@ def cameras_alone(evidence):
 
 
 def rotation_and_centre(gradient):
-    cameras = gradient[: 6 * FRAMES].unflatten(0, (-1, 6))
-    return cameras[:, :3], cameras[:, 3:]
+    cameras = gradient[: CAMERA * FRAMES].unflatten(0, (-1, CAMERA))
+    return cameras[:, :3], cameras[:, 3:6]
 
 
 def test_the_gradient_of_smooth_rotations_is_that_of_small_angles():
     evidence, truth = scene()
-    evidence, state = told(cameras_alone(evidence), rotation_smoothness=30.0), off(truth)
+    evidence, state = replace(cameras_alone(evidence), rotation_smoothness=30.0), off(truth)
     tracks = torch.ones(POINTS, dtype=torch.float64)
     found = gradient_of(system_of(evidence, state, tracks))
     expected = numeric_gradient(lambda step: cost(evidence, moved(state, step), SIGMA, tracks), len(found))
@@ -162,7 +166,7 @@ def test_the_gradient_of_the_expected_motion():
 
 
 TO_ROTATIONS = {
-    "smooth rotations": lambda e, s: told(e, rotation_smoothness=1e4),
+    "smooth rotations": lambda e, s: replace(e, rotation_smoothness=1e4),
     "expected motion of a camera that stays": lambda e, s: replace(e, motion=expected_motion(s)),
 }
 
@@ -180,36 +184,41 @@ def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
     for seed in range(6):
         step = 1e-5 * normal(len(matrix), seed=seed)
         if seed % 2:  # cameras alone, so that what is weak is not drowned by the points
-            step[6 * FRAMES + 1 :] = 0
+            step[CAMERA * FRAMES :] = 0
         found = cost(evidence, moved(truth, step), SIGMA, tracks)
         assert found == pytest.approx(float(step @ matrix @ step), rel=0.02 if name in TO_ROTATIONS else 0.002)
 
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("travels", [True, False])
-def test_a_step_solves_the_damped_system_of_the_free_unknowns(dense, travels, monkeypatch):
-    monkeypatch.setattr(adjust, "DENSE_SHARE", 0.0 if dense else 1e9)
+@pytest.mark.parametrize("focal", ["held", "shared", "each"])
+def test_a_step_solves_the_damped_system_of_the_free_unknowns(dense, travels, focal, monkeypatch):
+    monkeypatch.setattr(schur, "DENSE_UNKNOWNS", 10_000 if dense else 0)
+    monkeypatch.setattr(schur, "GROUP", 4)  # so that there are several
     evidence, truth = scene()
-    evidence, state = replace(told(evidence, **SMOOTH), motion=expected_motion(truth)), off(truth)
+    evidence, state = replace(replace(evidence, **SMOOTH), motion=expected_motion(truth)), off(truth)
     tracks, damping = torch.ones(POINTS, dtype=torch.float64), 0.01
-    free = adjust._free(FRAMES, focal_is_free=True, travels=travels, cameras_are_free=True)
-    system = adjust._System(evidence, state, residuals(evidence, state), SIGMA, tracks, free)
-    assert isinstance(system._reduce(system.coupling), np.ndarray) == dense
-    camera, focal, points = system.step(double([damping]))
-    step = torch.cat([camera.flatten(), focal[None], points.flatten()])
+    free = Free(focal=focal, travels=travels)
+    system = BundleSystem(evidence, state, SIGMA, tracks, free)
+    assert isinstance(system.elimination.reduced(system.coupling, system.coupling), np.ndarray) == dense
+    camera, points = system.step(double([damping]))
+    step = torch.cat([camera.flatten(), points.flatten()])
     matrix = matrix_of(system)
     left = matrix @ step + damping * matrix.diagonal() * step + gradient_of(system)
-    moves = torch.cat([torch.from_numpy(free), torch.arange(6 * FRAMES + 1, len(step))])
-    assert float(left[moves].abs().max()) < 1e-6 * float(gradient_of(system).abs().max())
-    held = torch.ones(len(step), dtype=torch.bool)
-    held[moves] = False
-    assert not step[held].any() and bool(step[moves].ne(0).all()) and int(held.sum()) == (6 if travels else 3 * FRAMES + 3)
+    selection = torch.from_numpy(free.selection(FRAMES).toarray())
+    still = selection.sum(1) == 0
+    of_free = torch.cat([selection.T @ left[: CAMERA * FRAMES], left[CAMERA * FRAMES :]])
+    assert float(of_free.abs().max()) < 1e-6 * float(gradient_of(system).abs().max())
+    assert not camera.flatten()[still].any() and bool(camera.flatten()[~still].ne(0).all()) and bool(points.ne(0).all())
+    assert int(still.sum()) == (6 if travels else 3 * FRAMES + 3) + (FRAMES if focal == "held" else 0)
+    assert bool((camera[:, 6] == camera[0, 6]).all()) == (focal != "each")
 
 
 def test_the_solve_finds_its_way_back_with_few_steps():
     evidence, truth = scene()
-    evidence = replace(evidence, pixel_floor=3e-4)  # without, the scale would fall with every step
-    step = 0.01 * normal(6 * FRAMES + 1 + 3 * POINTS, seed=5)
+    evidence = replace(evidence, noise=3e-4)  # without, the scale would fall with every step
+    step = 0.01 * normal(CAMERA * FRAMES + 3 * POINTS, seed=5)
+    step[: CAMERA * FRAMES].view(FRAMES, CAMERA)[:, 6] = 0.01  # the same for all
     step[:6] = 0  # the world
     found = solve_bundle(evidence, moved(truth, step))
     assert found.summary.converged and found.summary.steps < 25

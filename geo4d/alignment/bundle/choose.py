@@ -7,16 +7,19 @@ stands still); bundle adjustment does the rest. Where there is too little to go 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.bundle.adjust import Solution, State, camera_covariance, misfit, residuals, solve_bundle
+from geo4d.alignment.bundle.adjust import Solution, camera_covariance, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.bundle.evidence import State, misfit, residuals
 from geo4d.alignment.bundle.starts import TrackedVideo
+from geo4d.alignment.bundle.system import Free
+from geo4d.alignment.bundle.views import chosen, thinned
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
@@ -94,6 +97,8 @@ def adjust_cameras(
         return _unused(report, "too few points could be followed", warn=True)
     if not log_depth.isfinite().any():
         return _unused(report, "there is no depth to begin with", warn=True)
+    if len(tracks.track) > config.views.crowded * frames:
+        tracks = thinned(tracks, config.views)
     sigma = config.log_focal_sigma if priors.intrinsics is None else max(priors.focal_sigma, EXACT)
     video = TrackedVideo(cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None)
     choice = _Choice(video).solve()
@@ -101,6 +106,9 @@ def adjust_cameras(
     believed = solution.track_weight[video.evidence.point] > config.believed
     each = int(torch.bincount(video.evidence.frame[believed], minlength=frames).median())
     report |= {
+        "keyframes": len(video.keyframes),
+        "noise_px": round(video.noise * video.side, 4),
+        "starts": choice.starts,
         "believed": round(float((solution.track_weight > config.believed).double().mean()), 4),
         "observations_per_frame": each,
         "residual_px": round(solution.sigma * video.side, 4),
@@ -111,20 +119,10 @@ def adjust_cameras(
     }
     if choice.gain_over_network < max(config.least_gain, config.chances * _chance(video)):
         return _unused(report, "the network's cameras explain the points about as well as any")
-    if solution.sigma * video.tracked_side > config.most_residual:
-        return _unused(report, "the points that were followed do not fit a static world", warn=True)
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    focal = float(solution.state.log_focal.exp())
-    report |= {"used": True, "focal_by_longer_side": round(focal, 5)}
-    warning = None
-    if choice.focal_put_back is not None:
-        report["focal_put_back"] = round(choice.focal_put_back, 5)
-        warning = (
-            f"Followed points would have a focal length of {choice.focal_put_back:.2f} of the longer side, which is not believed; it was "
-            f"left near the network's {focal:.2f}: give --intrinsics if you know it."
-        )
-    return Adjusted(report, warning, video, solution, choice.gain)
+    report |= {"used": True, "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5)}
+    return Adjusted(report, None, video, solution, choice.gain)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
@@ -133,12 +131,9 @@ def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjus
 
 
 def _outside(tracks: Tracks, ignore: np.ndarray) -> Tracks:
-    """Without observations on ignored pixels, and without the tracks of which less than two are left."""
+    """Without observations on ignored pixels."""
     row, column = nearest_pixel(tracks.position, tracks.source_size, ignore.shape[1:])
-    keep = ~ignore[tracks.frame, row, column]
-    keep &= np.bincount(tracks.track[keep], minlength=tracks.num_tracks)[tracks.track] > 1
-    _, track = np.unique(tracks.track[keep], return_inverse=True)
-    return replace(tracks, track=track.astype(np.int32), frame=tracks.frame[keep], position=tracks.position[keep])
+    return chosen(tracks, ~ignore[tracks.frame, row, column])
 
 
 def _chance(video: TrackedVideo) -> float:
@@ -149,63 +144,61 @@ def _chance(video: TrackedVideo) -> float:
 
 @dataclass
 class _Choice:
-    """Several starts, the best camera that travels, the best that only rotates, and which of both."""
+    """The best camera that travels, the best that only rotates, and which of both."""
 
     video: TrackedVideo
     solution: Solution = field(init=False)
     travels: bool = True
-    focal_put_back: float | None = None  # by the longer side: where the tracks would have had it
     gain: float = 0.0
     gain_over_network: float = 0.0
-    runaway: dict[int, float] = field(default_factory=dict)  # focal lengths that were put back, by the solution they were put back for
+    starts: dict[str, float] = field(default_factory=dict)  # misfit of the keyframes by each
 
     def solve(self) -> _Choice:
-        """The best camera that travels or that only rotates.
+        """On the keyframes, from several starts; the best then for all frames.
 
-        Three starts: the network's cameras with points lifted by its depth; the same with points that were first fitted to the
-        cameras (good cameras are not torn off by depth that errs); cameras chained frame by frame. Those that fit best go on.
-        A camera that travels fits always a little better than one that only rotates; what it must explain beyond that is
-        `travel_gain` of the misfit.
+        The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to them. A camera
+        that travels always fits a little better than one that only rotates; it must explain `travel_gain` of the misfit beyond that.
         """
-        evidence, config = self.video.evidence, self.video.config
-        lifted = self.video.start(chained=False)
-        fitted = solve_bundle(evidence, lifted, iterations=config.start_iterations, focal_is_free=False, cameras_are_free=False).state
-        starts = [lifted, fitted, self.video.start(chained=True)]
-        fixed = [solve_bundle(evidence, start, iterations=config.start_iterations, focal_is_free=False) for start in starts]
-        promising = {id(solution): solution for solution in (self._better(fixed), min(fixed, key=lambda solution: solution.sigma))}
-        best = self._better([self._freed(solution) for solution in promising.values()])
-        rotation_only = self._rotation_only(best)
-        self.gain = self._saved(rotation_only.state, best.state, best.sigma)
-        self.focal_put_back = self.runaway.get(id(best))
-        self.solution, self.travels = (best, True) if self.gain > config.travel_gain else (rotation_only, False)
-        self.gain_over_network = self._saved(fitted, self.solution.state, self.solution.sigma)
+        key, config = self.video.at(self.video.keyframes), self.video.config
+        fitted = solve_bundle(key.evidence, key.lifted(), iterations=config.start_iterations, free=Free(focal="held", cameras=False))
+        solved = [solve_bundle(key.evidence, fitted.state, iterations=config.start_iterations)]
+        self.starts["network"] = solved[0].sigma * self.video.side
+        for number, state in enumerate(key.maps()):
+            solved.append(solve_bundle(key.evidence, state, iterations=config.start_iterations))
+            fits = sorted(self._misfits(key, solved[1:]))
+            self.starts[f"map {number + 1}"] = solved[-1].sigma * self.video.side
+            agreed = len(fits) > 1 and fits[1] < (1 + config.mapping.same) * fits[0]
+            if agreed or number + 1 == config.mapping.most_starts:
+                break
+        fits = self._misfits(key, solved)
+        best = solved[int(np.argmin(fits))]
+        self.starts = {name: round(fit, 3) for name, fit in zip(self.starts, fits, strict=True)}
+        still = self._rotation_only(key, best)
+        sigma = min(best.sigma, still.sigma)
+        self.gain = self._saved(key, still.state, best.state, sigma)
+        self.travels = self.gain > config.travel_gain
+        taken = best if self.travels else still
+        self.gain_over_network = self._saved(key, fitted.state, taken.state, taken.sigma)
+        free = Free(travels=self.travels)
+        start = self.video.extended(taken.state, travels=self.travels)
+        self.solution = solve_bundle(self.video.evidence.smooth_like(start), start, iterations=config.iterations, free=free)
         return self
 
-    def _saved(self, before: State, after: State, sigma: float) -> float:
+    def _misfits(self, key: TrackedVideo, solutions: list[Solution]) -> list[float]:
+        """By one scale for all: misfits at different scales cannot be compared."""
+        sigma = min(solution.sigma for solution in solutions)
+        return [misfit(key.evidence, solution.state, sigma) for solution in solutions]
+
+    def _saved(self, key: TrackedVideo, before: State, after: State, sigma: float) -> float:
         """By how much the misfit before exceeds that after, relative to the latter."""
-        first, second = (misfit(self.video.evidence, state, sigma) for state in (before, after))
+        first, second = (misfit(key.evidence, state, sigma) for state in (before, after))
         return first / max(second, 1e-12) - 1
 
-    def _freed(self, fixed: Solution) -> Solution:
-        """With the focal length too, unless it runs away: then it explains wrong tracks, not the camera."""
-        evidence, iterations = self.video.evidence, self.video.config.iterations
-        free = solve_bundle(evidence, fixed.state, iterations=iterations)
-        moved = abs(float(free.state.log_focal) - evidence.log_focal) / evidence.log_focal_sigma
-        if moved <= self.video.config.focal_limit:
-            return free
-        held = solve_bundle(evidence, fixed.state, iterations=iterations, focal_is_free=False)
-        self.runaway[id(held)] = float(free.state.log_focal.exp())
-        return held
-
-    def _better(self, solutions: list[Solution]) -> Solution:
-        """The one that fits best by one scale for all: costs at different scales cannot be compared."""
-        sigma = min(solution.sigma for solution in solutions)
-        return min(solutions, key=lambda solution: misfit(self.video.evidence, solution.state, sigma))
-
-    def _rotation_only(self, solution: Solution) -> Solution:
+    def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
         """The best camera that stays in its place: from the rotations of the best one that travels, and from rotations alone."""
         still = torch.zeros_like(solution.state.centre)
-        rotations = solution.state.rotation, self.video.rotations_alone()
-        starts = [self.video.start(chained=False, poses=rigid(rotation, still)) for rotation in rotations]
-        found = [solve_bundle(self.video.evidence, start, iterations=self.video.config.iterations, travels=False) for start in starts]
-        return min(found, key=lambda solution: solution.sigma)
+        found = []
+        for rotation in (solution.state.rotation, key.rotations_alone()):
+            start = key.lifted(rigid(rotation, still))
+            found.append(solve_bundle(key.evidence, start, iterations=self.video.config.start_iterations, free=Free(travels=False)))
+        return found[int(np.argmin(self._misfits(key, found)))]

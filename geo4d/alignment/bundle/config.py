@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from geo4d.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Keyframes, and how well points are followed. Lengths in the image are by its longer side."""
+
+    crowded: int = (
+        400  # points in the mean frame, from which they are thinned out: more cost time, and share the errors of their neighbours
+    )
+    cells: int = 12  # along the longer side, by which points are thinned out, and
+    most_in_cell: int = 4  # points in each of a frame
+    keyframe_motion: float = 0.05  # of the typical point since the last keyframe: enough parallax to say something, where there is any
+    keyframe_shared: float = 0.5  # of the last keyframe's points still followed: fewer hold the next one badly
+    keyframe_gap: int = 8  # frames at most: cameras between keyframes are found from near ones
+    least_shared: int = 24  # points that two frames share, from which they say something of each other: three times what is needed
+    least_noise: float = 3e-5  # of a followed position: no follower is better
+    usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
+    widest_noise: float = 3e-3  # beyond that nothing is followed
+
+
+@dataclass(frozen=True)
+class MappingConfig:
+    """Keyframes' cameras from the tracks alone."""
+
+    gaps: tuple[int, ...] = (1, 2, 3, 4, 6, 9)  # keyframes between two that may start a map
+    least_shared: int = 24  # points by which two keyframes may start one
+    least_ahead: int = 15  # of them before both cameras: fewer agree by chance
+    enough_angle_deg: float = 6.0  # between their rays: beyond, more does not help
+    agreement: float = 4.0  # sigmas of the follower's noise within which an observation agrees with a camera
+    least_angle_deg: float = 0.5  # between two rays of a point, below which they do not say how far it is
+    least_seen: int = 8  # points that place a camera, and
+    least_agreeing: float = 0.25  # of those it sees
+    plenty: int = 60  # points by which a camera is placed well: more are no reason to begin farther off
+    away: float = 5.0  # points that a keyframe must see more for being one keyframe farther away
+    patience: int = 3  # cameras to wait for, before one that could not be placed is tried again
+    growth: float = 1.35  # since the last adjustment of all, from which all are adjusted again
+    local: int = 4  # cameras that are adjusted in between
+    free_focal_from: int = 5  # cameras, from which the focal length is adjusted with them
+    most_starts: int = 4  # maps that are tried
+    same: float = 0.05  # of the misfit, within which two maps are the same, and no other is tried
 
 
 @dataclass(frozen=True)
@@ -28,12 +68,16 @@ class BundleConfig:
     prior_width: float = 1.4  # of a depth prior, in its sigmas
     motion_width: float = 2.0  # of the network's motion, in its sigmas
     typical: float = 1.2  # typical size of a residual, in medians
-    pixel_floor: float = 0.05  # least typical residual, pixels of the source
-    smoothness: float = 3e5  # of the centres and of the rotation: they matter only where the observations determine little
-    rotation_smoothness: float = 3e5
+    smoothness: float = 3e5  # largest weight of squared accelerations of centres and rotations: they matter where points say little
+    roughness: float = 2.0  # typical accelerations of the keyframes' solution, that are expected
+    focal_evidence: float = 700.0  # observations, as which all together count against what is known of the focal length
+    zoom_sigma: float = 0.01  # of the log focal length from frame to frame, where it may change
     iterations: int = 40  # steps of the last solves
     start_iterations: int = 15  # of those that choose a start
     min_shared: int = 6  # points by which one frame is placed by others
+
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    mapping: MappingConfig = field(default_factory=MappingConfig)
 
     # whether it is worth it
     min_observations: int = 12  # of believed tracks in the typical frame
@@ -48,6 +92,6 @@ class BundleConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
         sigmas = (self.depth_sigma, self.far_sigma, self.log_focal_sigma, self.turn_sigma_deg, self.step_sigma)
-        widths = (self.observation_width, self.track_width, self.prior_width, self.motion_width, self.pixel_floor)
+        widths = (self.observation_width, self.track_width, self.prior_width, self.motion_width)
         if min(*sigmas, *widths) <= 0 or min(self.iterations, self.start_iterations) < 1:
-            raise ConfigError("bundle needs sigmas, widths and a pixel floor above 0 and at least one iteration.")
+            raise ConfigError("bundle needs sigmas, and widths above 0 and at least one iteration.")

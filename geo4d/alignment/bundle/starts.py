@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from torch.nn.functional import normalize
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.bundle.adjust import Evidence, Motion, State
 from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.bundle.evidence import Evidence, State
+from geo4d.alignment.bundle.mapping import Map, starting_pairs, triangulate
+from geo4d.alignment.bundle.motion import Motion
+from geo4d.alignment.bundle.views import Views, choose_keyframes, tracking_noise
 from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.pnp import solve_pnp
 from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
-from geo4d.geometry.rotation import fit_rotation
+from geo4d.geometry.rotation import fit_rotation, so3_exp, so3_log
 from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
@@ -35,6 +39,16 @@ class TrackedVideo:
     config: BundleConfig
     log_focal_sigma: float
     intrinsics_given: bool = False
+    whole: TrackedVideo | None = None  # of which these are some frames
+
+    def at(self, frames: np.ndarray) -> TrackedVideo:
+        """Some of the frames, as a video of its own in the same unit; tracks keep their numbers."""
+        number = np.full(self.tracks.num_frames, -1, np.int32)
+        number[frames] = np.arange(len(frames))
+        kept = number[self.tracks.frame] >= 0
+        rows = self.tracks.track[kept], number[self.tracks.frame[kept]], self.tracks.position[kept]
+        tracks = Tracks(*rows, self.tracks.source_size, len(frames))
+        return replace(self, cameras=self.cameras.at(frames), depth=self.depth[frames], tracks=tracks, whole=self)
 
     @cached_property
     def side(self) -> int:
@@ -42,14 +56,30 @@ class TrackedVideo:
         return max(self.tracks.source_size)
 
     @cached_property
-    def tracked_side(self) -> float:
-        """The longer side in the pixels that resolve places: those of the source, or of the frame that is tracked if it is smaller."""
-        return float(min(self.side, self.config.most_tracked))
+    def views(self) -> Views:
+        """Which track is seen where."""
+        pixel = self._normalised(self.frame, torch.from_numpy(self.tracks.position).double()).numpy()
+        return Views(self.tracks.track.astype(np.int64), self.tracks.frame.astype(np.int64), pixel, self.num_points, self.tracks.num_frames)
+
+    @cached_property
+    def num_points(self) -> int:
+        """Number of tracks of the whole video."""
+        return self.tracks.num_tracks if self.whole is None else self.whole.num_points
+
+    @cached_property
+    def keyframes(self) -> np.ndarray:
+        """Numbers of the frames by which cameras are found first."""
+        return choose_keyframes(self.views, self.config.views)
+
+    @cached_property
+    def noise(self) -> float:
+        """Sigma of one followed position, by the longer side."""
+        return tracking_noise(self.views, self.keyframes, self.config.views) if self.whole is None else self.whole.noise
 
     @cached_property
     def unit(self) -> float:
         """The median depth."""
-        return float(np.median(self.depth[self.depth.isfinite()].numpy()))
+        return float(np.median(self.depth[self.depth.isfinite()].numpy())) if self.whole is None else self.whole.unit
 
     @cached_property
     def intrinsics(self) -> Float[Tensor, "t 3 3"]:
@@ -89,11 +119,12 @@ class TrackedVideo:
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Observations in which each track is seen first and last; observations are in the order of the frames."""
-        point, count = torch.from_numpy(self.tracks.track).long(), self.tracks.num_tracks
+        """Observations in which each track that is seen is seen first and last; observations are in the order of the frames."""
+        point, count = torch.from_numpy(self.tracks.track).long(), self.num_points
         rows = torch.arange(len(point))
         first = torch.full((count,), len(point)).scatter_reduce_(0, point, rows, "amin")
-        return first, torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, point, rows, "amax")
+        seen = first < len(point)
+        return first[seen], torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, point, rows, "amax")[seen]
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -111,7 +142,8 @@ class TrackedVideo:
             prior_sigma=torch.where(log_depth > math.log(c.far), c.far_sigma, c.depth_sigma),
             log_focal=math.log(self.focal),
             log_focal_sigma=self.log_focal_sigma,
-            pixel_floor=c.pixel_floor / self.side,
+            noise=self.noise,
+            num_points=self.num_points,
             config=c,
             motion=self._network_motion(),
         )
@@ -131,35 +163,98 @@ class TrackedVideo:
         step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
         return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
 
-    def start(self, *, chained: bool, poses: Float[Tensor, "t 4 4"] | None = None) -> State:
-        """Points lifted by the network's depth where they were first seen; cameras the network's, or chained from frame to frame."""
-        e, first, depth = self.evidence, self.ends[0], self.network_depth[0]
+    def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None, scale: float = 1.0) -> State:
+        """Points at the network's depth times `scale` where they are first seen; cameras the network's unless others are given."""
+        e = self.evidence
         if poses is None:
             poses = self.cameras.cam_to_world.clone()
             poses[:, :3, 3] /= self.unit
-        rays = torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1)
-        points = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
-        located = torch.zeros(len(points), dtype=torch.bool)
-        is_first = torch.zeros(len(e.point), dtype=torch.bool)
-        is_first[first] = True
-        for frame in range(len(poses)):
-            rows = torch.nonzero(e.frame == frame)[:, 0]
-            seen = rows[located[e.point[rows]]]
-            if chained and frame > 0:
-                poses[frame] = poses[frame - 1]
-                if len(seen) >= self.config.min_shared:
-                    poses[frame] = _locate(poses[frame], points[e.point[seen]], rays[seen, :2])
-            new = rows[is_first[rows]]
-            points[e.point[new]] = (depth[new, None] * rays[new]) @ poses[frame, :3, :3].T + poses[frame, :3, 3]
-            located[e.point[new]] = True
-        return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), torch.tensor(e.log_focal, dtype=torch.float64), points)
+        log_focal = e.log_focal if log_focal is None else log_focal
+        first = self.ends[0]
+        rays = torch.cat([e.pixel[first] / math.exp(log_focal), torch.ones(len(first), 1, dtype=torch.float64)], dim=1)
+        pose = poses[e.frame[first]]
+        points = torch.zeros(self.num_points, 3, dtype=torch.float64)
+        local = scale * self.network_depth[0][first, None] * rays
+        points[e.point[first]] = (pose[:, :3, :3] @ local[..., None])[..., 0] + pose[:, :3, 3]
+        focal = torch.full((len(poses),), log_focal, dtype=torch.float64)
+        return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), focal, points)
+
+    def maps(self) -> Iterator[State]:
+        """Cameras and points from the tracks alone, of these frames as keyframes, by several starts; in the network's unit."""
+        c, e, frames = self.config, self.evidence, np.arange(self.tracks.num_frames)
+        for pair in starting_pairs(self.views, frames, self.focal, self.noise, c.mapping):
+            grown = Map(self.views, frames, e.log_focal, self.noise, c).grow(pair)
+            yield self._in_unit(grown)
+
+    def _in_unit(self, grown: Map) -> State:
+        """A map in the first camera's frame, so large that its points are as far as the network has them; what it lacks is lifted."""
+        placed = np.array(sorted(grown.cam_to_world))
+        nearest = placed[np.abs(placed[None] - np.arange(self.tracks.num_frames)[:, None]).argmin(axis=1)]
+        poses = torch.from_numpy(np.stack([grown.cam_to_world[k] for k in nearest]))
+        points = torch.from_numpy(grown.points)
+        e = self.evidence
+        local = (poses[e.frame, :3, :3].mT @ (points[e.point] - poses[e.frame, :3, 3])[..., None])[..., 0]
+        depth, has_depth = self.network_depth
+        both = has_depth & (local[:, 2] > 0)  # nan fails too
+        scale = float((depth[both] / local[both, 2]).median()) if bool(both.any()) else 1.0
+        to_first = invert_rigid(poses[:1])
+        poses = to_first @ poses
+        poses[:, :3, 3] *= scale
+        state = self.lifted(poses, grown.log_focal)
+        mapped = scale * (points @ to_first[0, :3, :3].T + to_first[0, :3, 3])
+        return replace(state, points=torch.where(mapped.isfinite(), mapped, state.points))
+
+    def extended(self, solved: State, *, travels: bool) -> State:
+        """A solution of the keyframes, for all frames: cameras between by the points that they see, and points that they alone see."""
+        keyframes, e = self.keyframes, self.evidence
+        poses, log_focal = self._between(solved), float(solved.log_focal.mean())
+        seen = torch.zeros(self.num_points, dtype=torch.bool)
+        seen[torch.from_numpy(self.views.point[np.isin(self.views.frame, keyframes)])] = True
+        for frame in sorted(set(range(len(poses))) - set(keyframes.tolist())):
+            rows = torch.from_numpy(self.views.rows[frame])
+            rows = rows[seen[e.point[rows]]]
+            if len(rows) < self.config.min_shared:
+                continue
+            points, rays = solved.points[e.point[rows]], e.pixel[rows] / math.exp(log_focal)
+            if travels:
+                poses[frame] = _locate(poses[frame], points, rays)
+            else:
+                towards = normalize(points - poses[frame, :3, 3], dim=1)
+                rays = normalize(torch.cat([rays, torch.ones_like(rays[:, :1])], dim=1), dim=1)
+                poses[frame, :3, :3] = _robust_rotation(rays, towards, poses[frame, :3, :3])
+        state = self.lifted(poses, log_focal)
+        points = torch.where(seen[:, None], solved.points, self._triangulated(state))
+        each = torch.from_numpy(np.interp(np.arange(len(poses)), keyframes, solved.log_focal.numpy()))
+        return replace(state, points=points, log_focal=each)
+
+    def _between(self, solved: State) -> Float[Tensor, "t 4 4"]:
+        """Cameras of all frames, interpolated between those of the keyframes."""
+        right = np.searchsorted(self.keyframes, np.arange(self.tracks.num_frames)).clip(1, len(self.keyframes) - 1)
+        before, after = self.keyframes[right - 1], self.keyframes[right]
+        share = torch.from_numpy((np.arange(self.tracks.num_frames) - before) / (after - before))[:, None]
+        turn = so3_log(solved.rotation[right - 1].mT @ solved.rotation[right])
+        rotation = solved.rotation[right - 1] @ so3_exp(share * turn)
+        return rigid(rotation, torch.lerp(solved.centre[right - 1], solved.centre[right], share))
+
+    def _triangulated(self, state: State) -> Float[Tensor, "n 3"]:
+        """Points by the rays of all cameras where these say how far they are, else as they are in the state."""
+        order = np.lexsort((self.views.frame, self.views.point))
+        present, point = np.unique(self.views.point[order], return_inverse=True)
+        poses, focal = rigid(state.rotation, state.centre).numpy(), math.exp(float(state.log_focal.mean()))
+        rows = point, self.views.frame[order], self.views.pixel[order]
+        c = self.config.mapping
+        points, angle, worst = triangulate(*rows, poses, focal, count=len(present))
+        good = (angle > math.radians(c.least_angle_deg)) & (worst < 2 * c.agreement * self.noise)
+        found = state.points.clone()
+        found[torch.from_numpy(present[good])] = torch.from_numpy(points[good])
+        return found
 
     def rotations_alone(self) -> Float[Tensor, "t 3 3"]:
         """Rotations chained from frame to frame as if the camera stood still, by the rays of the points that both see."""
         e = self.evidence
         rays = normalize(torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1), dim=1)
-        world = torch.zeros(self.tracks.num_tracks, 3, dtype=torch.float64)
-        seen = torch.full((self.tracks.num_tracks,), -2)
+        world = torch.zeros(self.num_points, 3, dtype=torch.float64)
+        seen = torch.full((self.num_points,), -2)
         rotation = [torch.eye(3, dtype=torch.float64)]
         for frame in range(self.tracks.num_frames):
             rows = torch.nonzero(e.frame == frame)[:, 0]
@@ -176,7 +271,7 @@ class TrackedVideo:
         pose = rigid(state.rotation, state.centre * self.unit * math.exp(-log_scale))
         height, width = self.depth.shape[1:]
         source_height, source_width = self.tracks.source_size
-        factor = float(state.log_focal.exp()) / self.focal
+        factor = state.log_focal.exp() / self.focal
         x, y = (factor * self.intrinsics[:, i, i] * size for i, size in ((0, width / source_width), (1, height / source_height)))
         return Cameras.of(pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x))
 

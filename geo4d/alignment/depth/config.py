@@ -28,7 +28,7 @@ class CorrectionConfig:
     space: float = 1.0  # weight of differences between neighbouring cells
     time: float = 1.0  # of one cell from frame to frame
     ridge: float = 0.3  # of the field itself
-    least_pixel_error: float = 0.5  # pixels, of a track's whole path: errors of following a point are shared by its frames
+    least_noise: float = 2.0  # times the follower's noise, as which its error counts at least: it is not independent from frame to frame
     independent_frames: float = 2.0  # observations of a track that count
     worst_sigma: float = 0.15  # beyond which a point is left out
     point_floor: float = 0.1  # of a point's error

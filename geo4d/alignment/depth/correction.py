@@ -11,23 +11,24 @@ import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse.linalg import splu
 
-from geo4d.alignment.bundle.adjust import Evidence, Solution, residuals
+from geo4d.alignment.bundle.adjust import Solution
+from geo4d.alignment.bundle.evidence import Evidence, residuals
 from geo4d.alignment.depth.config import CorrectionConfig
 from geo4d.solver.robust import Loss
 
 
-def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig, side: int) -> np.ndarray:
+def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig) -> np.ndarray:
     """Standard deviation of each point's log distance from where it was first seen, the cameras taken for exact."""
     state = solution.state
     r = residuals(evidence, state)
-    focal, z = float(state.log_focal.exp()), r.local[:, 2].numpy()
+    focal, z = state.log_focal.exp()[evidence.frame].numpy(), r.local[:, 2].numpy()
     projection = np.zeros((len(z), 2, 3))
     projection[:, 0, 0] = projection[:, 1, 1] = focal / z
-    projection[:, :, 2] = -focal * r.local[:, :2].numpy() / z[:, None] ** 2
+    projection[:, :, 2] = -focal[:, None] * r.local[:, :2].numpy() / z[:, None] ** 2
     jacobian = projection @ state.rotation[evidence.frame].mT.numpy()
     point, length = evidence.point.numpy(), evidence.length.numpy()
-    sigma = max(solution.sigma, config.least_pixel_error / side)
-    weight = np.minimum(1, config.independent_frames / length)[point] / sigma**2
+    sigma = max(solution.sigma, config.least_noise * evidence.noise)
+    weight = np.minimum(1, config.independent_frames / np.maximum(length, 1))[point] / sigma**2
     information = np.zeros((len(length), 3, 3))
     np.add.at(information, point, np.einsum("m,mij,mik->mjk", weight, jacobian, jacobian))
     first = evidence.prior_frame[: len(length)]
@@ -41,17 +42,16 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
 
 
 def depth_field(
-    evidence: Evidence, solution: Solution, network_depth: np.ndarray, places: np.ndarray, side: int, config: CorrectionConfig
+    evidence: Evidence, solution: Solution, network_depth: np.ndarray, places: np.ndarray, config: CorrectionConfig
 ) -> tuple[np.ndarray | None, float, float]:
     """The field of log depth to be added, or None where there are too few points; log scale; and points a frame.
 
     `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `places` (m, 2) are
-    theirs in the frame, x and y from 0 to 1, `side` its longer one in pixels. The scale is by how much the solution's depths
-    exceed the network's as a whole.
+    theirs in the frame, x and y from 0 to 1. The scale is by how much the solution's depths exceed the network's as a whole.
     """
     frames = len(solution.state.centre)
     point, frame = evidence.point.numpy(), evidence.frame.numpy()
-    sigma = point_sigma(evidence, solution, config, side)[point]
+    sigma = point_sigma(evidence, solution, config)[point]
     ratio = residuals(evidence, solution.state).local[:, 2].log().numpy() - np.log(network_depth)
     valid = np.isfinite(ratio) & (solution.track_weight.numpy()[point] > config.least_belief)
     if not valid.any():

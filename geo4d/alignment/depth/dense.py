@@ -186,7 +186,7 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     video = adjusted.video
     depth, has_depth = video.network_depth
     network = np.where(has_depth.numpy(), depth.numpy(), np.nan)
-    change, log_scale, points = depth_field(video.evidence, adjusted.solution, network, video.places, video.side, config)
+    change, log_scale, points = depth_field(video.evidence, adjusted.solution, network, video.places, config)
     corrects = change is not None and adjusted.gain > config.least_gain
     if corrects and change is not None:
         height, width = dense.log_depth.shape[1:]

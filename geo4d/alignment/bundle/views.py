@@ -1,0 +1,109 @@
+"""Which tracks are seen where: keyframes, how well points are followed, and what two frames share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from geo4d.alignment.bundle.config import ViewsConfig
+from geo4d.geometry.consensus import consensus_fundamental
+from geo4d.geometry.epipolar import sampson_distance
+from geo4d.scene import Tracks
+
+GAUSSIAN = 0.6745  # median of the absolute value of a normal variable, in sigmas
+
+
+@dataclass(frozen=True)
+class Views:
+    """Observations of tracks; pixels are centred and divided by the longer side, observations in the order of the frames."""
+
+    point: np.ndarray  # (m,)
+    frame: np.ndarray  # (m,)
+    pixel: np.ndarray  # (m, 2)
+    num_points: int
+    num_frames: int
+
+    @cached_property
+    def rows(self) -> list[np.ndarray]:
+        """Numbers of the observations in each frame."""
+        ends = np.searchsorted(self.frame, np.arange(self.num_frames + 1))
+        return [np.arange(a, b) for a, b in pairwise(ends)]
+
+    def table(self, frames: np.ndarray) -> np.ndarray:
+        """(k, n) number of the observation of each track in each of the frames, -1 where it is not seen."""
+        table = np.full((len(frames), self.num_points), -1, np.int32)
+        for k, frame in enumerate(frames):
+            table[k, self.point[self.rows[frame]]] = self.rows[frame]
+        return table
+
+    def shared(self, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+        """Observations (k,) and (k,) of the tracks that two frames share."""
+        rows = np.full(self.num_points, -1)
+        rows[self.point[self.rows[first]]] = self.rows[first]
+        before = rows[self.point[self.rows[second]]]
+        return before[before >= 0], self.rows[second][before >= 0]
+
+
+def choose_keyframes(views: Views, config: ViewsConfig) -> np.ndarray:
+    """Frames between which points move enough to say something, and most of them can still be followed; first and last are among them."""
+    chosen = [0]
+    for frame in range(1, views.num_frames):
+        before, here = views.shared(chosen[-1], frame)
+        kept = len(here) / max(len(views.rows[chosen[-1]]), 1)
+        moved = np.median(np.linalg.norm(views.pixel[here] - views.pixel[before], axis=1)) if len(here) else np.inf
+        if moved > config.keyframe_motion or kept < config.keyframe_shared or frame - chosen[-1] >= config.keyframe_gap:
+            chosen.append(frame)
+    if chosen[-1] != views.num_frames - 1:
+        chosen.append(views.num_frames - 1)
+    return np.array(chosen)
+
+
+def tracking_noise(views: Views, frames: np.ndarray, config: ViewsConfig) -> float:
+    """Sigma of one followed position, by the longer side: how far points are from the epipolar lines of the best fundamental matrix.
+
+    That holds whatever the camera is, as long as most of what is followed stands still; where it does not, or where there is too
+    little to go by, more noise is found than there is, and nothing is told from chance that should not be.
+    """
+    distances = []
+    for first, second in pairwise(frames.tolist()):
+        before, here = views.shared(first, second)
+        if len(here) < config.least_shared:
+            continue
+        found = consensus_fundamental(views.pixel[before], views.pixel[here], threshold=config.widest_noise)
+        if found is not None:
+            arguments = found[0], views.pixel[before], views.pixel[here]
+            distances.append(float(sampson_distance(*(torch.from_numpy(x)[None] for x in arguments)).nanmedian()))
+    if not distances:
+        return config.usual_noise
+    return float(np.clip(np.median(distances) / GAUSSIAN, config.least_noise, config.widest_noise))
+
+
+def thinned(tracks: Tracks, config: ViewsConfig) -> Tracks:
+    """Without tracks where there are more than cameras gain from: of those that crowd, the longest stay."""
+    height, width = tracks.source_size
+    side = max(height, width) / config.cells
+    columns, rows = math.ceil(width / side), math.ceil(height / side)
+    column, row = (tracks.position / side).astype(np.int64).T
+    cell = (tracks.frame * rows + row.clip(0, rows - 1)) * columns + column.clip(0, columns - 1)
+    order = np.argsort(tracks.track, kind="stable")
+    ends = np.searchsorted(tracks.track[order], np.arange(tracks.num_tracks + 1))
+    taken = np.zeros(tracks.num_frames * rows * columns, np.int32)
+    kept = np.zeros(tracks.num_tracks, bool)
+    for track in np.argsort(-np.diff(ends), kind="stable"):
+        cells = cell[order[ends[track] : ends[track + 1]]]
+        if len(cells) and 2 * (taken[cells] < config.most_in_cell).sum() > len(cells):
+            kept[track] = True
+            taken[cells] += 1
+    return chosen(tracks, kept[tracks.track])
+
+
+def chosen(tracks: Tracks, keep: np.ndarray) -> Tracks:
+    """Some observations, without the tracks of which less than two are left; the rest are numbered anew."""
+    keep = keep & (np.bincount(tracks.track[keep], minlength=tracks.num_tracks)[tracks.track] > 1)
+    _, track = np.unique(tracks.track[keep], return_inverse=True)
+    return replace(tracks, track=track.astype(np.int32), frame=tracks.frame[keep], position=tracks.position[keep])

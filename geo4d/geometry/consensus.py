@@ -1,0 +1,98 @@
+"""Geometry of matches of which many are wrong: sampled hypotheses and what agrees with them (OpenCV's MAGSAC and RANSAC).
+
+Pixels are (n, 2) numpy arrays in whatever unit, the threshold in the same. What has no geometry at all gives None. The same input
+gives the same answer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SCALE = 1000.0  # OpenCV's tolerances are made for pixels
+CONFIDENCE = 0.999  # that a sample without a wrong match was drawn: samples are cheap
+SAMPLES = 2000  # at most
+LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
+
+
+def consensus_fundamental(source: np.ndarray, target: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`."""
+    import cv2
+
+    if len(source) < LEAST_EPIPOLAR:
+        return None
+    try:
+        found, agree = cv2.findFundamentalMat(SCALE * source, SCALE * target, cv2.USAC_MAGSAC, SCALE * threshold, CONFIDENCE, SAMPLES)
+    except cv2.error:  # raised where no sample of the matches has a geometry
+        return None
+    if found is None or found.shape != (3, 3):
+        return None
+    unit = np.diag([SCALE, SCALE, 1.0])
+    return unit @ found @ unit, agree[:, 0] == 1
+
+
+def consensus_camera(
+    source: np.ndarray, target: np.ndarray, focal: float, *, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Rotation (3, 3) and unit translation (3,) of source_to_target by the essential matrix of pixels around the principal point.
+
+    Then which matches (n,) agree with it, and which of them also lie before both cameras.
+    """
+    import cv2
+
+    if len(source) < LEAST_EPIPOLAR:
+        return None
+    intrinsics = np.diag([SCALE * focal, SCALE * focal, 1.0])
+    options = {"method": cv2.USAC_MAGSAC, "prob": CONFIDENCE, "threshold": SCALE * threshold, "maxIters": SAMPLES}
+    try:
+        essential, agree = cv2.findEssentialMat(SCALE * source, SCALE * target, intrinsics, **options)
+    except cv2.error:
+        return None
+    if essential is None or essential.shape != (3, 3):
+        return None
+    _, rotation, translation, ahead = cv2.recoverPose(essential, SCALE * source, SCALE * target, intrinsics, mask=agree.copy())
+    return rotation, translation[:, 0], agree[:, 0] > 0, ahead[:, 0] > 0
+
+
+def consensus_homography(source: np.ndarray, target: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """H (3, 3) from source to target, and which matches (n,) agree: those of one plane, or of a camera that turns where it stands."""
+    import cv2
+
+    if len(source) < LEAST_PLANE:
+        return None
+    found, agree = cv2.findHomography(
+        SCALE * source, SCALE * target, cv2.USAC_MAGSAC, SCALE * threshold, maxIters=SAMPLES, confidence=CONFIDENCE
+    )
+    if found is None:
+        return None
+    return np.diag([1 / SCALE, 1 / SCALE, 1.0]) @ found @ np.diag([SCALE, SCALE, 1.0]), agree[:, 0] > 0
+
+
+def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """cam_to_world (4, 4) from points (n, 3) seen along rays (n, 2), slopes x / z and y / z, and which of them (n,) agree."""
+    import cv2
+
+    if len(points) < LEAST_CAMERA:
+        return None
+    intrinsics = np.diag([SCALE, SCALE, 1.0])
+    try:
+        found, rotation, translation, agree = cv2.solvePnPRansac(
+            points,
+            SCALE * rays,
+            intrinsics,
+            None,
+            iterationsCount=SAMPLES // 10,
+            reprojectionError=SCALE * threshold,
+            confidence=CONFIDENCE,
+            flags=cv2.SOLVEPNP_SQPNP,
+        )
+        if not found or agree is None or len(agree) < LEAST_CAMERA:
+            return None
+        inside = np.zeros(len(points), bool)
+        inside[agree[:, 0]] = True
+        rotation, translation = cv2.solvePnPRefineLM(points[inside], SCALE * rays[inside], intrinsics, None, rotation, translation)
+    except cv2.error:
+        return None
+    pose = np.eye(4)
+    pose[:3, :3] = cv2.Rodrigues(rotation)[0].T
+    pose[:3, 3] = -pose[:3, :3] @ translation[:, 0]
+    return (pose, inside) if np.isfinite(pose).all() else None
