@@ -7,7 +7,7 @@ Levenberg-Marquardt with an acceptance test; points are eliminated by their 3x3 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from geo4d.alignment.bundle.system import BundleSystem, Free, Step
 from geo4d.solver.lm import Damping, Summary, minimise
 
 DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=6.0, least=1e-9, most=1e7, enough=1e-4, failures=5)
+QUICK = replace(DAMPING, enough=1e-3)  # for a map that still grows, or a start that is only compared
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ class _Bundle:
         return new if bool(better.all()) else old
 
 
-def camera_covariance(evidence: Evidence, solution: Solution) -> Float[Tensor, "t 6 6"]:
+def camera_covariance(evidence: Evidence, solution: Solution, free: Free | None = None) -> tuple[Float[Tensor, "t 6 6"], float]:
     """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit, points and focal length being free.
 
-    A track's observations share its error, so that `config.independent_frames` of them count. Directions of which nothing is known have
-    the little that depth and motion priors hold; nan where the system cannot be inverted.
+    Then the sigma of the (first) log focal length. A track's observations share its error, so that `config.independent_frames` of them
+    count. Directions of which nothing is known have the little that depth and motion priors hold; nan where the system cannot be
+    inverted.
     """
     frames, c = len(solution.state.centre), evidence.config
-    share = (c.independent_frames / evidence.length).clamp_max(1.0)
-    weight = solution.track_weight * share
-    found = BundleSystem(evidence, solution.state, solution.sigma, weight, Free()).covariance()
+    weight = solution.track_weight * (c.independent_frames / evidence.length.clamp_min(1)).clamp_max(1.0)
+    found = BundleSystem(evidence, solution.state, solution.sigma, weight, free or Free()).covariance()
     if found is None:
-        return torch.full((frames, 6, 6), torch.nan, dtype=torch.float64)
-    return torch.cat([torch.zeros(1, 6, 6, dtype=torch.float64), torch.from_numpy(found)])
+        return torch.full((frames, 6, 6), torch.nan, dtype=torch.float64), float("nan")
+    return torch.cat([torch.zeros(1, 6, 6, dtype=torch.float64), torch.from_numpy(found[0])]), found[1]

@@ -14,20 +14,28 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.bundle.adjust import Solution, camera_covariance, solve_bundle
+from geo4d.alignment.bundle.adjust import QUICK, Solution, camera_covariance, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
-from geo4d.alignment.bundle.evidence import State, misfit, residuals
+from geo4d.alignment.bundle.evidence import State, misfit, residuals, track_square
 from geo4d.alignment.bundle.starts import TrackedVideo
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import chosen, thinned
+from geo4d.alignment.bundle.worth import worth_of
 from geo4d.alignment.cameras import Cameras
+from geo4d.alignment.finish.moving import FollowedPoints
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
 from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import rigid
+from geo4d.geometry.rotation import so3_log
 from geo4d.scene import Tracks
+from geo4d.solver.robust import Loss
 
 EXACT = 1e-5  # sigma of a focal length that was given
+UNKNOWN_FOCAL = 0.8  # of what was known of the focal length beforehand, from which tracks have added nothing to it
+STILL_DEG = 0.05  # and
+STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
+CLEAR = 4.0  # times the gain that is asked for, from which a camera travels beyond doubt
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,17 @@ class Adjusted:
     def covariance(self, log_scale: float) -> Float[Tensor, "t 6 6"]:
         """Of each camera's rotation (radians, about the world's axes) and centre in the alignment's unit; the first one is exact."""
         assert self.video is not None and self.solution is not None
-        found = camera_covariance(self.video.evidence, self.solution)
+        found, _ = camera_covariance(self.video.evidence, self.solution)
         unit = torch.tensor([1.0] * 3 + [self.video.unit * math.exp(-log_scale)] * 3, dtype=torch.float64)
         return found * unit[:, None] * unit
+
+    def followed(self) -> FollowedPoints:
+        """Which tracks stand still, and where they were seen."""
+        assert self.video is not None and self.solution is not None
+        e, c = self.video.evidence, self.video.config
+        mean = track_square(e, residuals(e, self.solution.state).pixel.square().sum(1))
+        static = Loss.cauchy(c.moving_width).weight(mean / self.solution.sigma**2)[e.point]
+        return FollowedPoints(self.video.tracks.frame, self.video.places, static.numpy())
 
     def residual_by_frame(self) -> Float[Tensor, "t"]:
         """Median reprojection residual of the believed tracks in each frame, by the longer side; 0 where there are none."""
@@ -102,26 +118,38 @@ def adjust_cameras(
     sigma = config.log_focal_sigma if priors.intrinsics is None else max(priors.focal_sigma, EXACT)
     video = TrackedVideo(cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None)
     choice = _Choice(video).solve()
-    solution = choice.solution
+    solution, worth = choice.solution, worth_of(video.evidence, choice.solution.state, travels=choice.travels)
     believed = solution.track_weight[video.evidence.point] > config.believed
     each = int(torch.bincount(video.evidence.frame[believed], minlength=frames).median())
     report |= {
         "keyframes": len(video.keyframes),
         "noise_px": round(video.noise * video.side, 4),
-        "starts": choice.starts,
+        "misfit_by_start": choice.misfits,
+        "explained": round(worth.explained, 3),
+        "beyond_chance": round(worth.beyond_chance, 2),
         "believed": round(float((solution.track_weight > config.believed).double().mean()), 4),
         "observations_per_frame": each,
         "residual_px": round(solution.sigma * video.side, 4),
         **solution.summary.as_dict(),
-        "travels": choice.travels,
+        "camera": choice.says(),
         "gain": round(choice.gain, 3),
         "gain_over_network": round(choice.gain_over_network, 3),
     }
     if choice.gain_over_network < max(config.least_gain, config.chances * _chance(video)):
         return _unused(report, "the network's cameras explain the points about as well as any")
+    if worth.explained < config.least_explained or worth.beyond_chance < 0:
+        return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    report |= {"used": True, "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5)}
+    focal_sigma = camera_covariance(video.evidence, solution)[1]
+    known = focal_sigma < UNKNOWN_FOCAL * video.log_focal_sigma
+    report |= {
+        "used": True,
+        "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5),
+        "focal_log_sigma": round(focal_sigma, 4),
+        "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
+        "zooms": choice.zooms,
+    }
     return Adjusted(report, None, video, solution, choice.gain)
 
 
@@ -151,7 +179,8 @@ class _Choice:
     travels: bool = True
     gain: float = 0.0
     gain_over_network: float = 0.0
-    starts: dict[str, float] = field(default_factory=dict)  # misfit of the keyframes by each
+    zooms: bool = False
+    misfits: dict[str, float] = field(default_factory=dict)  # of the keyframes by each start, from 0 to 1
 
     def solve(self) -> _Choice:
         """On the keyframes, from several starts; the best then for all frames.
@@ -160,29 +189,44 @@ class _Choice:
         that travels always fits a little better than one that only rotates; it must explain `travel_gain` of the misfit beyond that.
         """
         key, config = self.video.at(self.video.keyframes), self.video.config
-        fitted = solve_bundle(key.evidence, key.lifted(), iterations=config.start_iterations, free=Free(focal="held", cameras=False))
-        solved = [solve_bundle(key.evidence, fitted.state, iterations=config.start_iterations)]
-        self.starts["network"] = solved[0].sigma * self.video.side
+        fitted = self._quick(key, key.lifted(), Free(focal="held", cameras=False))
+        solved = [self._quick(key, fitted.state, Free())]
         for number, state in enumerate(key.maps()):
-            solved.append(solve_bundle(key.evidence, state, iterations=config.start_iterations))
+            solved.append(self._quick(key, state, Free()))
             fits = sorted(self._misfits(key, solved[1:]))
-            self.starts[f"map {number + 1}"] = solved[-1].sigma * self.video.side
             agreed = len(fits) > 1 and fits[1] < (1 + config.mapping.same) * fits[0]
             if agreed or number + 1 == config.mapping.most_starts:
                 break
         fits = self._misfits(key, solved)
         best = solved[int(np.argmin(fits))]
-        self.starts = {name: round(fit, 3) for name, fit in zip(self.starts, fits, strict=True)}
+        self.misfits = {"network": round(fits[0], 3)} | {f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)}
         still = self._rotation_only(key, best)
         sigma = min(best.sigma, still.sigma)
         self.gain = self._saved(key, still.state, best.state, sigma)
         self.travels = self.gain > config.travel_gain
         taken = best if self.travels else still
         self.gain_over_network = self._saved(key, fitted.state, taken.state, taken.sigma)
-        free = Free(travels=self.travels)
+        taken = self._zoomed(key, taken)
         start = self.video.extended(taken.state, travels=self.travels)
+        free = Free("each" if self.zooms else "shared", travels=self.travels)
         self.solution = solve_bundle(self.video.evidence.smooth_like(start), start, iterations=config.iterations, free=free)
         return self
+
+    def says(self) -> str:
+        """What the camera does, in words."""
+        state = self.solution.state
+        turned = float(so3_log(state.rotation[0].mT @ state.rotation).norm(dim=1).max())
+        if self.travels:
+            return "travels" if float((state.centre - state.centre[0]).norm(dim=1).max()) > STILL else "stands still"
+        return "turns only" if math.degrees(turned) > STILL_DEG else "stands still"
+
+    def _zoomed(self, key: TrackedVideo, solution: Solution) -> Solution:
+        """With a focal length of each keyframe, if that explains what one for all does not; given ones stay in their ratio."""
+        if key.intrinsics_given:
+            return solution
+        zoomed = self._quick(key, solution.state, Free("each", travels=self.travels))
+        self.zooms = self._saved(key, solution.state, zoomed.state, min(solution.sigma, zoomed.sigma)) > self.video.config.zoom_gain
+        return zoomed if self.zooms else solution
 
     def _misfits(self, key: TrackedVideo, solutions: list[Solution]) -> list[float]:
         """By one scale for all: misfits at different scales cannot be compared."""
@@ -194,11 +238,17 @@ class _Choice:
         first, second = (misfit(key.evidence, state, sigma) for state in (before, after))
         return first / max(second, 1e-12) - 1
 
+    def _quick(self, key: TrackedVideo, state: State, free: Free) -> Solution:
+        """A solve that need only be good enough to choose."""
+        return solve_bundle(key.evidence, state, iterations=self.video.config.start_iterations, free=free, damping=QUICK)
+
     def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
-        """The best camera that stays in its place: from the rotations of the best one that travels, and from rotations alone."""
+        """The best camera that stays in its place: from rotations alone, and from those of the best one that travels where it is close."""
         still = torch.zeros_like(solution.state.centre)
-        found = []
-        for rotation in (solution.state.rotation, key.rotations_alone()):
-            start = key.lifted(rigid(rotation, still))
-            found.append(solve_bundle(key.evidence, start, iterations=self.video.config.start_iterations, free=Free(travels=False)))
+        found: list[Solution] = []
+        for rotation in (key.rotations_alone(), solution.state.rotation):
+            found.append(self._quick(key, key.lifted(rigid(rotation, still)), Free(travels=False)))
+            sigma = min(solution.sigma, found[0].sigma)
+            if self._saved(key, found[0].state, solution.state, sigma) > CLEAR * self.video.config.travel_gain:
+                break
         return found[int(np.argmin(self._misfits(key, found)))]

@@ -57,7 +57,6 @@ class BundleConfig:
     far_sigma: float = 1.0  # of its log depth there
     sky: float = 20.0  # median depths, where a pixel without depth is put
     log_focal_sigma: float = 0.2  # of its focal length
-    focal_limit: float = 3.0  # of those sigmas, beyond which a focal length explains wrong tracks, not the camera
     turn_sigma_deg: float = 0.4  # of its cameras from frame to frame
     step_sigma: float = 1.0  # the same of their steps, relative, and
     least_step: float = 0.01  # median depths
@@ -72,7 +71,7 @@ class BundleConfig:
     roughness: float = 2.0  # typical accelerations of the keyframes' solution, that are expected
     focal_evidence: float = 700.0  # observations, as which all together count against what is known of the focal length
     zoom_sigma: float = 0.01  # of the log focal length from frame to frame, where it may change
-    iterations: int = 40  # steps of the last solves
+    iterations: int = 20  # steps of the last solve
     start_iterations: int = 15  # of those that choose a start
     min_shared: int = 6  # points by which one frame is placed by others
 
@@ -81,12 +80,13 @@ class BundleConfig:
 
     # whether it is worth it
     min_observations: int = 12  # of believed tracks in the typical frame
-    most_residual: float = 0.55  # pixels: where most points are worse, they are not a static world's
-    most_tracked: int = 640  # pixels of the longer side in which that is meant, at most: what the follower sees
+    least_explained: float = 0.15  # of the observations, by tracks that fit the solution: less is no world, whatever chance says
     least_gain: float = 0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
     chances: float = 6.0  # and how many times what so many unknowns save by chance
+    zoom_gain: float = 0.15  # of the misfit, which a focal length that changes must save
     travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
     believed: float = 0.5  # weight of a track from which it counts as static
+    moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
     independent_frames: float = 2.0  # observations of a track that count as independent in covariances
 
     def __post_init__(self) -> None:

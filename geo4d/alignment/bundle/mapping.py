@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from geo4d.alignment.bundle.adjust import DAMPING, solve_bundle
+from geo4d.alignment.bundle.adjust import QUICK, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig, MappingConfig
 from geo4d.alignment.bundle.evidence import Evidence, State, residuals, track_square
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import Views
 from geo4d.geometry.consensus import consensus_camera, consensus_homography, consensus_pose
-
-QUICK = replace(DAMPING, enough=1e-3)  # a map that still grows need not be exact
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.bundle.config import BundleConfig
@@ -25,6 +25,7 @@ from geo4d.geometry.rotation import fit_rotation, so3_exp, so3_log
 from geo4d.scene import Tracks
 from geo4d.solver.robust import Loss
 
+AT_ONCE = 256  # cameras that are placed together
 NEAREST = 1e-3  # least depth, in median depths
 ROBUST = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
 
@@ -210,22 +211,37 @@ class TrackedVideo:
         poses, log_focal = self._between(solved), float(solved.log_focal.mean())
         seen = torch.zeros(self.num_points, dtype=torch.bool)
         seen[torch.from_numpy(self.views.point[np.isin(self.views.frame, keyframes)])] = True
-        for frame in sorted(set(range(len(poses))) - set(keyframes.tolist())):
-            rows = torch.from_numpy(self.views.rows[frame])
-            rows = rows[seen[e.point[rows]]]
-            if len(rows) < self.config.min_shared:
-                continue
-            points, rays = solved.points[e.point[rows]], e.pixel[rows] / math.exp(log_focal)
-            if travels:
-                poses[frame] = _locate(poses[frame], points, rays)
-            else:
-                towards = normalize(points - poses[frame, :3, 3], dim=1)
-                rays = normalize(torch.cat([rays, torch.ones_like(rays[:, :1])], dim=1), dim=1)
-                poses[frame, :3, :3] = _robust_rotation(rays, towards, poses[frame, :3, :3])
+        between = [frame for frame in range(len(poses)) if frame not in set(keyframes.tolist())]
+        rows = {frame: torch.from_numpy(self.views.rows[frame]) for frame in between}
+        rows = {frame: some[seen[e.point[some]]] for frame, some in rows.items()}
+        rows = {frame: some for frame, some in rows.items() if len(some) >= self.config.min_shared}
+        if travels and rows:
+            self._locate(poses, rows, solved, log_focal)
+        for frame, some in rows.items() if not travels else ():
+            towards = normalize(solved.points[e.point[some]] - poses[frame, :3, 3], dim=1)
+            poses[frame, :3, :3] = _robust_rotation(self._rays(some, log_focal), towards, poses[frame, :3, :3])
         state = self.lifted(poses, log_focal)
         points = torch.where(seen[:, None], solved.points, self._triangulated(state))
         each = torch.from_numpy(np.interp(np.arange(len(poses)), keyframes, solved.log_focal.numpy()))
         return replace(state, points=points, log_focal=each)
+
+    def _rays(self, rows: Tensor, log_focal: float) -> Float[Tensor, "k 3"]:
+        """Unit vectors in the camera."""
+        pixel = self.evidence.pixel[rows]
+        return normalize(torch.cat([pixel / math.exp(log_focal), torch.ones_like(pixel[:, :1])], dim=1), dim=1)
+
+    def _locate(self, poses: Float[Tensor, "t 4 4"], rows: dict[int, Tensor], solved: State, log_focal: float) -> None:
+        """Sets the cameras of some frames by points that are known; many frames at once, padded to the same number of points."""
+        e = self.evidence
+        numbers = list(rows)
+        for begin in range(0, len(numbers), AT_ONCE):
+            some = numbers[begin : begin + AT_ONCE]
+            size = max(len(rows[frame]) for frame in some)
+            index = torch.stack([pad(rows[frame], (0, size - len(rows[frame]))) for frame in some])
+            weight = torch.stack([(torch.arange(size) < len(rows[frame])).double() for frame in some])
+            frames = torch.tensor(some)
+            slopes = e.pixel[index] / math.exp(log_focal)
+            poses[frames] = solve_pnp(poses[frames], solved.points[e.point[index]], weight, slopes, rounds=20)[0]
 
     def _between(self, solved: State) -> Float[Tensor, "t 4 4"]:
         """Cameras of all frames, interpolated between those of the keyframes."""
@@ -274,11 +290,6 @@ class TrackedVideo:
         factor = state.log_focal.exp() / self.focal
         x, y = (factor * self.intrinsics[:, i, i] * size for i, size in ((0, width / source_width), (1, height / source_height)))
         return Cameras.of(pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x))
-
-
-def _locate(pose: Float[Tensor, "4 4"], points: Float[Tensor, "k 3"], rays: Float[Tensor, "k 2"]) -> Float[Tensor, "4 4"]:
-    """A camera from points whose positions are known, robustly."""
-    return solve_pnp(pose[None], points[None], torch.ones(1, len(points), dtype=torch.float64), rays[None], rounds=20)[0][0]
 
 
 def _robust_rotation(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:

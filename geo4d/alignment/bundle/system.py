@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -180,8 +181,11 @@ class BundleSystem:
             return np.asarray(selection.T @ (selection.T @ (self.matrix.toarray() - lost)).T)
         return sparse.csr_array(selection.T @ (self.matrix - lost) @ selection)
 
-    def covariance(self) -> np.ndarray | None:
-        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first; None if the system is singular. All must be free."""
+    def covariance(self) -> tuple[np.ndarray, float] | None:
+        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first, all being free, and the sigma of the log focal length.
+
+        None if the system is singular.
+        """
         e, frames = self.elimination, len(self.state.centre)
         by_inverse = (torch.from_numpy(self.coupling) @ self._point_inverse(torch.zeros(3, 3, dtype=torch.float64), 1e-9)[e.point]).numpy()
         selection = self.free.selection(frames)
@@ -198,9 +202,14 @@ class BundleSystem:
                 columns = factor.solve(unit).reshape(size, len(some), 6)
                 for k, frame in enumerate(some):
                     blocks[frame] = columns[6 * frame : 6 * frame + 6, k]
+            last = np.zeros(size)
+            last[6 * (frames - 1)] = 1.0
+            variance = float(factor.solve(last)[6 * (frames - 1)])
         except (LinAlgError, RuntimeError):
             return None
-        return 0.5 * (blocks + blocks.transpose(0, 2, 1)) if np.isfinite(blocks).all() else None
+        if not (np.isfinite(blocks).all() and variance > 0):
+            return None
+        return 0.5 * (blocks + blocks.transpose(0, 2, 1)), math.sqrt(variance)
 
 
 def _sums(index: Tensor, values: Float[Tensor, "k *s"], count: int) -> Float[Tensor, "n *s"]:

@@ -19,6 +19,11 @@ class MovingConfig:
     like_colour: float = 0.2  # of colour from 0 to 1, at which neighbours share a third as much
     even: float = 0.15  # evidence at which a pixel moves as likely as not
     steepness: float = 1.5  # of the probability over log evidence
+    reach: float = 0.1  # of the longer side: sigma of the distance at which a followed point speaks for a pixel
+    most_voices: float = 2.5  # of followed points around a pixel, that count: neighbours err together
+    doubt: float = 0.1  # of what they say
+    depth_trust: float = 3.0  # independent voices, as which the evidence by depth counts, which is of whole regions
+    truly_moving: float = 0.25  # of the points which the cameras do not explain: the others were followed badly
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
     result = in_metres(result, draft, priors, c.metric)
     if across is not None:
         result = result.with_diagnostics(suspect_frames=suspect_frames(result, across, c))
-    return replace(result, dynamic=find_motion(result, c.moving)) if config.motion and joint is not None else result
+    if not config.motion or joint is None:
+        return result
+    followed = adjusted.followed() if adjusted is not None and draft.has_moved else None
+    return replace(result, dynamic=find_motion(result, c.moving, followed))
 
 
 def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:

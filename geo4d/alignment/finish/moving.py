@@ -3,9 +3,15 @@
 Every frame's points are carried into frames some way off. Where such a frame sees through the place of a point (its surface lies
 behind, by more than the expected errors), the point has moved away; hidden points say nothing. The evidence is then shared among
 neighbours of like depth and colour, because the inside of a large object overlaps with itself.
+
+Depth errs by whole regions, and what errs seems to move. Where points were followed they know better: around a track that the cameras
+explain pixels stand still, around one that they do not they move.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +20,24 @@ from torch.nn.functional import max_pool2d, pad
 from geo4d._typing import Bool, Float, Tensor
 from geo4d.alignment.finish.config import MovingConfig
 from geo4d.geometry.camera import project, unproject
+from geo4d.geometry.pixels import pixel_grid
+from geo4d.geometry.resample import nearest_pixel
 from geo4d.scene import Reconstruction
 
 FAR = 4.0  # log depth that stands for sky
 
 
+@dataclass(frozen=True)
+class FollowedPoints:
+    """Where tracks were seen, and how far the cameras explain them."""
+
+    frame: np.ndarray  # (m,)
+    position: np.ndarray  # (m, 2), x and y from 0 to 1
+    is_static: np.ndarray  # (m,) weight of the track: near 1 it stands still, near 0 it moves
+
+
 @torch.no_grad()
-def find_motion(result: Reconstruction, config: MovingConfig | None = None) -> np.ndarray:
+def find_motion(result: Reconstruction, config: MovingConfig | None = None, followed: FollowedPoints | None = None) -> np.ndarray:
     """Probability (t, h, w) that what a pixel shows moves, float32; 0 where there is no depth."""
     config = config or MovingConfig()
     frames, height, width = result.depth.shape
@@ -36,7 +53,55 @@ def find_motion(result: Reconstruction, config: MovingConfig | None = None) -> n
         shared = _share(evidence, view.log_depth(frame), image, config)
         odds = (shared / config.even).pow(config.steepness)
         probability[frame] = torch.where(valid[frame], odds / (1 + odds), 0.0).numpy()
+    if followed is None or not len(followed.frame):
+        return probability
+    judge = _Judge(torch.from_numpy(probability), followed, config)
+    for frame in range(frames):
+        image = torch.from_numpy(np.array(result.images[frame])).float() / 255
+        moves = judge.probability(frame, view.log_depth(frame), image)
+        probability[frame] = torch.where(valid[frame], moves, 0.0).numpy()
     return probability
+
+
+class _Judge:
+    """What depth says of motion, and what followed points say, each believed as far as it is right in this video (Bayes' rule)."""
+
+    def __init__(self, by_depth: Float[Tensor, "t h w"], followed: FollowedPoints, config: MovingConfig) -> None:
+        self.by_depth, self.followed, self.config = by_depth, followed, config
+        row, column = nearest_pixel(followed.position, (1, 1), by_depth.shape[1:])
+        self.row, self.column = torch.from_numpy(row), torch.from_numpy(column)
+        said = by_depth[torch.from_numpy(followed.frame).long(), self.row, self.column].double()
+        static = torch.from_numpy(followed.is_static).double()
+        # one point more, of which depth says the one as often as the other, keeps the odds finite
+        if_moves, if_static = (float(((weight * said).sum() + 0.5) / (weight.sum() + 1)) for weight in (1 - static, static))
+        self.yes, self.no = math.log(if_moves / if_static), math.log((1 - if_moves) / (1 - if_static))
+        self.unexplained = float((1 - static).mean())
+
+    def probability(self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+        """Of each pixel of a frame."""
+        c, said = self.config, self.by_depth[frame]
+        share = min(max(c.truly_moving * self.unexplained, 1e-3), 0.5)
+        log_odds = math.log(share / (1 - share)) + c.depth_trust * (said * self.yes + (1 - said) * self.no)
+        return torch.sigmoid(log_odds + self._by_points(frame, log_depth, image))
+
+    def _by_points(self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+        """Log odds by the points around each pixel, of like depth and colour."""
+        here = np.flatnonzero(self.followed.frame == frame)
+        height, width = log_depth.shape
+        if not len(here):
+            return torch.zeros(height, width)
+        c, reach = self.config, self.config.reach * max(height, width)
+        row, column = self.row[here], self.column[here]
+        like = torch.cat([log_depth[None] / c.like_depth, image.movedim(-1, 0) / (c.like_colour * 3**0.5)])
+        pixels = torch.cat([pixel_grid(height, width).movedim(-1, 0) / reach, like]).flatten(1).T
+        position = torch.from_numpy(self.followed.position[here]).float() * torch.tensor([width, height]) / reach
+        near = torch.exp(-0.5 * torch.cdist(pixels, torch.cat([position, like[:, row, column].T], dim=1)).square())
+        moves = 1 - torch.from_numpy(self.followed.is_static[here]).float()
+        voices = near.sum(1)
+        share = (near @ moves) / voices.clamp_min(1e-9)
+        usual = math.log((self.unexplained + c.doubt) / (1 - self.unexplained + c.doubt))
+        log_odds = ((share + c.doubt) / (1 - share + c.doubt)).log() - usual
+        return (voices.clamp_max(c.most_voices) * log_odds).unflatten(0, (height, width))
 
 
 class _Views:
