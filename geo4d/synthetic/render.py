@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +14,16 @@ from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam
 from geo4d.geometry.rigid import invert_rigid, relative_to_first
 from geo4d.scene import Clip
 from geo4d.synthetic.film import FilmStyle, develop
-from geo4d.synthetic.intersect import cast, local_normal
+from geo4d.synthetic.finish import coat
+from geo4d.synthetic.intersect import cast, cast_bundle, local_normal
+from geo4d.synthetic.lens import Lens, expose
 from geo4d.synthetic.motion import CameraPaths, camera_to_scene, is_moving, shape_to_world
-from geo4d.synthetic.primitives import Primitives, stack
+from geo4d.synthetic.primitives import Primitives, stack, stack_finishes
 from geo4d.synthetic.shading import Lights, Surface, albedo, light_reaches, shade
+from geo4d.synthetic.studio import Studio, corner_shade, shade_lifelike, soften
 from geo4d.synthetic.worlds import SceneConfig, World, sample_world
 
+Group = TypeVar("Group")  # a dataclass of tensors
 FPS = 24.0
 CHUNK_PIXELS = 25_000  # rendered at a time, to stay in the cache
 
@@ -26,6 +31,23 @@ CHUNK_PIXELS = 25_000  # rendered at a time, to stay in the cache
 def scene_seed(split: int, index: int) -> int:
     """The seed of scene `index` of a split: 62 well mixed bits."""
     return int(np.random.SeedSequence([split, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+def _moved(group: Group, device: torch.device | str) -> Group:
+    return type(group)(**{f.name: getattr(group, f.name).to(device) for f in fields(group)})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Lifelike:
+    """What lifelike worlds have beside the rest."""
+
+    finish: Float[Tensor, "b n r"]
+    studio: Studio
+    lens: Lens
+
+    def to(self, device: torch.device | str) -> Lifelike:
+        """Moves everything."""
+        return Lifelike(self.finish.to(device), _moved(self.studio, device), _moved(self.lens, device))
 
 
 @dataclass(frozen=True)
@@ -36,12 +58,12 @@ class Batch:
     cameras: CameraPaths
     lights: Lights
     style: FilmStyle
+    lifelike: Lifelike | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves everything."""
-        lights = Lights(**{f.name: getattr(self.lights, f.name).to(device) for f in fields(Lights)})
-        style = FilmStyle(**{f.name: getattr(self.style, f.name).to(device) for f in fields(FilmStyle)})
-        return Batch(self.parts.to(device), self.cameras.to(device), lights, style)
+        lifelike = None if self.lifelike is None else self.lifelike.to(device)
+        return Batch(self.parts.to(device), self.cameras.to(device), _moved(self.lights, device), _moved(self.style, device), lifelike)
 
 
 def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
@@ -54,8 +76,17 @@ def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
     def columns(rows: list[dict[str, object]], kind: type) -> dict[str, Tensor]:
         return {f.name: torch.tensor(np.array([row[f.name] for row in rows]), dtype=torch.float32) for f in fields(kind)}
 
+    built = [world.builder.build() for world in worlds]
+    lifelike = None
+    if config.detail == "lifelike":
+        lifelike = Lifelike(
+            finish=stack_finishes([world.builder.finishes() for world in worlds], built),
+            studio=Studio(**columns([world.studio for world in worlds], Studio)),
+            lens=Lens(**columns([world.lens for world in worlds], Lens)),
+        )
     return Batch(
-        parts=stack([world.builder.build() for world in worlds]),
+        lifelike=lifelike,
+        parts=stack(built),
         cameras=CameraPaths(**columns([world.camera for world in worlds], CameraPaths)),
         lights=Lights(**columns([{**world.light, **look} for world, look in zip(worlds, looks, strict=True)], Lights)),
         style=FilmStyle(**columns(looks, FilmStyle)),
@@ -112,8 +143,11 @@ def render_clips(
     shape = (len(seeds), num_frames, *size)
     depth = pieces["depth"].reshape(shape)
     sky = ~depth.isfinite()
+    light = pieces["colour"].reshape(*shape, 3)
+    if batch.lifelike is not None:
+        light = expose(light, depth, batch.lifelike.lens, (batch.cameras, time, intrinsics[..., 0, 0]), seeds)
     return Clip(
-        rgb=develop(pieces["colour"].reshape(*shape, 3), batch.style, seeds),
+        rgb=develop(light, batch.style, seeds),
         depth=torch.where(sky, 0.0, depth),
         valid=~sky,
         sky=sky,
@@ -172,6 +206,11 @@ def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tens
     return {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
+def _picked(group: Group, clip_of: Tensor) -> Group:
+    """A row for each frame."""
+    return type(group)(**{f.name: getattr(group, f.name)[clip_of] for f in fields(group)})  # type: ignore[type-var]
+
+
 def _render_chunk(
     batch: Batch,
     config: SceneConfig,
@@ -183,10 +222,14 @@ def _render_chunk(
     intrinsics, poses, transforms = placed
     rows, shapes, sizes = batch.parts.rows[clip_of], batch.parts.shapes[clip_of], batch.parts["size"][clip_of]
     parts = Primitives(rows, shapes)
-    lights = Lights(**{f.name: getattr(batch.lights, f.name)[clip_of] for f in fields(Lights)})
+    lights = _picked(batch.lights, clip_of)
     directions = pixel_rays_cam(intrinsics, *size).flatten(1, 2) @ poses[:, :3, :3].mT
     eye = poses[:, None, :3, 3]
-    t, winner = cast(directions, eye, transforms, sizes, shapes)
+    scene = (transforms, sizes, shapes)
+    if batch.lifelike is None:
+        t, winner = cast(directions, eye, *scene)
+    else:
+        t, winner = cast_bundle(directions, eye, scene, poses[:, :3, 3], size)
     sky = ~(t < config.far)
     depth = torch.where(sky, torch.inf, t)
     t = torch.where(sky, config.far, t)
@@ -198,18 +241,25 @@ def _render_chunk(
 
     rotation, centre = take(transforms[..., :3, :3].flatten(2)).unflatten(-1, (3, 3)), take(transforms[..., :3, 3])
     local = ((points - centre)[..., None, :] @ rotation)[..., 0, :]
-    normal = (rotation @ local_normal(local, take(sizes), take(shapes))[..., None])[..., 0]
-    normal = torch.nn.functional.normalize(normal, dim=-1)
+    facing = local_normal(local, take(sizes), take(shapes))
+    normal = torch.nn.functional.normalize((rotation @ facing[..., None])[..., 0], dim=-1)
     normal = torch.where((normal * directions).sum(-1, keepdim=True) > 0, -normal, normal)
-    names = ("texture", "texture_scale", "colour0", "colour1")
     footprint = t / intrinsics[:, 0, 0, None]
-    surface = Surface(
-        points, normal, albedo(local, {name: take(parts[name]) for name in names}, footprint), take(parts["specular"]), t, sky
-    )
-    scene = (transforms, sizes, shapes)
-    lit = light_reaches(surface, lights, scene, size) if config.shadows else torch.ones_like(t)
+    if batch.lifelike is None:
+        names = ("texture", "texture_scale", "colour0", "colour1")
+        painted = albedo(local, {name: take(parts[name]) for name in names}, footprint)
+        surface = Surface(points, normal, painted, take(parts["specular"]), t, sky)
+        lit = light_reaches(surface, lights, scene, size) if config.shadows else torch.ones_like(t)
+        colour = shade(surface, eye, directions, lights, lit)
+    else:
+        finish, studio = take(batch.lifelike.finish[clip_of]), _picked(batch.lifelike.studio, clip_of)
+        painted = coat(local, facing, (take(parts["colour0"]), take(parts["colour1"])), finish, footprint)
+        surface = Surface(points, normal, painted, take(parts["specular"]), t, sky)
+        lit = soften(light_reaches(surface, lights, scene, size, bundled=True), studio.penumbra, size) if config.shadows else torch.ones_like(t)
+        shade_of_corners = 1 + (corner_shade(points, normal, t, intrinsics[:, 0, 0], size) - 1) * studio.corners[:, None]
+        colour = shade_lifelike(surface, directions, (lights, studio), finish, (lit, shade_of_corners))
     return {
-        "colour": shade(surface, eye, directions, lights, lit),
+        "colour": colour,
         "depth": depth,
         "instance": torch.where(sky, -1, take(parts["instance"]).long()),
         "dynamic": take(moving[clip_of]) & ~sky,
