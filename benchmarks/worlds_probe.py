@@ -201,7 +201,9 @@ class Encoder:
         for picture in pictures:
             image = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)[None].float() / 255
             image = interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
-            states = self.model(photo.normalize(image, torch.tensor(MEAN), torch.tensor(DEVIATION)), output_hidden_states=True).hidden_states
+            states = self.model(
+                photo.normalize(image, torch.tensor(MEAN), torch.tensor(DEVIATION)), output_hidden_states=True
+            ).hidden_states
             grid = (size[0] // PATCH, size[1] // PATCH)
             layers = [self.model.layernorm(states[layer])[:, 1:].mT.unflatten(-1, grid) for layer in LAYERS]
             made.append(torch.cat(layers, dim=1).half())
@@ -223,7 +225,7 @@ def world_frames(name: str, config: SceneConfig, args: argparse.Namespace, encod
     def draw() -> dict[str, np.ndarray]:
         start = time.process_time()
         pictures, depth = render(config, split, count, size)
-        print(f"{name}: {1e3 * (time.process_time() - start) / count:.0f} ms a frame", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{name}: {1e3 * (time.process_time() - start) / count:.0f} ms a frame\n")
         return {"rgb": pictures, "depth": depth}
 
     frames = cached(args.cache / f"{stem}.npz", draw)
@@ -309,7 +311,8 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 def show(title: str, row: dict[str, Any]) -> None:
     """One line on the terminal."""
     numbers = [f"{name}: " + " ".join(f"{k} {v:.3f}" for k, v in each.items()) for name, each in row.items() if isinstance(each, dict)]
-    print(f"{title:12} " + " | ".join(numbers), flush=True)
+    sys.stdout.write(f"{title:12} " + " | ".join(numbers) + "\n")
+    sys.stdout.flush()
 
 
 def main(words: list[str] | None = None) -> int:
@@ -331,7 +334,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         found = probe(args)
     except Geo4DError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

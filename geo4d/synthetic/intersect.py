@@ -7,6 +7,8 @@ changes no result: what is computed of a ray does not depend on the others.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import normalize
 
@@ -20,6 +22,7 @@ BALL_SLACK = 1e-5  # of the squared distance, so that rounding never leaves out 
 FEW_RAYS = 0.5  # share of the rays up to which picking them out is worth it
 
 SQUARE = 8  # pixels a side, of what is tried together
+SPREAD = 1.25  # margin of a square's cone: rays within its pixels lie up to half a pixel off
 
 Axes = tuple[Tensor, Tensor, Tensor]  # x, y, z, each (f, p) or (f, 1)
 
@@ -186,26 +189,76 @@ def cast(
     return best, winner
 
 
-def cast_bundle(
-    directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, grid: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """The same as `cast` but for rounding, for rays of a grid of pixels that all start or end in one point: many times as fast.
+@dataclass(frozen=True)
+class Squares:
+    """Which primitives the rays of each square of pixels may hit."""
 
-    Only the rays of those squares of pixels are tried against a primitive that may hold one that hits, and only they are
-    turned into its frame. `scene` is (to_world, sizes, shapes), `apex` (f, 3) that point.
+    of_ray: Tensor  # (p,) the square of each ray
+    may_hit: Tensor  # (f, n, squares)
+
+    @classmethod
+    def around(cls, rays: tuple[Tensor, Tensor], scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, grid: tuple[int, int]) -> Squares:
+        """Compares the cone around each square's rays with the balls around the primitives.
+
+        Args:
+            rays: origins (f, 1 or p, 3) and directions (f, p, 3) of a grid of pixels, that all start or all end in one point.
+            scene: to_world, sizes, shapes.
+            apex: that point, (f, 3).
+            grid: height and width.
+        """
+        across = -(-grid[1] // SQUARE)
+        rows = torch.arange(grid[0], device=apex.device) // SQUARE * across
+        of_ray = (rows[:, None] + torch.arange(grid[1], device=apex.device) // SQUARE).flatten()
+        return cls(of_ray, _cones_meet_balls(rays, scene, apex, (of_ray, across * -(-grid[0] // SQUARE))))
+
+    def of(self, frame: int, rays: Tensor) -> Squares:
+        """Of some rays of one frame, or of rays within the same pixels."""
+        return Squares(self.of_ray[rays], self.may_hit[frame : frame + 1])
+
+
+def _cones_meet_balls(
+    rays: tuple[Tensor, Tensor], scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, squares: tuple[Tensor, int]
+) -> Tensor:
+    """(f, n, squares); in double precision, for the sun's rays are nearly parallel."""
+    to_world, sizes, shapes = scene
+    (of_ray, count), f = squares, len(shapes)
+    start = (rays[0] - apex[:, None]).double()
+    end = start + rays[1].double()
+    starts_there = start.square().sum(-1, keepdim=True) < end.square().sum(-1, keepdim=True)
+    unit = normalize(torch.where(starts_there, end, start), dim=-1)
+    axis = normalize(unit.new_zeros(f, count, 3).index_add_(1, of_ray, unit), dim=-1)
+    apart = (unit - axis[:, of_ray]).norm(dim=-1)
+    spread = apart.new_zeros(f, count).scatter_reduce(1, of_ray.expand(f, -1), apart, "amax")
+    gap = (to_world[..., :3, 3] - apex[:, None]).double()
+    distance = gap.norm(dim=-1)
+    kinds = torch.stack([_ball_radius(shape, sizes[..., None].unbind(2))[..., 0] for shape in Shape])
+    radius = torch.gather(kinds, 0, shapes.clamp_min(0)[None])[0].double() * (1 + 1e-3) + 1e-4
+    # lengths of chords on the unit sphere: of the ball as it is seen, and from its middle to the square's axis
+    seen = 2 * torch.sin(0.5 * torch.asin((radius / distance.clamp_min(1e-9)).clamp_max(1.0)))
+    far = torch.cdist(gap / distance.clamp_min(1e-9)[..., None], axis)
+    near = (far <= (seen[..., None] + SPREAD * spread[:, None]) * 1.01 + 1e-7) | (distance <= radius)[..., None]
+    return near & (shapes >= 0)[..., None]
+
+
+def cast_bundle(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares) -> tuple[Tensor, Tensor]:
+    """The same as `cast` but for rounding, and many times as fast: only the squares that may hit a primitive are tried against it.
+
+    `origins` are (f, 1 or p, 3), `scene` is (to_world, sizes, shapes).
     """
     shapes = scene[2].cpu()
-    square_of, may_hit = _squares_that_may_hit((origins, directions), scene, apex, grid)
     hits = [
-        _cast_frame(directions[i].mT.contiguous(), origins[i].mT.contiguous(), (scene[0][i], scene[1][i], shapes[i]), may_hit[i][:, square_of])
+        _cast_frame(
+            directions[i].mT.contiguous(),
+            origins[i].mT.contiguous(),
+            (scene[0][i], scene[1][i], shapes[i]),
+            squares.may_hit[i][:, squares.of_ray],
+        )
         for i in range(len(shapes))
     ]
     return torch.stack([t for t, _ in hits]), torch.stack([winner for _, winner in hits])
 
 
-def _cast_frame(
-    directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], tried: Tensor
-) -> tuple[Tensor, Tensor]:
+def _cast_frame(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], tried: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest hits (p,) of one frame's rays (3, p); origins are (3, p) or (3, 1), `tried` (n, p) says which rays to try on what."""
     to_world, sizes, shapes = scene
     wide = directions.shape[1]
@@ -225,37 +278,6 @@ def _cast_frame(
         best.index_copy_(0, ray, t)
         winner.index_fill_(0, ray, slot)
     return best, winner
-
-
-def _squares_that_may_hit(
-    rays: tuple[Tensor, Tensor], scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, grid: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """The square of each pixel (p,), and whether a ball around a primitive meets the cone around a square's rays (f, n, squares).
-
-    In double precision: the sun's rays are nearly parallel.
-    """
-    to_world, sizes, shapes = scene
-    f, device = len(shapes), apex.device
-    across = -(-grid[1] // SQUARE)
-    rows = torch.arange(grid[0], device=device) // SQUARE * across
-    square_of = (rows[:, None] + torch.arange(grid[1], device=device) // SQUARE).flatten()
-    squares = across * -(-grid[0] // SQUARE)
-    start = (rays[0] - apex[:, None]).double()
-    end = start + rays[1].double()
-    starts_there = start.square().sum(-1, keepdim=True) < end.square().sum(-1, keepdim=True)
-    unit = normalize(torch.where(starts_there, end, start), dim=-1)
-    axis = normalize(unit.new_zeros(f, squares, 3).index_add_(1, square_of, unit), dim=-1)
-    apart = (unit - axis[:, square_of]).norm(dim=-1)
-    spread = apart.new_zeros(f, squares).scatter_reduce(1, square_of.expand(f, -1), apart, "amax")
-    gap = (to_world[..., :3, 3] - apex[:, None]).double()
-    distance = gap.norm(dim=-1)
-    kinds = torch.stack([_ball_radius(shape, sizes[..., None].unbind(2))[..., 0] for shape in Shape])
-    radius = torch.gather(kinds, 0, shapes.clamp_min(0)[None])[0].double() * (1 + 1e-3) + 1e-4
-    # lengths of chords on the unit sphere: of the ball as it is seen, and from its middle to the square's axis
-    seen = 2 * torch.sin(0.5 * torch.asin((radius / distance.clamp_min(1e-9)).clamp_max(1.0)))
-    apart = torch.cdist(gap / distance.clamp_min(1e-9)[..., None], axis)
-    near = (apart <= (seen[..., None] + spread[:, None]) * 1.01 + 1e-7) | (distance <= radius)[..., None]
-    return square_of, near & (shapes >= 0)[..., None]
 
 
 def local_normal(points: Tensor, sizes: Tensor, shapes: Tensor) -> Tensor:

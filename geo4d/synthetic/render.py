@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +13,15 @@ from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam
 from geo4d.geometry.rigid import invert_rigid, relative_to_first
 from geo4d.scene import Clip
 from geo4d.synthetic.film import FilmStyle, develop
-from geo4d.synthetic.finish import coat
-from geo4d.synthetic.intersect import cast, cast_bundle, local_normal
+from geo4d.synthetic.intersect import cast
 from geo4d.synthetic.lens import Lens, expose
 from geo4d.synthetic.motion import CameraPaths, camera_to_scene, is_moving, shape_to_world
+from geo4d.synthetic.pixels import Group, Stage, View, picked, render_view
 from geo4d.synthetic.primitives import Primitives, stack, stack_finishes
-from geo4d.synthetic.shading import Lights, Surface, albedo, light_reaches, shade
-from geo4d.synthetic.studio import Studio, corner_shade, shade_lifelike, soften
+from geo4d.synthetic.shading import Lights
+from geo4d.synthetic.studio import Studio
 from geo4d.synthetic.worlds import SceneConfig, World, sample_world
 
-Group = TypeVar("Group")  # a dataclass of tensors
 FPS = 24.0
 CHUNK_PIXELS = 25_000  # rendered at a time, to stay in the cache
 
@@ -196,71 +194,15 @@ def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tens
     """All frames of all clips, a chunk at a time."""
     clips, frames = placed[0].shape[:2]
     clip_of = torch.arange(clips, device=placed[0].device).repeat_interleave(frames)
-    flat = tuple(tensor.flatten(0, 1) for tensor in placed)
+    intrinsics, poses, transforms = (tensor.flatten(0, 1) for tensor in placed)
     moving = is_moving(batch.parts)
     chunk = max(1, CHUNK_PIXELS // (size[0] * size[1]))
-    pieces = [
-        _render_chunk(batch, config, moving, clip_of[i : i + chunk], tuple(t[i : i + chunk] for t in flat), size)  # type: ignore[arg-type]
-        for i in range(0, clips * frames, chunk)
-    ]
+    pieces = []
+    for i in range(0, clips * frames, chunk):
+        own, some = clip_of[i : i + chunk], slice(i, i + chunk)
+        scene = (transforms[some], batch.parts["size"][own], batch.parts.shapes[own])
+        view = View(intrinsics[some], poses[some], size, config.far, config.shadows)
+        parts = Primitives(batch.parts.rows[own], batch.parts.shapes[own])
+        lifelike = None if batch.lifelike is None else (batch.lifelike.finish[own], picked(batch.lifelike.studio, own))
+        pieces.append(render_view(view, Stage(parts, scene, moving[own], picked(batch.lights, own), lifelike)))
     return {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
-
-
-def _picked(group: Group, clip_of: Tensor) -> Group:
-    """A row for each frame."""
-    return type(group)(**{f.name: getattr(group, f.name)[clip_of] for f in fields(group)})  # type: ignore[type-var]
-
-
-def _render_chunk(
-    batch: Batch,
-    config: SceneConfig,
-    moving: Tensor,
-    clip_of: Tensor,
-    placed: tuple[Tensor, Tensor, Tensor],
-    size: tuple[int, int],
-) -> dict[str, Tensor]:
-    intrinsics, poses, transforms = placed
-    rows, shapes, sizes = batch.parts.rows[clip_of], batch.parts.shapes[clip_of], batch.parts["size"][clip_of]
-    parts = Primitives(rows, shapes)
-    lights = _picked(batch.lights, clip_of)
-    directions = pixel_rays_cam(intrinsics, *size).flatten(1, 2) @ poses[:, :3, :3].mT
-    eye = poses[:, None, :3, 3]
-    scene = (transforms, sizes, shapes)
-    if batch.lifelike is None:
-        t, winner = cast(directions, eye, *scene)
-    else:
-        t, winner = cast_bundle(directions, eye, scene, poses[:, :3, 3], size)
-    sky = ~(t < config.far)
-    depth = torch.where(sky, torch.inf, t)
-    t = torch.where(sky, config.far, t)
-    points = eye + t[..., None] * directions
-    pick = winner.clamp_min(0)
-
-    def take(values: Tensor) -> Tensor:
-        return torch.gather(values, 1, pick.reshape(*pick.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
-
-    rotation, centre = take(transforms[..., :3, :3].flatten(2)).unflatten(-1, (3, 3)), take(transforms[..., :3, 3])
-    local = ((points - centre)[..., None, :] @ rotation)[..., 0, :]
-    facing = local_normal(local, take(sizes), take(shapes))
-    normal = torch.nn.functional.normalize((rotation @ facing[..., None])[..., 0], dim=-1)
-    normal = torch.where((normal * directions).sum(-1, keepdim=True) > 0, -normal, normal)
-    footprint = t / intrinsics[:, 0, 0, None]
-    if batch.lifelike is None:
-        names = ("texture", "texture_scale", "colour0", "colour1")
-        painted = albedo(local, {name: take(parts[name]) for name in names}, footprint)
-        surface = Surface(points, normal, painted, take(parts["specular"]), t, sky)
-        lit = light_reaches(surface, lights, scene, size) if config.shadows else torch.ones_like(t)
-        colour = shade(surface, eye, directions, lights, lit)
-    else:
-        finish, studio = take(batch.lifelike.finish[clip_of]), _picked(batch.lifelike.studio, clip_of)
-        painted = coat(local, facing, (take(parts["colour0"]), take(parts["colour1"])), finish, footprint)
-        surface = Surface(points, normal, painted, take(parts["specular"]), t, sky)
-        lit = soften(light_reaches(surface, lights, scene, size, bundled=True), studio.penumbra, size) if config.shadows else torch.ones_like(t)
-        shade_of_corners = 1 + (corner_shade(points, normal, t, intrinsics[:, 0, 0], size) - 1) * studio.corners[:, None]
-        colour = shade_lifelike(surface, directions, (lights, studio), finish, (lit, shade_of_corners))
-    return {
-        "colour": colour,
-        "depth": depth,
-        "instance": torch.where(sky, -1, take(parts["instance"]).long()),
-        "dynamic": take(moving[clip_of]) & ~sky,
-    }

@@ -33,7 +33,9 @@ class Studio:
     open_sky: Float[Tensor, "b"]  # 1: reflections show the sky, 0: a room
 
 
-def corner_shade(points: Float[Tensor, "f p 3"], normals: Float[Tensor, "f p 3"], depth: Float[Tensor, "f p"], focal: Tensor, grid: tuple[int, int]) -> Tensor:
+def corner_shade(
+    points: Float[Tensor, "f p 3"], normals: Float[Tensor, "f p 3"], depth: Float[Tensor, "f p"], focal: Tensor, grid: tuple[int, int]
+) -> Tensor:
     """Share of ambient light (f, p) that reaches each point past what else is seen near it."""
     height, width = grid
     rows = torch.arange(height, device=points.device).repeat_interleave(width)

@@ -142,7 +142,7 @@ def bed(rng: np.random.Generator) -> Item:
         piece.box((0, -0.45, -long), (half, 0.45, 0.03), frame)
         piece.box((0, -0.4, 0), (0.97 * half, 0.1, 0.97 * long), sheet)
         piece.box((0, -0.42, 0.3), (1.02 * half, 0.11, 0.7), cover)
-        for k in range(6):  # folds
+        for _ in range(6):  # folds
             at = (rng.uniform(-0.8, 0.8) * half, -0.51, rng.uniform(-0.2, 0.9))
             piece.ball(at, (rng.uniform(0.2, 0.5), 0.05, rng.uniform(0.1, 0.3)), cover, tilted(0, rng.uniform(0, 3), 0))
         for x in (-0.5, 0.5) if half > 0.6 else (0.0,):
@@ -346,7 +346,9 @@ def television(rng: np.random.Generator) -> Item:
         _fronts(rng, piece, (0.0, -0.44, half, 0.38, 0.2), (3, 1), look)
         wide = rng.uniform(0.4, 0.65)
         piece.box((0, -0.5 - 0.56 * wide, 0), (wide, 0.56 * wide, 0.02), m.dark(rng))
-        piece.box((0, -0.5 - 0.56 * wide, 0.021), (0.98 * wide, 0.54 * wide, 0.001), m.screen(rng, wide) if rng.random() < 0.4 else m.dark(rng))
+        piece.box(
+            (0, -0.5 - 0.56 * wide, 0.021), (0.98 * wide, 0.54 * wide, 0.001), m.screen(rng, wide) if rng.random() < 0.4 else m.dark(rng)
+        )
         piece.box((0, -0.47, 0), (0.2, 0.03, 0.08), m.dark(rng))
         return [(np.array([0.75 * half, -0.44, 0]), 0.2 * half, 0.15)]
 
@@ -377,6 +379,24 @@ def clutter_on_floor(rng: np.random.Generator) -> Item:
         return []
 
     return Item((1.1 * size, 1.1 * size), put_up)
+
+
+def partition(rng: np.random.Generator, height: float) -> Item:
+    """A pillar, a piece of wall, a screen between desks."""
+    kind = rng.random()
+    half, deep = (rng.uniform(0.12, 0.25),) * 2 if kind < 0.3 else (rng.uniform(0.4, 1.2), rng.uniform(0.03, 0.1))
+    high = rng.uniform(1.1, 1.6) if kind > 0.7 else height
+
+    def put_up(piece: Piece) -> list[Top]:
+        piece.box((0, -high / 2, 0), (half, high / 2, deep), m.fabric(rng) if kind > 0.7 else m.painted(rng))
+        if kind <= 0.7:
+            piece.box((0, -0.05, 0), (half + 0.012, 0.05, deep + 0.012), m.painted(rng))
+        for side in (-1, 1) if rng.random() < 0.6 and half > 0.3 else ():
+            turned = Piece(piece.builder, piece.there((0, 0, side * deep)), piece.yaw + (0 if side > 0 else np.pi))
+            on_the_wall(rng, turned)
+        return []
+
+    return Item((half, deep), put_up)
 
 
 def radiator(rng: np.random.Generator) -> Item:

@@ -165,7 +165,12 @@ def picture(rng: np.random.Generator, size: float) -> Columns:
     columns = _finish(rng, anything(rng), anything(rng), mottle_scale=rng.uniform(0.4, 1.5) / size, mottle_gain=rng.uniform(0.8, 1.6))
     columns |= {"grain": rng.choice(ROUGH + CELLS), "grain_scale": np.full(3, rng.uniform(1, 4) / size), "grain_gain": rng.uniform(0, 1.2)}
     cell = size * rng.uniform(0.15, 0.6)
-    return columns | {"cell": (cell, cell * rng.uniform(0.4, 2)), "tone": rng.uniform(0, 1.5), "hue": rng.uniform(0, 0.6), "reflection": 0.04}
+    return columns | {
+        "cell": (cell, cell * rng.uniform(0.4, 2)),
+        "tone": rng.uniform(0, 1.5),
+        "hue": rng.uniform(0, 0.6),
+        "reflection": 0.04,
+    }
 
 
 def books(rng: np.random.Generator) -> Columns:
@@ -179,14 +184,23 @@ def brick(rng: np.random.Generator) -> Columns:
     """A wall of bricks or blocks."""
     base = hsv(rng.uniform(0.0, 0.09), rng.uniform(0.1, 0.7), rng.uniform(0.2, 0.75))
     high = rng.choice([0.075, 0.075, 0.2])
-    columns = _finish(rng, *_about(rng, base, 0.3), cell=(3 * high, high), cell_shift=0.5, joint=rng.uniform(0.008, 0.015), tone=0.8, hue=0.1)
-    return columns | {"joint_colour": hsv(0.1, 0.1, rng.uniform(0.3, 0.75)), "mottle_gain": 0.8, "grain_scale": (6, 6, 6), "grain_gain": 0.8}
+    columns = _finish(
+        rng, *_about(rng, base, 0.3), cell=(3 * high, high), cell_shift=0.5, joint=rng.uniform(0.008, 0.015), tone=0.8, hue=0.1
+    )
+    return columns | {
+        "joint_colour": hsv(0.1, 0.1, rng.uniform(0.3, 0.75)),
+        "mottle_gain": 0.8,
+        "grain_scale": (6, 6, 6),
+        "grain_gain": 0.8,
+    }
 
 
 def concrete(rng: np.random.Generator) -> Columns:
     """Plaster, concrete, render."""
     base = hsv(rng.uniform(0.05, 0.15), rng.uniform(0, 0.35), rng.uniform(0.3, 0.85))
-    columns = _finish(rng, *_about(rng, base, rng.uniform(0.08, 0.25)), mottle_scale=rng.uniform(0.15, 1), mottle_gain=rng.uniform(0.5, 1.3))
+    columns = _finish(
+        rng, *_about(rng, base, rng.uniform(0.08, 0.25)), mottle_scale=rng.uniform(0.15, 1), mottle_gain=rng.uniform(0.5, 1.3)
+    )
     return columns | {"grain_scale": np.full(3, rng.uniform(2, 8)), "grain_gain": rng.uniform(0.3, 1.2)}
 
 
@@ -235,7 +249,7 @@ def skin(rng: np.random.Generator) -> Columns:
 def fur(rng: np.random.Generator) -> Columns:
     """Of animals: plain or patched."""
     base = hsv(rng.uniform(0.04, 0.12), rng.uniform(0.05, 0.7), rng.uniform(0.05, 0.9))
-    other = anything(rng) if rng.random() < 0.4 else base * 1.4
+    other = hsv(rng.uniform(0.04, 0.12), rng.uniform(0, 0.5), rng.choice([0.05, 0.9])) if rng.random() < 0.4 else base * 1.4
     columns = _finish(rng, base, np.clip(other, 0, 1), mottle_scale=rng.uniform(1, 3), mottle_gain=rng.uniform(0.5, 2))
     return columns | {"grain_scale": (9, 9, 9), "grain_gain": 0.8}
 
@@ -270,5 +284,7 @@ def facade(rng: np.random.Generator) -> Columns:
 def cars_paint(rng: np.random.Generator) -> Columns:
     """Lacquer of cars: mostly white, grey, black."""
     kind = rng.random()
-    base = hsv(rng.random(), rng.uniform(0, 0.08), rng.choice([0.03, 0.2, 0.45, 0.85])) if kind < 0.7 else hsv(rng.random(), 0.8, 0.45)
+    base = hsv(rng.random(), rng.uniform(0, 0.08), rng.choice([0.03, 0.1, 0.3, 0.5, 0.85]))
+    if kind > 0.7:
+        base = hsv(rng.choice([0.0, 0.6, 0.58, 0.35, 0.08]) + 0.02 * rng.normal(), rng.uniform(0.5, 0.9), rng.uniform(0.15, 0.6))
     return _finish(rng, *_about(rng, base, 0.05), reflection=rng.uniform(0.06, 0.15), specular=0.9, mottle_gain=0.3)

@@ -15,8 +15,8 @@ from geo4d.synthetic.world import DENSE_SECONDS, Camera, World, camera_track, dr
 
 LANE = (2.9, 3.6)
 DETAILED = 22.0  # metres ahead, up to which vehicles show their smaller parts
-OUTSIDE_VIEW = View((2.5, 9.0), (0.9, 1.8), 0.6, 1.2)
-NEAR_VIEW = View((1.0, 3.0), (0.7, 1.7), 0.4, 0.6, roll=0.07)
+OUTSIDE_VIEW = View((2.5, 9.0), (0.9, 1.8), 0.6, 1.2, far=20.0, plenty=30)
+NEAR_VIEW = View((1.0, 3.0), (0.7, 1.7), 0.4, 0.6, far=15.0, plenty=30, roll=0.07)
 
 
 def tree(rng: np.random.Generator, builder: Builder, place: np.ndarray, size: float) -> None:
@@ -27,16 +27,18 @@ def tree(rng: np.random.Generator, builder: Builder, place: np.ndarray, size: fl
         piece.cylinder((0, -0.1 * size, 0), thick, 0.1 * size, bark)
         for k in range(5):
             share = k / 5
-            piece.ball((0, -size * (0.25 + 0.7 * share), 0), size * np.array([0.24 * (1 - share) + 0.02, 0.13, 0.24 * (1 - share) + 0.02]), green)
+            piece.ball(
+                (0, -size * (0.25 + 0.7 * share), 0), size * np.array([0.24 * (1 - share) + 0.02, 0.13, 0.24 * (1 - share) + 0.02]), green
+            )
         return
     stem = rng.uniform(0.3, 0.5)
     piece.cylinder((0, -0.5 * stem * size, 0), thick, 0.5 * stem * size, bark)
-    for _ in range(int(rng.integers(5, 10))):
-        angle, out = rng.uniform(0, 6.3), rng.uniform(0.05, 0.28) * size
+    for _ in range(int(rng.integers(6, 14))):
+        angle, out = rng.uniform(0, 6.3), rng.uniform(0.05, 0.3) * size
         at = np.array([out * np.cos(angle), -size * rng.uniform(stem + 0.05, 0.9), out * np.sin(angle)])
         if rng.random() < 0.4:
             piece.rod((0, -stem * size, 0), at, 0.4 * thick, bark)
-        piece.ball(at, size * rng.uniform(0.1, 0.22) * np.array([1, rng.uniform(0.6, 1), 1]), green)
+        piece.ball(at, size * rng.uniform(0.07, 0.2) * rng.uniform(0.6, 1.2, 3), green)
 
 
 def _bush(rng: np.random.Generator, builder: Builder, place: np.ndarray, size: float) -> None:
@@ -51,7 +53,9 @@ def _house(rng: np.random.Generator, builder: Builder, place: np.ndarray, half: 
     piece, walls = Piece(builder, place, yaw), m.facade(rng) if rng.random() < 0.75 else m.brick(rng)
     piece.box((0, -half[1], 0), half, walls)
     if rng.random() < 0.6:
-        shop = m.printed(rng, 4.0) if rng.random() < 0.4 else m.dark(rng) | {"cell": (1.8, 9.0), "joint": 0.3, "joint_colour": m.anything(rng)}
+        shop = (
+            m.printed(rng, 4.0) if rng.random() < 0.4 else m.dark(rng) | {"cell": (1.8, 9.0), "joint": 0.3, "joint_colour": m.anything(rng)}
+        )
         piece.box((0, -1.6, 0), half * [1, 0, 1] + [0.03, 1.5, 0.03], shop)
     if half[1] < 5 and rng.random() < 0.7:
         roof = m.tiles(rng, (0.2, 0.4)) | {"colour0": m.hsv(rng.uniform(0, 0.08), 0.5, 0.25), "colour1": m.hsv(0.03, 0.4, 0.5)}
@@ -62,7 +66,7 @@ def _house(rng: np.random.Generator, builder: Builder, place: np.ndarray, half: 
         piece.box((0, -2 * half[1], 0), half * [1, 0, 1] + [0.2, 0.2, 0.2], m.concrete(rng))
 
 
-def _pole(rng: np.random.Generator, builder: Builder, place: np.ndarray, towards: float) -> None:
+def _pole(rng: np.random.Generator, builder: Builder, place: np.ndarray, towards: int) -> None:
     """A street lamp, a traffic light, a sign; `towards` is the side of the road, -1 or 1 along x."""
     piece, look, kind = Piece(builder, place), m.metal(rng) | {"reflection": 0.05}, rng.random()
     if kind < 0.45:
@@ -156,7 +160,9 @@ class Road:
                 else:
                     person(rng, builder, place, rng.uniform(0, 6.3), "stand")
         if rng.random() < 0.12:  # a bridge over it
-            builder.add(Shape.BOX, structure=True, size=(60, 0.9, rng.uniform(2, 6)), base=(0, -6.5, rng.uniform(25, 60)), **m.concrete(rng))
+            builder.add(
+                Shape.BOX, structure=True, size=(60, 0.9, rng.uniform(2, 6)), base=(0, -6.5, rng.uniform(25, 60)), **m.concrete(rng)
+            )
 
     def camera(self) -> Camera:
         """In the middle of a lane, driving."""
@@ -166,12 +172,15 @@ class Road:
         speed = rng.uniform(0, 3.0) if self.is_jam else rng.uniform(3.0, 13.0)
         if staging.camera == "drive":
             speed = rng.uniform(*staging.speed)
-        self.speed = 0.0 if staging.camera == "static" or staging.is_still and staging.camera is None else float(speed)
+        self.speed = 0.0 if staging.camera == "static" else float(speed)
         self.own_lane = float(lane)
         camera |= {"base": np.array([lane + rng.normal() * 0.2, -rng.uniform(1.2, 1.7), 0.0]), "velocity": np.array([0, 0, self.speed])}
         camera |= {"sway": np.zeros(3), "radius": 0.0, "yaw_rate": 0.0, "yaw": rng.normal() * 0.05, "yaw_swing": rng.normal() * 0.03}
         camera |= {"pitch": rng.normal() * 0.03 - 0.03, "roll": rng.normal() * 0.015}
-        return camera | {"shake_position": rng.uniform(0, 0.012), "shake_angle": rng.uniform(0, 0.006)}
+        camera |= {"shake_position": rng.uniform(0, 0.012), "shake_angle": rng.uniform(0, 0.006)}
+        if staging.camera == "static":
+            camera |= {"shake_position": 0.0, "shake_angle": 0.0, "yaw_swing": 0.0}
+        return camera
 
     def traffic(self, camera: Camera) -> None:
         """Vehicles in every lane, and parked ones."""
@@ -194,7 +203,7 @@ class Road:
 
     def _vehicle(self, place: np.ndarray, onward: int, pace: float, track: np.ndarray) -> None:
         """One vehicle, unless it would touch the camera's car."""
-        is_large = self.rng.random() < 0.2
+        is_large = self.rng.random() < 0.28
         half = (1.4, 6.2) if is_large else (1.0, 2.5)
         path = place + np.outer(DENSE_SECONDS, [0, 0, onward * pace])
         near = np.abs(track - path)
@@ -202,7 +211,7 @@ class Road:
             return
         yaw = 0.0 if onward > 0 else np.pi
         piece = Piece(self.builder, place, yaw, {"velocity": (0, 0, onward * pace)} if pace else {})
-        (lorry if is_large else car)(self.rng, piece, pace, plain=abs(place[2]) > DETAILED)
+        (lorry if is_large else car)(self.rng, piece, pace, plain=bool(abs(place[2]) > DETAILED))
 
 
 def busy_street(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:

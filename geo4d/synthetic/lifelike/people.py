@@ -45,12 +45,12 @@ def person(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: f
     piece.rod(up(hip + 0.48), up(hip + 0.62), 0.055 * tall, flesh)
     turn = tilted(rng.normal() * 0.15, rng.normal() * 0.3)
     piece.ball(up(hip + 0.71), np.array([0.078, 0.115, 0.098]) * tall, flesh, turn)
-    piece.ball(up(hip + 0.74, 0, -0.025), np.array([0.086, 0.105, 0.095]) * tall, hair, turn)
-    piece.ball(up(hip + 0.7, 0, 0.095), np.array([0.012, 0.02, 0.018]) * tall, flesh)
+    piece.ball(up(hip + 0.74, 0.0, -0.025), np.array([0.086, 0.105, 0.095]) * tall, hair, turn)
+    piece.ball(up(hip + 0.7, 0.0, 0.095), np.array([0.012, 0.02, 0.018]) * tall, flesh)
     if rng.random() < 0.3:
-        piece.ball(up(hip + 0.62, 0, -0.09), np.array([0.09, 0.17, 0.04]) * tall, hair)
+        piece.ball(up(hip + 0.62, 0.0, -0.09), np.array([0.09, 0.17, 0.04]) * tall, hair)
     if rng.random() < 0.2:
-        piece.ball(up(hip + 0.33, 0, -0.17), np.array([0.15, 0.22, 0.1]) * tall, m.fabric(rng))  # a rucksack
+        piece.ball(up(hip + 0.33, 0.0, -0.17), np.array([0.15, 0.22, 0.1]) * tall, m.fabric(rng))  # a rucksack
 
 
 def _leg(
@@ -94,9 +94,7 @@ def _arm(
     piece.ball(wrist + 0.06 * (wrist - elbow) / 0.26, np.array([0.035, 0.06, 0.03]) * tall, flesh, **more)
 
 
-def animal(
-    rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: float, tall: float, motion: m.Columns | None = None
-) -> None:
+def animal(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: float, tall: float, motion: m.Columns | None = None) -> None:
     """On four legs, its back `tall` metres high: a cat, a dog, a horse by proportion; looks along +z."""
     piece = Piece(builder, place, yaw, dict(motion or {}))
     coat, dark = m.fur(rng), m.dark(rng)

@@ -14,7 +14,7 @@ AHEAD = (1, 0, 0, 0, 0, -1, 0, 1, 0)  # along z
 FLAT_RING = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
-def tilted(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> np.ndarray:
+def tilted(x: float | int = 0, y: float | int = 0, z: float | int = 0) -> np.ndarray:
     """Rotation about the axes in turn, radians; row major (9,)."""
     cx, sx, cy, sy, cz, sz = np.cos(x), np.sin(x), np.cos(y), np.sin(y), np.cos(z), np.sin(z)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -37,7 +37,7 @@ class Piece:
 
     builder: Builder
     place: np.ndarray  # world, of the foot
-    yaw: float = 0.0
+    yaw: float | int = 0
     motion: Columns = field(default_factory=dict)
     instance: int | None = None
 

@@ -35,7 +35,7 @@ class Room:
 
     def is_free(self, x: float, z: float, half: tuple[float, float], gap: float = 0.05) -> bool:
         """Whether a rectangle of floor is in the room and not taken."""
-        inside = abs(x) + half[0] <= self.half[0] and abs(z) + half[1] <= self.half[1]
+        inside = bool(abs(x) + half[0] <= self.half[0] and abs(z) + half[1] <= self.half[1])
         return inside and all(abs(x - a) > half[0] + c + gap or abs(z - b) > half[1] + d + gap for a, b, c, d in self.taken)
 
     def at_wall(self, item: f.Item, gap: float = 0.02) -> Piece | None:
@@ -99,8 +99,12 @@ def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) 
     room = Room(rng, builder, half, rng.uniform(2.3, 3.1))
     window = _shell(room, kind)
     {"living": _living, "kitchen": _kitchen, "office": _office, "bedroom": _bedroom, "corridor": _corridor}[kind](room)
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.7, 0.25, 0.05]))):
+        wall = f.partition(rng, room.height)
+        room.put(wall, room.anywhere(wall))
     _people(room, staging)
-    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[rng.choice(["across", "down", "close"], p=[0.45, 0.33, 0.22])]
+    _bits(room, int(rng.integers(1, 6)))
+    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[rng.choice(["across", "down", "close"], p=[0.45, 0.37, 0.18])]
     targets = room.tops if view is not ACROSS and room.tops else room.targets
     if view is not CLOSE:
         targets = targets + [np.array([rng.uniform(-0.7, 0.7) * half[0], -rng.uniform(0, 0.6), rng.uniform(-0.7, 0.7) * half[1]])]
@@ -152,7 +156,7 @@ def _shell(room: Room, kind: str) -> np.ndarray:
             piece.box((0, -high / 2, 0), (wide, high / 2, 0.004), _wall(rng))
         piece.box((0, -0.05, 0.006), (wide, 0.05, 0.008), skirting)
     lit = np.array([0.0, -1.5, z])
-    for number in range(int(rng.integers(2, 6))):
+    for number in range(int(rng.integers(3, 9))):
         wall = int(rng.integers(4))
         yaw, (wide, off) = WALL_YAW[wall], (x, z) if wall % 2 == 0 else (z, x)
         out, along = np.array([-np.sin(yaw), 0, -np.cos(yaw)]), np.array([np.cos(yaw), 0, -np.sin(yaw)])

@@ -23,9 +23,7 @@ def _lights_and_plate(rng: np.random.Generator, piece: Piece, half: tuple[float,
         piece.box((0, y + 0.22, end * (z + 0.06)), (0.26, 0.055, 0.008), plate)
 
 
-def _wheels(
-    rng: np.random.Generator, piece: Piece, spots: list[float], half: float, radius: float, speed: float, *, plain: bool
-) -> None:
+def _wheels(rng: np.random.Generator, piece: Piece, spots: list[float], half: float, radius: float, speed: float, *, plain: bool) -> None:
     """Two wheels at each place along z, in dark arches."""
     rubber, rim = m.dark(rng) | {"reflection": 0.0}, m.metal(rng)
     for z in spots:
@@ -48,7 +46,11 @@ def car(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: bo
     piece.box((0, -(0.3 + 0.85 * belt) / 2, 0), (0.92 * half, (0.85 * belt - 0.3) / 2, long), paint)
     front = 0.28 * long
     middle, length = (front + rear * long) / 2, (front - rear * long) / 2
-    piece.box((0, -(belt + roof) / 2, middle - 0.1), (0.86 * half, (roof - belt) / 2, length - 0.25), glass)
+    if rng.random() < 0.5:  # rounded over
+        piece.ball((0, -belt + 0.25, middle - 0.1), (0.93 * half, roof - belt + 0.27, 1.25 * length), glass)
+        piece.ball((0, -0.72, 0.55 * long), (0.97 * half, belt - 0.66, 0.46 * long), paint)
+        piece.ball((0, -0.72, -0.6 * long), (0.97 * half, belt - 0.64, 0.41 * long), paint)
+    piece.box((0, -(belt + roof) / 2, middle - 0.1), (0.84 * half, (roof - belt) / 2, length - 0.25), glass)
     piece.box((0, -roof, middle - 0.12), (0.8 * half, 0.03, length - 0.3), paint)
     tilt = np.arctan2(0.55, roof - belt)
     for end, at, lean in ((1, front - 0.05, tilt), (-1, rear * long + 0.12, -0.6 * tilt)):
