@@ -13,6 +13,7 @@ import numpy as np
 from geo4d.synthetic.primitives import Builder
 from geo4d.synthetic.staging import CameraStyle, Staging
 
+Detail = Literal["plain", "lifelike"]
 Camera = dict[str, "np.ndarray | float"]
 CLEARANCE = 0.45  # metres between the camera and anything that is not a structure
 PATH_SECONDS = np.linspace(0.0, 9.0, 19)
@@ -30,7 +31,7 @@ class SceneConfig:
     shadows: bool = True
     compression: bool = True  # half of the clips lose detail as a compressed video does
     staging: Staging = field(default_factory=Staging)
-    detail: Literal["plain", "lifelike"] = "plain"  # simple bodies; or furnished rooms, traffic, people, materials, a lens
+    detail: Detail = "plain"  # simple bodies; or furnished rooms, traffic, people, materials, a lens
 
 
 LIFELIKE = SceneConfig(0.6, 0.15, (40.0, 85.0), detail="lifelike")
