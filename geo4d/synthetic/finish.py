@@ -32,6 +32,9 @@ FINISH = {
 }
 FINISH_STARTS = dict(zip(FINISH, np.cumsum([0, *FINISH.values()]).tolist(), strict=False))
 FINISH_LENGTH = sum(FINISH.values())
+NOISES = (6, 15, 19)  # in the texture bank noise and cells are those below the first, and from the second to the third
+# a plane that cuts a periodic volume askew never shows the same twice
+ASKEW = ((0.8138, -0.4698, 0.3420), (0.5438, 0.8232, -0.1632), (-0.2049, 0.3188, 0.9254))
 FADE = 6.0  # how soon noise fades to its mean where a pixel covers much of a period
 
 
@@ -64,7 +67,9 @@ def coat(
         scale = finish_column(finish, f"{name}_scale")
         scale = scale if scale.ndim == local.ndim else scale[..., None]
         gain = finish_column(finish, f"{name}_gain") * (1.4 - FADE * footprint * scale.amax(-1)).clamp(0, 1)
-        value = value + gain * (look_up(finish_column(finish, name).long(), shifted * scale) - 0.5)
+        pattern, at = finish_column(finish, name).long(), shifted * scale
+        is_noise = ((pattern < NOISES[0]) | (pattern >= NOISES[1]) & (pattern < NOISES[2]))[..., None]
+        value = value + gain * (look_up(pattern, torch.where(is_noise, at @ at.new_tensor(ASKEW), at)) - 0.5)
     joint, tone, hues = _cells(_unrolled(local, normal), finish, footprint)
     value = (value + tone).clamp(0, 1)[..., None]
     colour = (colours[0] + (colours[1] - colours[0]) * value) * hues
