@@ -251,24 +251,25 @@ def cast_bundle(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor
             directions[i].mT.contiguous(),
             origins[i].mT.contiguous(),
             (scene[0][i], scene[1][i], shapes[i]),
-            squares.may_hit[i][:, squares.of_ray],
+            Squares(squares.of_ray, squares.may_hit[i : i + 1]),
         )
         for i in range(len(shapes))
     ]
     return torch.stack([t for t, _ in hits]), torch.stack([winner for _, winner in hits])
 
 
-def _cast_frame(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], tried: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest hits (p,) of one frame's rays (3, p); origins are (3, p) or (3, 1), `tried` (n, p) says which rays to try on what."""
+def _cast_frame(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares) -> tuple[Tensor, Tensor]:
+    """Nearest hits (p,) of one frame's rays (3, p); origins are (3, p) or (3, 1)."""
     to_world, sizes, shapes = scene
     wide = directions.shape[1]
     best = torch.full((wide,), MISS, device=directions.device)
     winner = torch.full((wide,), -1, dtype=torch.int64, device=directions.device)
-    some = tried.any(1).tolist()
+    may_hit = squares.may_hit[0]
+    some = may_hit.any(1).tolist()
     for slot, shape in enumerate(shapes.tolist()):
         if not some[slot]:
             continue
-        ray = torch.nonzero(tried[slot])[:, 0]
+        ray = torch.nonzero(may_hit[slot].index_select(0, squares.of_ray))[:, 0]
         turn, centre = to_world[slot, :3, :3].mT.contiguous(), to_world[slot, :3, 3:]
         d = turn @ directions.index_select(1, ray)
         o = turn @ ((origins if origins.shape[1] == 1 else origins.index_select(1, ray)) - centre)

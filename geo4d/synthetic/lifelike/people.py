@@ -38,7 +38,7 @@ def person(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: f
         _leg(rng, piece, (side, hip, tall, stout), pose, (trousers, shoes), swing)
         shoulder = up(hip + 0.5, 0.19 * side * stout)
         _arm(rng, piece, (side, tall, shoulder), (cloth, flesh if bare else cloth, flesh), swing)
-        piece.ball(shoulder, 0.075 * tall * stout, cloth)
+        piece.ball(shoulder, 0.062 * tall * stout, cloth)
     piece.ball(up(hip + 0.33), np.array([0.175 * stout, 0.25, 0.12 * stout]) * tall, cloth, tilted(-lean))
     piece.ball(up(hip + 0.12), np.array([0.16 * stout, 0.2, 0.125 * stout]) * tall, cloth, tilted(-lean))
     piece.ball(up(hip), np.array([0.165 * stout, 0.13, 0.125 * stout]) * tall, trousers)

@@ -17,6 +17,8 @@ from geo4d.synthetic.staging import Staging
 from geo4d.synthetic.world import World
 
 ATTEMPTS = 12
+AREA = 40.0  # square metres from which a room has one set of furniture more
+LARGE_SHARE = 0.25
 WALL_YAW = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # of what stands with its back to the wall at -z, -x, +z, +x
 
 
@@ -32,6 +34,11 @@ class Room:
     targets: list[np.ndarray] = field(default_factory=list)  # worth a look from afar
     tops: list[np.ndarray] = field(default_factory=list)  # worth a look from near by
     seats: list[tuple[np.ndarray, float]] = field(default_factory=list)
+
+    @property
+    def extra(self) -> int:
+        """How many more sets of furniture it holds than a common room does."""
+        return int(4 * self.half[0] * self.half[1] / AREA)
 
     def is_free(self, x: float, z: float, half: tuple[float, float], gap: float = 0.05) -> bool:
         """Whether a rectangle of floor is in the room and not taken."""
@@ -96,10 +103,14 @@ def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) 
     half = (rng.uniform(1.5, 3.2), rng.uniform(1.6, 3.6)) if kind != "corridor" else (rng.uniform(0.9, 1.6), rng.uniform(3, 7))
     if kind == "office":
         half = (half[0] * 1.3, half[1] * 1.3)
+    if kind != "corridor" and rng.random() < LARGE_SHARE:
+        half = (half[0] * rng.uniform(1.3, 2.0), half[1] * rng.uniform(1.3, 2.0))
     room = Room(rng, builder, half, rng.uniform(2.3, 3.1))
     window = _shell(room, kind)
     {"living": _living, "kitchen": _kitchen, "office": _office, "bedroom": _bedroom, "corridor": _corridor}[kind](room)
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.7, 0.25, 0.05]))):
+    for _ in range(room.extra):  # large rooms are for more than one purpose
+        rng.choice([_living, _kitchen, _office, _dining_place])(room)
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.7, 0.25, 0.05])) + room.extra):
         wall = f.partition(rng, room.height)
         room.put(wall, room.anywhere(wall))
     _people(room, staging)
@@ -207,6 +218,10 @@ def _living(room: Room) -> None:
     if rng.random() < 0.4:
         _dining(room, things.LIVING)
     _bits(room, int(rng.integers(1, 5)))
+
+
+def _dining_place(room: Room) -> None:
+    _dining(room, things.KITCHEN)
 
 
 def _dining(room: Room, kinds: tuple[things.Maker, ...]) -> None:
