@@ -61,7 +61,7 @@ def _house(rng: np.random.Generator, builder: Builder, place: np.ndarray, half: 
         roof = m.tiles(rng, (0.2, 0.4)) | {"colour0": m.hsv(rng.uniform(0, 0.08), 0.5, 0.25), "colour1": m.hsv(0.03, 0.4, 0.5)}
         side = half[0] * 0.78
         tilt = (0.7071, -0.7071, 0, 0.7071, 0.7071, 0, 0, 0, 1)
-        piece.box((0, -2 * half[1] + 0.1, 0), (side, side, half[2] + 0.3), roof, tilt)
+        piece.box((0, -2 * half[1] + 0.1, 0), (side, side, half[2] - 0.02), roof, tilt)
     else:
         piece.box((0, -2 * half[1], 0), half * [1, 0, 1] + [0.2, 0.2, 0.2], m.concrete(rng))
 
@@ -85,8 +85,9 @@ def _pole(rng: np.random.Generator, builder: Builder, place: np.ndarray, towards
             piece.box((0, -high, -0.04), (rng.uniform(0.25, 0.7), rng.uniform(0.2, 0.45), 0.012), sign)
     else:
         piece.box((0, -high, 0), (0.14, 0.42, 0.12), m.dark(rng))
+        lit = rng.integers(3)
         for k, hue in enumerate((0.0, 0.12, 0.37)):
-            lamp = m.plastic(rng, m.hsv(hue, 0.9, 0.8)) | {"glow": 1.0 if k == rng.integers(3) else 0.0}
+            lamp = m.plastic(rng, m.hsv(hue, 0.9, 0.9 if k == lit else 0.2)) | {"glow": 1.0 if k == lit else 0.0}
             piece.ball((0, -high + 0.26 * (k - 1), -0.12), (0.09, 0.09, 0.04), lamp)
 
 

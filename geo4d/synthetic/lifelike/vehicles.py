@@ -46,23 +46,46 @@ def car(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: bo
     piece.box((0, -(0.3 + 0.85 * belt) / 2, 0), (0.92 * half, (0.85 * belt - 0.3) / 2, long), paint)
     front = 0.28 * long
     middle, length = (front + rear * long) / 2, (front - rear * long) / 2
-    if rng.random() < 0.5:  # rounded over
-        piece.ball((0, -belt + 0.25, middle - 0.1), (0.93 * half, roof - belt + 0.27, 1.25 * length), glass)
-        piece.ball((0, -0.72, 0.55 * long), (0.97 * half, belt - 0.66, 0.46 * long), paint)
-        piece.ball((0, -0.72, -0.6 * long), (0.97 * half, belt - 0.64, 0.41 * long), paint)
-    piece.box((0, -(belt + roof) / 2, middle - 0.1), (0.84 * half, (roof - belt) / 2, length - 0.25), glass)
-    piece.box((0, -roof, middle - 0.12), (0.8 * half, 0.03, length - 0.3), paint)
-    tilt = np.arctan2(0.55, roof - belt)
-    for end, at, lean in ((1, front - 0.05, tilt), (-1, rear * long + 0.12, -0.6 * tilt)):
-        piece.box((0, -(belt + roof) / 2, at - 0.12 * end), (0.82 * half, 0.56 * (roof - belt) / np.cos(lean), 0.02), glass, tilted(lean))
-    for z in () if plain else (front - 0.3, middle, rear * long + 0.25):
-        for side in (-1, 1):
-            piece.box((side * 0.862 * half, -(belt + roof) / 2, z), (0.012, (roof - belt) / 2, 0.045), paint)
+    body = (half, long, belt, roof)
+    if rng.random() < 0.5:
+        _rounded(piece, body, (middle, length), (paint, glass))
+    else:
+        _angular(piece, body, (front, rear * long), (paint, glass), plain=plain)
     for side in () if plain else (-1, 1):
         piece.ball((side * (half + 0.1), -belt - 0.05, front), (0.1, 0.07, 0.05), paint)
     _lights_and_plate(rng, piece, (half, long), -0.7)
     _wheels(rng, piece, [0.62 * long, -0.6 * long], half, TYRE, speed, plain=plain)
     return half, long + 0.1
+
+
+def _rounded(piece: Piece, body: tuple[float, float, float, float], cabin: tuple[float, float], looks: tuple[m.Columns, m.Columns]) -> None:
+    """Cabin and bonnet as ellipsoids; body is (half width, half length, belt, roof), cabin (middle, half length) along z."""
+    (half, long, belt, roof), (middle, length), (paint, glass) = body, cabin, looks
+    piece.ball((0, -belt + 0.2, middle - 0.1), (0.93 * half, roof - belt + 0.2, 1.2 * length), glass)
+    piece.ball((0, -roof + 0.08, middle - 0.15), (0.72 * half, 0.1, 0.8 * length), paint)
+    piece.ball((0, -0.72, 0.55 * long), (0.97 * half, belt - 0.66, 0.46 * long), paint)
+    piece.ball((0, -0.72, -0.6 * long), (0.97 * half, belt - 0.64, 0.41 * long), paint)
+
+
+def _angular(
+    piece: Piece,
+    body: tuple[float, float, float, float],
+    ends: tuple[float, float],
+    looks: tuple[m.Columns, m.Columns],
+    *,
+    plain: bool,
+) -> None:
+    """Cabin as a box with slanting panes from the front end to the rear end of its roof; body as for a rounded one."""
+    (half, _, belt, roof), (front, rear), (paint, glass) = body, ends, looks
+    middle, length = (front + rear) / 2, (front - rear) / 2
+    piece.box((0, -(belt + roof) / 2, middle - 0.1), (0.84 * half, (roof - belt) / 2, length - 0.25), glass)
+    piece.box((0, -roof, middle - 0.12), (0.8 * half, 0.03, length - 0.3), paint)
+    tilt = np.arctan2(0.55, roof - belt)
+    for end, at, lean in ((1, front - 0.05, tilt), (-1, rear + 0.12, -0.6 * tilt)):
+        piece.box((0, -(belt + roof) / 2, at - 0.12 * end), (0.82 * half, 0.56 * (roof - belt) / np.cos(lean), 0.02), glass, tilted(lean))
+    for z in () if plain else (front - 0.3, middle, rear + 0.25):
+        for side in (-1, 1):
+            piece.box((side * 0.862 * half, -(belt + roof) / 2, z), (0.012, (roof - belt) / 2, 0.045), paint)
 
 
 def lorry(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: bool = False) -> tuple[float, float]:
