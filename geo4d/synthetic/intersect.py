@@ -145,6 +145,31 @@ def _near_rays(shape: Shape, o: Axes, d: Axes, size: Axes) -> tuple[Tensor, Tens
     return torch.nonzero(near, as_tuple=True)
 
 
+def _keep_nearest(
+    found: tuple[Tensor, Tensor], rays: tuple[Tensor, Tensor, Tensor], axes: tuple[Axes, Axes, Axes], primitive: tuple[Shape, int]
+) -> None:
+    """Puts a primitive where it is the nearest yet.
+
+    Args:
+        found: t and the primitive's number so far, (f, p) each; changed in place.
+        rays: the frames that hold the primitive, and of the rays that may hit it which of these frames, and which ray.
+        axes: origins, directions and sizes of these frames.
+        primitive: its shape and number.
+    """
+    (best, winner), (rows, at, ray), (shape, slot) = found, rays, primitive
+    wide = torch.broadcast_shapes(axes[0][0].shape, axes[1][0].shape)
+    if len(at) > FEW_RAYS * wide[0] * wide[1]:
+        t, old, previous = HITS[shape](*axes), best[rows], winner[rows]
+        closer = t < old
+        best[rows], winner[rows] = torch.where(closer, t, old), torch.where(closer, slot, previous)
+        return
+    o, d, size = (tuple(axis.expand(wide)[at, ray][None] for axis in group) for group in axes)
+    t, at = HITS[shape](o, d, size)[0], rows[at]
+    closer = t < best[at, ray]
+    at, ray = at[closer], ray[closer]
+    best[at, ray], winner[at, ray] = t[closer], slot
+
+
 def cast(
     directions: Tensor,
     origins: Tensor,
@@ -174,18 +199,7 @@ def cast(
             at, ray = _near_rays(Shape(shape), *axes)
             if len(at) == 0:
                 continue
-            if len(at) > FEW_RAYS * len(rows) * directions.shape[1]:
-                t = HITS[Shape(shape)](*axes)
-                old, previous = best[rows], winner[rows]
-                closer = t < old
-                best[rows], winner[rows] = torch.where(closer, t, old), torch.where(closer, slot, previous)
-                continue
-            wide = d.shape[0], d.shape[2]
-            o, d, size = (tuple(axis.expand(wide)[at, ray][None] for axis in group) for group in axes)
-            t, at = HITS[Shape(shape)](o, d, size)[0], rows[at]
-            closer = t < best[at, ray]
-            at, ray = at[closer], ray[closer]
-            best[at, ray], winner[at, ray] = t[closer], slot
+            _keep_nearest((best, winner), (rows, at, ray), axes, (Shape(shape), slot))
     return best, winner
 
 

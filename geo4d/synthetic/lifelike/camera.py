@@ -66,7 +66,7 @@ class View:
     roll: float = 0.05  # standard deviation, radians
 
 
-ACROSS = View((1.2, 4.5), (1.1, 1.8), 0.35, 0.6)
+ACROSS = View((1.0, 6.0), (1.1, 1.8), 0.35, 0.6)
 DOWN = View((0.4, 1.7), (1.2, 1.75), 0.3, 0.4)
 CLOSE = View((0.15, 0.8), (0.15, 0.7), 0.12, 0.15, above=True, far=2.0, plenty=25, roll=0.09)
 
