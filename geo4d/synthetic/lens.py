@@ -12,7 +12,6 @@ from geo4d.geometry.rigid import invert_rigid
 from geo4d.synthetic.motion import CameraPaths, camera_to_scene
 
 MOST_DEFOCUS = 2.2  # pixels of a frame 192 wide
-BRIGHTEST = 0.5  # lamps and windows count as no brighter than this
 METERING = 0.85  # 1: every frame is as bright as aimed at
 LINE = 9  # samples along the path of a blurred point
 LONGEST = 6.0  # pixels of motion blur, of a frame 192 wide
@@ -22,10 +21,9 @@ LONGEST = 6.0  # pixels of motion blur, of a frame 192 wide
 class Lens:
     """One camera a world; (b, ...). Pixels are those of a frame 192 wide."""
 
-    focus: Float[Tensor, "b"]  # over the depth in the middle of the frame
+    focus: Float[Tensor, "b"]  # metres
     aperture: Float[Tensor, "b"]  # pixels of blur at infinity for a focus at a metre
     aim: Float[Tensor, "b"]  # mean light of a frame that is exposed well
-    contrast: Float[Tensor, "b"]  # power of the light over the aim
     vignette: Float[Tensor, "b"]  # loss of light in the corners
     drift: Float[Tensor, "b 4"]  # log exposure, and log red, green, blue
     drift_rate: Float[Tensor, "b"]
@@ -49,8 +47,6 @@ def expose(
     y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     fall = 1 - lens.vignette[:, None, None] * ((x * x + y * y) / 2).to(colour)  # (b, h, w)
     image = image * _metered(image, lens)
-    aim, contrast = (x.reshape(b, 1, 1, 1, 1) for x in (lens.aim, lens.contrast))
-    image = aim * (image.clamp_min(1e-4) / aim) ** contrast
     wave = torch.sin(lens.drift_rate[:, None] * time + lens.drift_phase[:, None])[..., None] * lens.drift[:, None]
     gain = torch.exp(wave[..., :1] + wave[..., 1:])  # (b, t, 3)
     image = image * fall[:, None, :, :, None] * gain[:, :, None, None]
@@ -60,15 +56,13 @@ def expose(
 
 def _metered(image: Tensor, lens: Lens) -> Tensor:
     """Gain (b, t, 1, 1, 1) by which a camera brings each frame near to the brightness that it aims at."""
-    middle = image.mean(-1).clamp(0, BRIGHTEST).mean((2, 3)).clamp_min(1e-3)
+    middle = image.mean(-1).clamp(0, 1).mean((2, 3)).clamp_min(1e-3)
     return ((lens.aim[:, None] / middle) ** METERING).clamp(0.3, 8)[..., None, None, None]
 
 
 def _defocus(colour: Tensor, depth: Tensor, lens: Lens) -> Tensor:
     """Blends with two blurred copies by how far each point is out of focus."""
-    h, w = depth.shape[2:]
-    middle = depth[:, :, h // 3 : h - h // 3, w // 3 : w - w // 3].clamp_max(50.0)
-    focus = lens.focus[:, None, None, None] * middle.flatten(2).median(2).values[..., None, None]
+    focus = lens.focus[:, None, None, None]
     away = (1 - focus / depth.clamp_min(0.05)).abs() * lens.aperture[:, None, None, None] / focus
     away = away.clamp_max(MOST_DEFOCUS)[..., None]
     unit = max(1, round(colour.shape[3] / 192))

@@ -24,13 +24,14 @@ NEIGHBOURS = (0, 1, -1)  # and a row up and down: where the light of a subpixel 
 
 @dataclass(frozen=True)
 class View:
-    """Cameras of some frames: intrinsics (f, 3, 3), poses (f, 4, 4), (height, width), where the sky begins, whether there are shadows."""
+    """Cameras of some frames, (f, 3, 3) and (f, 4, 4), height and width, where the sky begins, and what is left out to be fast."""
 
     intrinsics: Tensor
     poses: Tensor
     size: tuple[int, int]
     far: float
     shadows: bool
+    smooth_edges: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def render_view(view: View, stage: Stage) -> dict[str, Tensor]:
         hits = _end_of_rays(view, stage, directions, *cast_bundle(directions, eye, stage.scene, squares))
         light = _light(view, stage, hits)
         colour = _lifelike_colour(stage, hits, directions, light)
-        for i in range(len(colour)):
+        for i in range(len(colour) if view.smooth_edges else 0):
             colour[i] = _smooth_edges(i, view, stage, (directions, squares), (hits, light, colour))
     return {
         "colour": colour,

@@ -201,7 +201,7 @@ def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tens
     for i in range(0, clips * frames, chunk):
         own, some = clip_of[i : i + chunk], slice(i, i + chunk)
         scene = (transforms[some], batch.parts["size"][own], batch.parts.shapes[own])
-        view = View(intrinsics[some], poses[some], size, config.far, config.shadows)
+        view = View(intrinsics[some], poses[some], size, config.far, config.shadows, config.smooth_edges)
         parts = Primitives(batch.parts.rows[own], batch.parts.shapes[own])
         lifelike = None if batch.lifelike is None else (batch.lifelike.finish[own], picked(batch.lifelike.studio, own))
         pieces.append(render_view(view, Stage(parts, scene, moving[own], picked(batch.lights, own), lifelike)))

@@ -36,14 +36,6 @@ class Obstacles:
         half[torus] = np.stack([size[torus, 0] + size[torus, 1], size[torus, 1], size[torus, 0] + size[torus, 1]], axis=1)
         self._half = half
 
-    def in_view(self, camera: Camera, far: float) -> int:
-        """How many parts lie near the middle of the camera's view at its start, up to a distance."""
-        if self.empty:
-            return 0
-        gap = self._centre[0] - camera_track(camera)[0]
-        distance = np.linalg.norm(gap, axis=-1)
-        return int(((gap @ _ahead(camera) > np.cos(0.5) * distance) & (distance < far)).sum())
-
     def distance(self, track: np.ndarray) -> float:
         """Least distance from positions (t, 3) at PATH_SECONDS to any box, metres."""
         if self.empty:
@@ -61,14 +53,12 @@ class View:
     clearance: float
     reach: float  # how far the camera travels
     above: bool = False
-    far: float = 5.0  # up to which what is seen counts
-    plenty: int = 40  # parts in view that are always enough; cameras that see fewer are taken less often
     roll: float = 0.05  # standard deviation, radians
 
 
-ACROSS = View((1.0, 6.0), (1.1, 1.8), 0.35, 0.6)
+ACROSS = View((1.2, 4.5), (1.1, 1.8), 0.35, 0.6)
 DOWN = View((0.4, 1.7), (1.2, 1.75), 0.3, 0.4)
-CLOSE = View((0.15, 0.8), (0.15, 0.7), 0.12, 0.15, above=True, far=2.0, plenty=25, roll=0.09)
+CLOSE = View((0.15, 0.8), (0.15, 0.7), 0.12, 0.15, above=True, roll=0.09)
 
 
 def look_at(
@@ -102,9 +92,9 @@ def look_at(
         ahead = _ahead(camera)
         free = min(obstacles.distance(track + step * ahead) for step in (1.0 * view.clearance, 2.0 * view.clearance))
         score = min(clear / view.clearance, 1.0) + min(4 * free / view.clearance, 0.9)
-        if score > best_score or (score >= 1.89 and rng.random() < 0.3):
+        if score > best_score:
             best, best_score = camera, score
-        if score >= 1.89 and rng.random() < 0.05 + obstacles.in_view(camera, view.far) / view.plenty:
+        if score >= 1.89:
             break
     assert best is not None
     return best

@@ -16,7 +16,7 @@ MAKERS = {"indoor": lived_in_room, "outdoor": open_ground, "street": busy_street
 def sample_lifelike(kind: str, rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     """Draws the world; all draws come from `rng`."""
     world = MAKERS[kind](rng, builder, staging)
-    world.studio, world.lens = _studio(rng, is_room=kind == "indoor"), _lens(rng)
+    world.studio, world.lens = _studio(rng, is_room=kind == "indoor"), _lens(rng, kind)
     return world
 
 
@@ -41,13 +41,12 @@ def _studio(rng: np.random.Generator, *, is_room: bool) -> dict[str, object]:
     }
 
 
-def _lens(rng: np.random.Generator) -> dict[str, object]:
+def _lens(rng: np.random.Generator, kind: str) -> dict[str, object]:
     is_phone = rng.random() < 0.6  # a small sensor: all in focus
     return {
-        "focus": float(np.exp(0.3 * rng.normal())),
+        "focus": rng.uniform(8, 30) if kind == "street" else float(np.exp(rng.uniform(np.log(0.5), np.log(4.0)))),
         "aperture": rng.uniform(0.0, 0.15) if is_phone else rng.uniform(0.3, 2.0),
-        "aim": float(np.exp(rng.uniform(np.log(0.22), np.log(0.48)))),
-        "contrast": rng.uniform(0.9, 1.25),
+        "aim": float(np.exp(rng.uniform(np.log(0.2), np.log(0.45)))),
         "vignette": rng.uniform(0.0, 0.4),
         "drift": rng.normal(size=4) * [0.12, 0.03, 0.01, 0.04],
         "drift_rate": rng.uniform(0.3, 2.0),

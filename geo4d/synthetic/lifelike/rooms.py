@@ -18,7 +18,7 @@ from geo4d.synthetic.world import World
 
 ATTEMPTS = 12
 AREA = 40.0  # square metres from which a room has one set of furniture more
-LARGE_SHARE = 0.25
+LARGE_SHARE = 0.08
 WALL_YAW = (0.0, np.pi / 2, np.pi, -np.pi / 2)  # of what stands with its back to the wall at -z, -x, +z, +x
 
 
@@ -110,12 +110,11 @@ def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) 
     {"living": _living, "kitchen": _kitchen, "office": _office, "bedroom": _bedroom, "corridor": _corridor}[kind](room)
     for _ in range(room.extra):  # large rooms are for more than one purpose
         rng.choice([_living, _kitchen, _office, _dining_place])(room)
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.7, 0.25, 0.05])) + room.extra):
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.9, 0.08, 0.02])) + room.extra):
         wall = f.partition(rng, room.height)
         room.put(wall, room.anywhere(wall))
     _people(room, staging)
-    _bits(room, int(rng.integers(1, 6)))
-    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[rng.choice(["across", "down", "close"], p=[0.45, 0.37, 0.18])]
+    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[rng.choice(["across", "down", "close"], p=[0.45, 0.33, 0.22])]
     targets = room.tops if view is not ACROSS and room.tops else room.targets
     if view is not CLOSE:
         targets = targets + [np.array([rng.uniform(-0.7, 0.7) * half[0], -rng.uniform(0, 0.6), rng.uniform(-0.7, 0.7) * half[1]])]
@@ -167,7 +166,7 @@ def _shell(room: Room, kind: str) -> np.ndarray:
             piece.box((0, -high / 2, 0), (wide, high / 2, 0.004), _wall(rng))
         piece.box((0, -0.05, 0.006), (wide, 0.05, 0.008), skirting)
     lit = np.array([0.0, -1.5, z])
-    for number in range(int(rng.integers(3, 9))):
+    for number in range(int(rng.integers(2, 6))):
         wall = int(rng.integers(4))
         yaw, (wide, off) = WALL_YAW[wall], (x, z) if wall % 2 == 0 else (z, x)
         out, along = np.array([-np.sin(yaw), 0, -np.cos(yaw)]), np.array([np.cos(yaw), 0, -np.sin(yaw)])
