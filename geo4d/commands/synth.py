@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="scene split: scene i of a seed is always the same; default: 0")
     parser.add_argument("--frames", type=int, default=None, help="frames a clip, at 24 a second; default: 32")
     parser.add_argument("--size", type=int, nargs=2, default=None, metavar=("H", "W"), help="pixels; default: 256 384")
+    parser.add_argument(
+        "--detail", choices=("plain", "lifelike"), default=None, help="simple bodies, or furnished rooms and traffic; default: plain"
+    )
     parser.add_argument("--sheet", action="store_true", help="write contact_sheet.png of 16 scenes as well")
     group = parser.add_argument_group("benchmark", "sixty clips that are the same wherever they are built")
     group.add_argument("--benchmark", default=None, metavar="VERSION", help="v1; frames, sizes and seeds are its own")
@@ -32,11 +35,12 @@ def run(args: argparse.Namespace) -> None:
 
     out, bars = Path(args.out), Bars(hidden=args.quiet)
     seed, frames = (default if value is None else value for value, default in ((args.seed, 0), (args.frames, 32)))
+    detail = args.detail or "plain"
     num, size = 4 if args.num is None and args.benchmark is None else args.num, tuple(args.size or (256, 384))
     if (num is not None and num < 1) or frames < 1 or min(size) < 8:
         raise ConfigError(f"synth needs at least 1 clip, 1 frame and 8 pixels a side; got {num}, {frames} and {size}.")
     if args.benchmark is not None:
-        given = [f"--{name}" for name in ("seed", "frames", "size") if getattr(args, name) is not None] + ["--sheet"] * args.sheet
+        given = [f"--{name}" for name in ("seed", "frames", "size", "detail") if getattr(args, name) is not None] + ["--sheet"] * args.sheet
         if given:
             raise ConfigError(f"{given[0]} would do nothing here: a benchmark has clips of its own; leave it out.")
         _benchmark(args, out, num)
@@ -47,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if args.sheet:
         register(out, FOLDER_KIND, [SHEET])
     for index in range(num):
-        write_clip(out / f"{index:05d}", scene_seed(seed, index), frames=frames, size=size)
+        write_clip(out / f"{index:05d}", scene_seed(seed, index), frames=frames, size=size, detail=detail)
         bars("clips", index + 1, num)
     if args.sheet:
-        write_contact_sheet(out / SHEET, [scene_seed(seed, index) for index in range(16)])
+        write_contact_sheet(out / SHEET, [scene_seed(seed, index) for index in range(16)], detail=detail)
     logging.getLogger("geo4d").info("Wrote %s: rgb.mp4, depth.npy, intrinsics.npy, cam_to_world.npy, ... for each clip", out)
 
 

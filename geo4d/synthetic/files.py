@@ -20,23 +20,25 @@ from geo4d.scene import Clip
 from geo4d.scene.arrays import map_array
 from geo4d.scene.atomic import whole_folder
 from geo4d.synthetic.render import FPS, render_clips
+from geo4d.synthetic.world import LIFELIKE, Detail, SceneConfig
 
 ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
 FOLDER_KIND, SHEET = "clips", "contact_sheet.png"
 CLIP_FILE = "clip.json"  # what a clip was rendered from, in its folder
+CONFIGS: dict[Detail, SceneConfig] = {"plain": SceneConfig(), "lifelike": LIFELIKE}
 LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres and in units of the image's longer side
 
 
-def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int]) -> None:
+def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], detail: Detail = "plain") -> None:
     """Writes rgb.mp4, one .npy for each kind of truth and clip.json; a folder that exists is complete and stays.
 
-    Raises InputError if the folder holds a clip of another seed, length or size, or the place cannot be written.
+    Raises InputError if the folder holds a clip of another seed, length, size or detail, or the place cannot be written.
     """
-    entry = {"seed": str(seed), "frames": frames, "size": list(size)}
+    entry = {"seed": str(seed), "frames": frames, "size": list(size), "detail": detail}
     if folder.exists():
         _require_same(folder, entry)
     else:
-        clip = render_clips([seed], num_frames=frames, size=size).map(lambda x: x[0])
+        clip = render_clips([seed], num_frames=frames, size=size, config=CONFIGS[detail]).map(lambda x: x[0])
         save_clip(folder, clip, extra={CLIP_FILE: json.dumps(entry, indent=1) + "\n"})
 
 
@@ -44,6 +46,7 @@ def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
     """Raises InputError unless the folder holds the clip of that entry."""
     try:
         found = json.loads((folder / CLIP_FILE).read_text()) if (folder / CLIP_FILE).is_file() else _guess_entry(folder, entry)
+        found.setdefault("detail", "plain")  # before there was another
         changed = [key for key in entry if found.get(key) != entry[key]]
     except (OSError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{folder} holds no clip of geo4d synth that can be read; remove it, or choose another --out.") from error
@@ -92,9 +95,11 @@ def write_lossless(path: Path, frames: np.ndarray) -> None:
         container.mux([packet for picture in (*pictures, None) for packet in stream.encode(picture)])
 
 
-def write_contact_sheet(path: Path, seeds: list[int], *, size: tuple[int, int] = (128, 192), columns: int = 4) -> None:
+def write_contact_sheet(
+    path: Path, seeds: list[int], *, size: tuple[int, int] = (128, 192), columns: int = 4, detail: Detail = "plain"
+) -> None:
     """One frame of each scene, colour above depth (near is warm, sky is black)."""
-    clips = render_clips(seeds, num_frames=1, size=size)
+    clips = render_clips(seeds, num_frames=1, size=size, config=CONFIGS[detail])
     tiles = [torch.cat([clips.rgb[i, 0], torch.from_numpy(_colour(clips, i))]) for i in range(len(seeds))]
     rows = [torch.cat(tiles[i : i + columns], dim=1) for i in range(0, len(tiles), columns)]
     Image.fromarray(torch.cat(rows).mul(255).round().byte().numpy()).quantize(256).save(path, optimize=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
+from geo4d.synthetic.finish import FINISH, FINISH_LENGTH, FINISH_STARTS
 
 
 class Shape(IntEnum):
@@ -76,6 +77,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []
+        self._finishes: list[np.ndarray] = []
         self._shapes: list[int] = []
         self.protected: list[bool] = []  # structures that the camera may come near to
         self._instances = 0
@@ -86,13 +88,17 @@ class Builder:
         return self._instances
 
     def add(self, shape: Shape, *, structure: bool = False, **columns: object) -> None:
-        """Adds one primitive; columns that are not named are 0 (the tilt is the identity, a texture has scale 1)."""
-        row = np.zeros(ROW_LENGTH, dtype=np.float32)
+        """Adds one primitive; columns, those of its finish too, are 0 if not named (the tilt is the identity, a texture has scale 1)."""
+        row, finish = np.zeros(ROW_LENGTH, dtype=np.float32), np.zeros(FINISH_LENGTH, dtype=np.float32)
         row[_STARTS["tilt"] : _STARTS["tilt"] + 9] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
         row[_STARTS["texture_scale"]] = 1.0
         for name, value in columns.items():
-            row[_STARTS[name] : _STARTS[name] + COLUMNS[name]] = value
+            if name in FINISH:
+                finish[FINISH_STARTS[name] : FINISH_STARTS[name] + FINISH[name]] = value
+            else:
+                row[_STARTS[name] : _STARTS[name] + COLUMNS[name]] = value
         self._rows.append(row)
+        self._finishes.append(finish)
         self._shapes.append(int(shape))
         self.protected.append(structure)
 
@@ -100,16 +106,30 @@ class Builder:
         """Rows (n, ROW_LENGTH) and shapes (n,)."""
         return np.stack(self._rows), np.array(self._shapes)
 
+    def finishes(self) -> np.ndarray:
+        """Rows of FINISH (n, FINISH_LENGTH), in the order of `build`."""
+        return np.stack(self._finishes)
+
 
 def stack(worlds: list[tuple[np.ndarray, np.ndarray]]) -> Primitives:
     """Pads worlds to the same number of primitives, shape by shape, so that a slot holds one shape in all worlds."""
-    most = [max(int((shapes == shape).sum()) for _, shapes in worlds) for shape in Shape]
+    rows, padded = _pad([rows for rows, _ in worlds], [shapes for _, shapes in worlds])
+    return Primitives(rows, padded)
+
+
+def stack_finishes(finishes: list[np.ndarray], worlds: list[tuple[np.ndarray, np.ndarray]]) -> Float[Tensor, "b n r"]:
+    """Finishes in the slots that `stack` gives their primitives."""
+    return _pad(finishes, [shapes for _, shapes in worlds])[0]
+
+
+def _pad(rows: list[np.ndarray], shapes: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    most = [max(int((each == shape).sum()) for each in shapes) for shape in Shape]
     starts = np.cumsum([0, *most])
-    rows = np.zeros((len(worlds), starts[-1], ROW_LENGTH), dtype=np.float32)
-    padded = np.full((len(worlds), starts[-1]), -1, dtype=np.int64)
-    for i, (world_rows, shapes) in enumerate(worlds):
+    out = np.zeros((len(rows), starts[-1], rows[0].shape[1]), dtype=np.float32)
+    padded = np.full((len(rows), starts[-1]), -1, dtype=np.int64)
+    for i, (own, own_shapes) in enumerate(zip(rows, shapes, strict=True)):
         for shape in Shape:
-            chosen = world_rows[shapes == shape]
-            rows[i, starts[shape] : starts[shape] + len(chosen)] = chosen
+            chosen = own[own_shapes == shape]
+            out[i, starts[shape] : starts[shape] + len(chosen)] = chosen
             padded[i, starts[shape] : starts[shape] + len(chosen)] = int(shape)
-    return Primitives(torch.from_numpy(rows), torch.from_numpy(padded))
+    return torch.from_numpy(out), torch.from_numpy(padded)

@@ -13,10 +13,13 @@ from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays_cam
 from geo4d.geometry.rigid import invert_rigid, relative_to_first
 from geo4d.scene import Clip
 from geo4d.synthetic.film import FilmStyle, develop
-from geo4d.synthetic.intersect import cast, local_normal
+from geo4d.synthetic.intersect import cast
+from geo4d.synthetic.lens import Lens, expose
 from geo4d.synthetic.motion import CameraPaths, camera_to_scene, is_moving, shape_to_world
-from geo4d.synthetic.primitives import Primitives, stack
-from geo4d.synthetic.shading import Lights, Surface, albedo, light_reaches, shade
+from geo4d.synthetic.pixels import Group, Stage, View, picked, render_view
+from geo4d.synthetic.primitives import Primitives, stack, stack_finishes
+from geo4d.synthetic.shading import Lights
+from geo4d.synthetic.studio import Studio
 from geo4d.synthetic.worlds import SceneConfig, World, sample_world
 
 FPS = 24.0
@@ -28,6 +31,23 @@ def scene_seed(split: int, index: int) -> int:
     return int(np.random.SeedSequence([split, index]).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
+def _moved(group: Group, device: torch.device | str) -> Group:
+    return type(group)(**{f.name: getattr(group, f.name).to(device) for f in fields(group)})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Lifelike:
+    """What lifelike worlds have beside the rest."""
+
+    finish: Float[Tensor, "b n r"]
+    studio: Studio
+    lens: Lens
+
+    def to(self, device: torch.device | str) -> Lifelike:
+        """Moves everything."""
+        return Lifelike(self.finish.to(device), _moved(self.studio, device), _moved(self.lens, device))
+
+
 @dataclass(frozen=True)
 class Batch:
     """Worlds stacked for rendering."""
@@ -36,12 +56,12 @@ class Batch:
     cameras: CameraPaths
     lights: Lights
     style: FilmStyle
+    lifelike: Lifelike | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves everything."""
-        lights = Lights(**{f.name: getattr(self.lights, f.name).to(device) for f in fields(Lights)})
-        style = FilmStyle(**{f.name: getattr(self.style, f.name).to(device) for f in fields(FilmStyle)})
-        return Batch(self.parts.to(device), self.cameras.to(device), lights, style)
+        lifelike = None if self.lifelike is None else self.lifelike.to(device)
+        return Batch(self.parts.to(device), self.cameras.to(device), _moved(self.lights, device), _moved(self.style, device), lifelike)
 
 
 def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
@@ -54,8 +74,17 @@ def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
     def columns(rows: list[dict[str, object]], kind: type) -> dict[str, Tensor]:
         return {f.name: torch.tensor(np.array([row[f.name] for row in rows]), dtype=torch.float32) for f in fields(kind)}
 
+    built = [world.builder.build() for world in worlds]
+    lifelike = None
+    if config.detail == "lifelike":
+        lifelike = Lifelike(
+            finish=stack_finishes([world.builder.finishes() for world in worlds], built),
+            studio=Studio(**columns([world.studio for world in worlds], Studio)),
+            lens=Lens(**columns([world.lens for world in worlds], Lens)),
+        )
     return Batch(
-        parts=stack([world.builder.build() for world in worlds]),
+        lifelike=lifelike,
+        parts=stack(built),
         cameras=CameraPaths(**columns([world.camera for world in worlds], CameraPaths)),
         lights=Lights(**columns([{**world.light, **look} for world, look in zip(worlds, looks, strict=True)], Lights)),
         style=FilmStyle(**columns(looks, FilmStyle)),
@@ -112,8 +141,11 @@ def render_clips(
     shape = (len(seeds), num_frames, *size)
     depth = pieces["depth"].reshape(shape)
     sky = ~depth.isfinite()
+    light = pieces["colour"].reshape(*shape, 3)
+    if batch.lifelike is not None:
+        light = expose(light, depth, batch.lifelike.lens, (batch.cameras, time, intrinsics[..., 0, 0]), seeds)
     return Clip(
-        rgb=develop(pieces["colour"].reshape(*shape, 3), batch.style, seeds),
+        rgb=develop(light, batch.style, seeds),
         depth=torch.where(sky, 0.0, depth),
         valid=~sky,
         sky=sky,
@@ -162,55 +194,15 @@ def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tens
     """All frames of all clips, a chunk at a time."""
     clips, frames = placed[0].shape[:2]
     clip_of = torch.arange(clips, device=placed[0].device).repeat_interleave(frames)
-    flat = tuple(tensor.flatten(0, 1) for tensor in placed)
+    intrinsics, poses, transforms = (tensor.flatten(0, 1) for tensor in placed)
     moving = is_moving(batch.parts)
     chunk = max(1, CHUNK_PIXELS // (size[0] * size[1]))
-    pieces = [
-        _render_chunk(batch, config, moving, clip_of[i : i + chunk], tuple(t[i : i + chunk] for t in flat), size)  # type: ignore[arg-type]
-        for i in range(0, clips * frames, chunk)
-    ]
+    pieces = []
+    for i in range(0, clips * frames, chunk):
+        own, some = clip_of[i : i + chunk], slice(i, i + chunk)
+        scene = (transforms[some], batch.parts["size"][own], batch.parts.shapes[own])
+        view = View(intrinsics[some], poses[some], size, config.far, config.shadows, config.smooth_edges)
+        parts = Primitives(batch.parts.rows[own], batch.parts.shapes[own])
+        lifelike = None if batch.lifelike is None else (batch.lifelike.finish[own], picked(batch.lifelike.studio, own))
+        pieces.append(render_view(view, Stage(parts, scene, moving[own], picked(batch.lights, own), lifelike)))
     return {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
-
-
-def _render_chunk(
-    batch: Batch,
-    config: SceneConfig,
-    moving: Tensor,
-    clip_of: Tensor,
-    placed: tuple[Tensor, Tensor, Tensor],
-    size: tuple[int, int],
-) -> dict[str, Tensor]:
-    intrinsics, poses, transforms = placed
-    rows, shapes, sizes = batch.parts.rows[clip_of], batch.parts.shapes[clip_of], batch.parts["size"][clip_of]
-    parts = Primitives(rows, shapes)
-    lights = Lights(**{f.name: getattr(batch.lights, f.name)[clip_of] for f in fields(Lights)})
-    directions = pixel_rays_cam(intrinsics, *size).flatten(1, 2) @ poses[:, :3, :3].mT
-    eye = poses[:, None, :3, 3]
-    t, winner = cast(directions, eye, transforms, sizes, shapes)
-    sky = ~(t < config.far)
-    depth = torch.where(sky, torch.inf, t)
-    t = torch.where(sky, config.far, t)
-    points = eye + t[..., None] * directions
-    pick = winner.clamp_min(0)
-
-    def take(values: Tensor) -> Tensor:
-        return torch.gather(values, 1, pick.reshape(*pick.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
-
-    rotation, centre = take(transforms[..., :3, :3].flatten(2)).unflatten(-1, (3, 3)), take(transforms[..., :3, 3])
-    local = ((points - centre)[..., None, :] @ rotation)[..., 0, :]
-    normal = (rotation @ local_normal(local, take(sizes), take(shapes))[..., None])[..., 0]
-    normal = torch.nn.functional.normalize(normal, dim=-1)
-    normal = torch.where((normal * directions).sum(-1, keepdim=True) > 0, -normal, normal)
-    names = ("texture", "texture_scale", "colour0", "colour1")
-    footprint = t / intrinsics[:, 0, 0, None]
-    surface = Surface(
-        points, normal, albedo(local, {name: take(parts[name]) for name in names}, footprint), take(parts["specular"]), t, sky
-    )
-    scene = (transforms, sizes, shapes)
-    lit = light_reaches(surface, lights, scene, size) if config.shadows else torch.ones_like(t)
-    return {
-        "colour": shade(surface, eye, directions, lights, lit),
-        "depth": depth,
-        "instance": torch.where(sky, -1, take(parts["instance"]).long()),
-        "dynamic": take(moving[clip_of]) & ~sky,
-    }

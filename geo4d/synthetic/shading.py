@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.synthetic.intersect import cast
+from geo4d.synthetic.intersect import Squares, cast, cast_bundle
 from geo4d.synthetic.textures import look_up
 
 SHADOW_LIFT = 0.02  # metres along the normal
@@ -84,16 +84,27 @@ def sky_colour(directions: Float[Tensor, "f p 3"], lights: Lights) -> Float[Tens
     return base + (0.95 - base) * cover[..., None]
 
 
-def light_reaches(surface: Surface, lights: Lights, scene: tuple[Tensor, Tensor, Tensor], grid: tuple[int, int]) -> Float[Tensor, "f p"]:
+def light_reaches(
+    points: Float[Tensor, "f p 3"],
+    normals: Float[Tensor, "f p 3"],
+    lights: Lights,
+    scene: tuple[Tensor, Tensor, Tensor],
+    grid: tuple[int, int],
+    *,
+    bundled: bool = False,
+) -> Float[Tensor, "f p"]:
     """1 where the light is in view; found on every second pixel each way and spread to its neighbours."""
     height, width = grid
-    lifted = (surface.points + SHADOW_LIFT * surface.normals).unflatten(1, grid)[:, ::2, ::2]
+    lifted = (points + SHADOW_LIFT * normals).unflatten(1, grid)[:, ::2, ::2]
     small = lifted.shape[1:3]
     origins = lifted.flatten(1, 2)
     towards = lights.position[:, None] - origins
     distance = towards.norm(dim=-1, keepdim=True)
     towards = towards * (SHADOW_REACH / distance).clamp_max(1.0)
-    t, _ = cast(towards, origins, *scene)
+    if bundled:
+        t, _ = cast_bundle(towards, origins, scene, Squares.around((origins, towards), scene, lights.position, small))
+    else:
+        t, _ = cast(towards, origins, *scene)
     lit = (t > 1.0).float().unflatten(1, small)[:, None]
     lit = torch.nn.functional.interpolate(lit, size=(small[0] * 2, small[1] * 2), mode="bilinear", align_corners=False)
     return lit[:, 0, :height, :width].flatten(1)

@@ -1,47 +1,20 @@
 """Random worlds: rooms, open ground with buildings, trees and hills, streets; things that stand, drift, bounce and walk.
 
-All draws come from the scene's own generator. y points down and the ground is y = 0, so "up" is negative.
+All draws come from the scene's own generator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from geo4d.synthetic.figures import add_car, add_figure, add_table, add_thing, add_tree
+from geo4d.synthetic.lifelike.makers import sample_lifelike
 from geo4d.synthetic.looks import Look, paint
 from geo4d.synthetic.primitives import Builder, Shape
-from geo4d.synthetic.staging import CameraStyle, Staging, add_movers
+from geo4d.synthetic.staging import Staging, add_movers
+from geo4d.synthetic.world import DENSE_SECONDS, PATH_SECONDS, SceneConfig, World, camera_track, draw_camera, keeps_clear
 
-CLEARANCE = 0.45  # metres between the camera and anything that is not a structure
-PATH_SECONDS = np.linspace(0.0, 9.0, 19)
-DENSE_SECONDS = np.linspace(0.0, 9.0, 181)  # for what is fast
-
-
-@dataclass(frozen=True)
-class SceneConfig:
-    """The distribution of worlds."""
-
-    indoor_share: float = 0.4
-    outdoor_share: float = 0.35  # the rest are streets
-    field_of_view_deg: tuple[float, float] = (35.0, 100.0)
-    far: float = 80.0  # what is beyond is sky
-    shadows: bool = True
-    compression: bool = True  # half of the clips lose detail as a compressed video does
-    staging: Staging = field(default_factory=Staging)
-
-
-@dataclass
-class World:
-    """One scene: its primitives, camera numbers and light."""
-
-    kind: str
-    builder: Builder
-    camera: dict[str, np.ndarray | float]
-    light: dict[str, np.ndarray | float]
-    room: tuple[float, float, float] | None = None  # half width, height, half depth
-    extras: dict[str, float] = field(default_factory=dict)
+__all__ = ["SceneConfig", "World", "sample_world"]
 
 
 def sample_world(seed: int, config: SceneConfig) -> World:
@@ -49,73 +22,19 @@ def sample_world(seed: int, config: SceneConfig) -> World:
     rng = np.random.default_rng(seed)
     kind = rng.choice(["indoor", "outdoor", "street"], p=_shares(config))
     builder = Builder()
-    maker = {"indoor": _indoor, "outdoor": _outdoor, "street": _street}[kind]
-    world = maker(rng, builder, config.staging)
+    if config.detail == "lifelike":
+        world = sample_lifelike(kind, rng, builder, config.staging)
+    else:
+        world = {"indoor": _indoor, "outdoor": _outdoor, "street": _street}[kind](rng, builder, config.staging)
     world.camera["field_of_view"] = np.deg2rad(rng.uniform(*config.field_of_view_deg))
     if config.staging.movers:
         track = camera_track(world.camera, DENSE_SECONDS)
-        add_movers(np.random.default_rng([seed, 2]), config.staging, world, lambda place, radius: _free(place, radius, track), track)
+        add_movers(np.random.default_rng([seed, 2]), config.staging, world, lambda place, radius: keeps_clear(place, radius, track), track)
     return world
 
 
 def _shares(config: SceneConfig) -> list[float]:
     return [config.indoor_share, config.outdoor_share, 1 - config.indoor_share - config.outdoor_share]
-
-
-def _camera(
-    rng: np.random.Generator, *, height: float, reach: float, style: CameraStyle | None = None, walk: float = 0.0
-) -> dict[str, np.ndarray | float]:
-    """A camera at the origin that looks along +z; `reach` bounds how far it travels, `walk` how far it walks ahead."""
-    camera: dict[str, np.ndarray | float] = {
-        "base": np.array([0.0, -height, 0.0]),
-        "velocity": np.zeros(3),
-        "sway": np.zeros(3),
-        "sway_rate": rng.uniform(0.3, 0.9),
-        "sway_phase": rng.uniform(0, 2 * np.pi),
-        "radius": 0.0,
-        "yaw": rng.normal() * 0.15,
-        "yaw_rate": 0.0,
-        "yaw_swing": 0.0,
-        "pitch": rng.normal() * 0.1 - 0.06 * min(height, 3.0),
-        "roll": rng.normal() * 0.02,
-        "shake_position": rng.uniform(0.0, 0.03),
-        "shake_angle": rng.uniform(0.0, 0.02),
-        "shake_phase": rng.uniform(0, 2 * np.pi, (6, 3)),
-    }
-    style = style or rng.choice(["handheld", "orbit", "dolly", "pan", "static"], p=[0.3, 0.2, 0.25, 0.15, 0.1])
-    if style == "handheld":
-        camera |= {"sway": rng.normal(size=3) * reach * np.array([0.3, 0.08, 0.3]), "yaw_swing": rng.normal() * 0.25}
-        camera |= {"shake_position": rng.uniform(0.01, 0.06), "shake_angle": rng.uniform(0.01, 0.05)}
-    elif style == "orbit":
-        camera |= {"radius": rng.uniform(0.5, 1.0) * reach, "yaw_rate": rng.choice([-1, 1]) * rng.uniform(0.08, 0.3)}
-        camera["base"] = np.array([0.0, -height, float(camera["radius"])])
-    elif style == "dolly":
-        direction = rng.uniform(-np.pi, np.pi)
-        camera["sway"] = reach * rng.uniform(0.3, 0.9) * np.array([np.sin(direction), 0.1 * rng.normal(), np.cos(direction)])
-        camera["sway_phase"] = rng.choice([0.0, np.pi]) + rng.normal() * 0.4
-    elif style == "pan":
-        camera |= {"yaw_swing": rng.choice([-1, 1]) * rng.uniform(0.2, 0.6), "sway": rng.normal(size=3) * 0.08 * reach}
-    elif style == "walk":
-        camera |= {"velocity": np.array([0.0, 0.0, walk / PATH_SECONDS[-1] * rng.uniform(0.7, 1.0)]), "yaw_swing": rng.normal() * 0.2}
-        camera |= {"shake_position": rng.uniform(0.01, 0.04), "shake_angle": rng.uniform(0.01, 0.03)}
-    else:
-        camera |= {"shake_position": 0.0, "shake_angle": 0.0}
-    return camera
-
-
-def camera_track(camera: dict[str, np.ndarray | float], seconds: np.ndarray = PATH_SECONDS) -> np.ndarray:
-    """Rough positions (k, 3) of the camera over the longest clip, without the shake."""
-    t = seconds[:, None]
-    yaw = camera["yaw"] + camera["yaw_rate"] * t + camera["yaw_swing"] * np.sin(camera["sway_rate"] * t)
-    ahead = np.concatenate([np.sin(yaw), 0 * yaw, np.cos(yaw)], axis=1)
-    wave = np.sin(camera["sway_rate"] * t + camera["sway_phase"])
-    return camera["base"] + camera["velocity"] * t + camera["sway"] * wave - camera["radius"] * ahead
-
-
-def _free(position: np.ndarray, radius: float, track: np.ndarray) -> bool:
-    """Whether a thing of this horizontal radius keeps clear of the camera's path."""
-    distance = np.linalg.norm(track[:, [0, 2]] - np.asarray(position)[[0, 2]], axis=1)
-    return bool(distance.min() > radius + CLEARANCE)
 
 
 def _motion(rng: np.random.Generator, *, scale: float, chance: float) -> tuple[dict[str, object], float]:
@@ -138,7 +57,7 @@ def _indoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wor
     half_x, half_z, height = rng.uniform(1.8, 5.0), rng.uniform(2.2, 6.0), rng.uniform(2.3, 3.6)
     camera_z = -half_z * rng.uniform(0.35, 0.7)
     reach = min(1.5, 0.5 * half_x, 0.5 * (half_z + camera_z))
-    camera = _camera(rng, height=rng.uniform(0.9, 1.8), reach=reach, style=staging.camera, walk=2 * reach)
+    camera = draw_camera(rng, height=rng.uniform(0.9, 1.8), reach=reach, style=staging.camera, walk=2 * reach)
     centre = np.array([rng.uniform(-0.25, 0.25) * half_x, 0.0, -camera_z])
     track = camera_track(camera)
     wall_look = paint(rng, Look(texture_scale=(0.15, 1.5), contrast=0.35, bright=True))
@@ -172,13 +91,13 @@ def _furnish(
         if reach > min(room[0], room[2]):
             continue
         place = centre + [rng.uniform(-1, 1) * (room[0] - reach), 0, rng.uniform(-1, 1) * (room[2] - reach)]
-        if not _free(place, reach, track):
+        if not keeps_clear(place, reach, track):
             continue
         choice = rng.random()
         if choice < 0.25:
             add_table(rng, builder, place, width=size, height=rng.uniform(0.4, 0.9))
             add_thing(rng, builder, place - [0, rng.uniform(0.4, 0.9), 0], rng.uniform(0.15, 0.4), {})
-        elif choice < 0.4 and not still and _free(place, 0.9, track) and min(room[0], room[2]) > 2.0:
+        elif choice < 0.4 and not still and keeps_clear(place, 0.9, track) and min(room[0], room[2]) > 2.0:
             add_figure(rng, builder, place, circle=rng.uniform(0.3, 0.6))
         elif choice < 0.6:
             look = paint(rng, Look(contrast=0.5))
@@ -224,7 +143,7 @@ def _building(rng: np.random.Generator, builder: Builder, place: np.ndarray, hal
 
 def _outdoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     height = rng.uniform(1.0, 2.2) if rng.random() < 0.75 else rng.uniform(2.2, 7.0)
-    camera = _camera(rng, height=height, reach=rng.uniform(0.6, 2.5), style=staging.camera, walk=11.0)
+    camera = draw_camera(rng, height=height, reach=rng.uniform(0.6, 2.5), style=staging.camera, walk=11.0)
     track = camera_track(camera)
     _ground(rng, builder)
     _hills(rng, builder, 3)
@@ -232,7 +151,7 @@ def _outdoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wo
         angle, distance = rng.uniform(-1.0, 1.0), rng.uniform(12, 50)
         place = distance * np.array([np.sin(angle), 0, np.cos(angle)])
         half = np.array([rng.uniform(2, 6), rng.uniform(1.5, 6), rng.uniform(2, 6)])
-        if _free(place, float(half.max()) * 1.4, track):
+        if keeps_clear(place, float(half.max()) * 1.4, track):
             _building(rng, builder, place, half, rng.uniform(0, np.pi))
     for _ in range(rng.integers(5, 12)):
         distance = float(np.exp(rng.uniform(np.log(2.0), np.log(30.0))))
@@ -240,20 +159,20 @@ def _outdoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wo
         place = distance * np.array([np.sin(angle), 0, np.cos(angle)])
         size = rng.uniform(0.4, 1.6)
         moving, travel = _motion(rng, scale=1.5, chance=0.0 if staging.is_still else 0.35)
-        if not _free(place, size * 0.75 + travel + 0.6, track):
+        if not keeps_clear(place, size * 0.75 + travel + 0.6, track):
             continue
         choice = rng.random()
-        if choice < 0.28 and _free(place, 2.3, track):
+        if choice < 0.28 and keeps_clear(place, 2.3, track):
             add_tree(rng, builder, place)
         elif choice < 0.5 and not staging.is_still:
-            add_figure(rng, builder, place, circle=rng.uniform(0.4, 1.5) if _free(place, 2.2, track) else 0.1)
+            add_figure(rng, builder, place, circle=rng.uniform(0.4, 1.5) if keeps_clear(place, 2.2, track) else 0.1)
         else:
             add_thing(rng, builder, place - [0, 0.8 * (rng.random() < 0.12), 0], size, moving)
     return World("outdoor", builder, camera, _sun(rng))
 
 
 def _street(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
-    camera = _camera(rng, height=rng.uniform(1.1, 2.0), reach=0.5)
+    camera = draw_camera(rng, height=rng.uniform(1.1, 2.0), reach=0.5)
     speed = rng.uniform(*staging.speed) if rng.random() < 0.8 or staging.camera == "drive" else 0.0
     camera |= {"velocity": np.array([0, 0, speed]), "sway": np.zeros(3), "radius": 0.0, "yaw_rate": 0.0}
     camera |= {"base": np.array([rng.uniform(-1.5, 1.5), -rng.uniform(1.1, 2.0), 0.0]), "yaw": rng.normal() * 0.06}

@@ -1,5 +1,7 @@
 """The renderer's truth is true: points seen in one frame are where the truth says in another."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from geo4d.cli import main
 from geo4d.errors import ConfigError, InputError
 from geo4d.geometry.camera import project, unproject
 from geo4d.geometry.rigid import invert_rigid, transform_points
-from geo4d.synthetic import SceneConfig, render_clips, render_motion, scene_seed
+from geo4d.synthetic import LIFELIKE, SceneConfig, render_clips, render_motion, scene_seed
 from geo4d.synthetic.files import CLIP_FILE, write_clip, write_contact_sheet
 
 SEEDS = [scene_seed(31, i) for i in range(6)]
@@ -154,3 +156,15 @@ def test_the_command_does_not_take_other_clips_for_its_own(tmp_path, capsys):
     assert "00000 holds a clip of seed" in error and error.count("\n") == 1
     assert main(["synth", "--benchmark", "v1", "--out", str(tmp_path), "--seed", "0", "-q"]) == 2
     assert "--seed would do nothing here" in capsys.readouterr().err
+
+
+def test_the_command_writes_lifelike_clips_and_tells_them_from_plain_ones(tmp_path, capsys):
+    words = ["synth", "--out", str(tmp_path), "--num", "1", "--frames", "2", "--size", "16", "24", "-q"]
+    assert main([*words, "--detail", "lifelike"]) == 0 and main([*words, "--detail", "lifelike"]) == 0
+    assert json.loads((tmp_path / "00000" / CLIP_FILE).read_text())["detail"] == "lifelike"
+    clip = render_clips([scene_seed(0, 0)], num_frames=2, size=(16, 24), config=LIFELIKE)
+    assert np.array_equal(np.load(tmp_path / "00000" / "depth.npy"), clip.depth[0].numpy())
+    assert main(words) == 2
+    assert "00000 holds a clip of detail lifelike, asked for plain" in capsys.readouterr().err
+    assert main(["synth", "--benchmark", "v1", "--out", str(tmp_path / "b"), "--detail", "lifelike", "-q"]) == 2
+    assert "--detail would do nothing here" in capsys.readouterr().err
