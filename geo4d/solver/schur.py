@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense matrix is the faster one
+TOGETHER = 4  # groups whose entries are summed at once, where the matrix is sparse
 GROUP = 192  # points that are eliminated together: products are large enough to run fast, and few cameras see them all
 
 
@@ -60,17 +61,22 @@ class PointElimination:
         """
         size = coupling.shape[1]
         unknowns = size * self.num_cameras
-        parts = [(self._indices(group.camera, size), self._product(group, coupling, by_inverse)) for group in self._groups]
         if unknowns <= DENSE_UNKNOWNS:
             total = np.zeros((unknowns, unknowns))
-            for index, block in parts:
-                total[np.ix_(index, index)] += block
+            for group in self._groups:
+                index = self._indices(group.camera, size)
+                total[np.ix_(index, index)] += self._product(group, coupling, by_inverse)
             return total
-        rows = [np.repeat(index, len(index)) for index, _ in parts]
-        columns = [np.tile(index, len(index)) for index, _ in parts]
-        values = np.concatenate([np.zeros(0), *(block.ravel() for _, block in parts)])
-        none = np.zeros(0, int)
-        return sparse.csr_array((values, (np.concatenate([none, *rows]), np.concatenate([none, *columns]))), shape=(unknowns, unknowns))
+        found = sparse.csr_array((unknowns, unknowns))
+        for first in range(0, len(self._groups), TOGETHER):  # neighbours overlap: summed soon, they take little memory
+            parts = []
+            for group in self._groups[first : first + TOGETHER]:
+                index = self._indices(group.camera, size).astype(np.int32)
+                where = np.repeat(index, len(index)), np.tile(index, len(index))
+                parts.append((self._product(group, coupling, by_inverse).ravel(), *where))
+            values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+            found = found + sparse.csr_array((values, (rows, columns)), shape=(unknowns, unknowns))
+        return found
 
     @staticmethod
     def _indices(camera: np.ndarray, size: int) -> np.ndarray:

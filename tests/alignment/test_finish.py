@@ -98,9 +98,11 @@ def test_covariances_are_of_the_final_cameras(case) -> None:
 
 
 def test_what_moves_is_found_on_the_final_scene(case) -> None:
+    """Nothing moves: the depth alone has much move; points that the final cameras explain know better."""
     _, _, _, before, after = case
-    np.testing.assert_array_equal(after.dynamic, find_motion(replace(after, dynamic=None)))
-    assert not np.array_equal(after.dynamic, before.dynamic)
+    by_depth = find_motion(replace(after, dynamic=None))
+    said = [float((dynamic > 0.5).mean()) for dynamic in (before.dynamic, by_depth, after.dynamic)]
+    assert said[1] > 0.1 and said[2] < 0.01, said
 
 
 def test_windows_are_judged_by_the_final_cameras(case) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.alignment.bundle.adjust import QUICK, Solution, camera_covariance, solve_bundle
+from geo4d.alignment.bundle.adjust import QUICK, Solution, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import State, misfit, residuals, track_square
-from geo4d.alignment.bundle.starts import TrackedVideo
+from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import chosen, thinned
 from geo4d.alignment.bundle.worth import worth_of
@@ -46,6 +46,7 @@ class Adjusted:
     warning: str | None = None
     video: TrackedVideo | None = None
     solution: Solution | None = None
+    uncertainty: Uncertainty | None = None
     gain: float = 0.0  # share of the misfit by which a camera that travels is better than one that only rotates
 
     @property
@@ -60,8 +61,8 @@ class Adjusted:
 
     def covariance(self, log_scale: float) -> Float[Tensor, "t 6 6"]:
         """Of each camera's rotation (radians, about the world's axes) and centre in the alignment's unit; the first one is exact."""
-        assert self.video is not None and self.solution is not None
-        found, _ = camera_covariance(self.video.evidence, self.solution)
+        assert self.video is not None and self.uncertainty is not None
+        found = self.uncertainty.cameras
         unit = torch.tensor([1.0] * 3 + [self.video.unit * math.exp(-log_scale)] * 3, dtype=torch.float64)
         return found * unit[:, None] * unit
 
@@ -141,16 +142,16 @@ def adjust_cameras(
         return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    focal_sigma = camera_covariance(video.evidence, solution)[1]
-    known = focal_sigma < UNKNOWN_FOCAL * video.log_focal_sigma
+    uncertainty = video.uncertainty(solution)
+    known = uncertainty.log_focal_sigma < UNKNOWN_FOCAL / math.sqrt(video.evidence.focal_weight)
     report |= {
         "used": True,
         "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5),
-        "focal_log_sigma": round(focal_sigma, 4),
+        "focal_log_sigma": round(uncertainty.log_focal_sigma, 4),
         "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
         "zooms": choice.zooms,
     }
-    return Adjusted(report, None, video, solution, choice.gain)
+    return Adjusted(report, None, video, solution, uncertainty, choice.gain)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:

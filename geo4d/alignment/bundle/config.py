@@ -22,7 +22,7 @@ class ViewsConfig:
     least_shared: int = 24  # points that two frames share, from which they say something of each other: three times what is needed
     least_noise: float = 3e-5  # of a followed position: no follower is better
     usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
-    widest_noise: float = 3e-3  # beyond that nothing is followed
+    widest_noise: float = 5e-3  # beyond that nothing is followed
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class BundleConfig:
     travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
     believed: float = 0.5  # weight of a track from which it counts as static
     moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
+    all_covariances: int = 250  # frames up to which the covariances of all cameras are worked out together
     independent_frames: float = 2.0  # observations of a track that count as independent in covariances
 
     def __post_init__(self) -> None:

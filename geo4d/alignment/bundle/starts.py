@@ -12,10 +12,12 @@ import torch
 from torch.nn.functional import normalize, pad
 
 from geo4d._typing import Bool, Float, Tensor
+from geo4d.alignment.bundle.adjust import Solution, camera_covariance
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import Evidence, State
 from geo4d.alignment.bundle.mapping import Map, starting_pairs, triangulate
 from geo4d.alignment.bundle.motion import Motion
+from geo4d.alignment.bundle.system import BundleSystem, Free
 from geo4d.alignment.bundle.views import Views, choose_keyframes, tracking_noise
 from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.pnp import solve_pnp
@@ -28,6 +30,14 @@ from geo4d.solver.robust import Loss
 AT_ONCE = 256  # cameras that are placed together
 NEAREST = 1e-3  # least depth, in median depths
 ROBUST = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How far a solution may be off."""
+
+    cameras: Float[Tensor, "t 6 6"]  # covariance of rotation (radians, about the world's axes) and centre
+    log_focal_sigma: float
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,25 @@ class TrackedVideo:
             frames = torch.tensor(some)
             slopes = e.pixel[index] / math.exp(log_focal)
             poses[frames] = solve_pnp(poses[frames], solved.points[e.point[index]], weight, slopes, rounds=20)[0]
+
+    def uncertainty(self, solution: Solution) -> Uncertainty:
+        """Of a solution of all frames. In long videos it is that of the keyframes, and of each camera between against the points it sees.
+
+        Little is lost: a track counts as the same few observations, however many frames it is seen in.
+        """
+        frames = len(solution.state.centre)
+        if frames <= self.config.all_covariances:
+            return Uncertainty(*camera_covariance(self.evidence, solution))
+        at, state = self.keyframes, solution.state
+        key = State(state.rotation[at], state.centre[at], state.log_focal[at], state.points)
+        found, log_focal_sigma = camera_covariance(self.at(at).evidence, replace(solution, state=key))
+        right = np.searchsorted(at, np.arange(frames)).clip(1, len(at) - 1)
+        share = torch.from_numpy((np.arange(frames) - at[right - 1]) / (at[right] - at[right - 1]))[:, None, None]
+        between = torch.lerp(found[right - 1], found[right], share)
+        of_frame = BundleSystem(self.evidence, state, solution.sigma, solution.track_weight, Free()).cameras[:, :6, :6]
+        alone = torch.linalg.inv(of_frame + torch.eye(6, dtype=torch.float64))  # a camera that sees nothing is off by a unit
+        alone[at] = 0.0
+        return Uncertainty(between + alone, log_focal_sigma)
 
     def _between(self, solved: State) -> Float[Tensor, "t 4 4"]:
         """Cameras of all frames, interpolated between those of the keyframes."""

@@ -19,6 +19,7 @@ from geo4d.geometry.rotation import skew
 from geo4d.solver.robust import Loss
 
 CAMERA = 7  # unknowns of one: rotation, centre, log focal length
+ROWS = 32_768  # observations whose products are taken at once
 AT_ONCE = 64  # cameras whose covariances are solved for together
 
 
@@ -57,16 +58,19 @@ class BundleSystem:
         """`sigma` is the size of a typical residual, `tracks` (n,) the weight of each track."""
         self.evidence, self.state, self.free = evidence, state, free
         self.elimination = evidence.elimination(state)
+        frames, points, couplings = len(state.centre), len(state.points), len(self.elimination.point)
+        self.cameras, self.camera_gradient = _zeros(frames, CAMERA, CAMERA), _zeros(frames, CAMERA)
+        self.points, self.point_gradient = _zeros(points, 3, 3), _zeros(points, 3)
+        coupling, entry = _zeros(couplings, CAMERA, 3), torch.from_numpy(self.elimination.entry)
         rows, right, frame, point = self._rows(sigma, tracks)
-        size = CAMERA + 3
-        blocks, pull = rows.mT @ rows, (rows.mT @ right[..., None])[..., 0]  # (k, 10, 10), (k, 10)
-        frames, points = len(state.centre), len(state.points)
-        self.cameras = _sums(frame, blocks[:, :CAMERA, :CAMERA], frames)
-        self.camera_gradient = _sums(frame, pull[:, :CAMERA], frames)
-        self.points = _sums(point, blocks[:, CAMERA:, CAMERA:], points)
-        self.point_gradient = _sums(point, pull[:, CAMERA:], points)
-        entry = torch.from_numpy(self.elimination.entry)
-        self.coupling = _sums(entry, blocks[:, :CAMERA, CAMERA:size], len(self.elimination.point)).numpy()
+        for some in torch.arange(len(frame)).split(ROWS):  # products take several times the memory of what they are of
+            blocks, pull = rows[some].mT @ rows[some], (rows[some].mT @ right[some, :, None])[..., 0]  # (k, 10, 10), (k, 10)
+            self.cameras.index_add_(0, frame[some], blocks[:, :CAMERA, :CAMERA])
+            self.camera_gradient.index_add_(0, frame[some], pull[:, :CAMERA])
+            self.points.index_add_(0, point[some], blocks[:, CAMERA:, CAMERA:])
+            self.point_gradient.index_add_(0, point[some], pull[:, CAMERA:])
+            coupling.index_add_(0, entry[some], blocks[:, :CAMERA, CAMERA:])
+        self.coupling = coupling.numpy()
         self.matrix, self.gradient = self._of_cameras()
 
     def _rows(self, sigma: float, tracks: Tensor) -> tuple[Float[Tensor, "k 2 10"], Float[Tensor, "k 2"], Tensor, Tensor]:
@@ -210,6 +214,10 @@ class BundleSystem:
         if not (np.isfinite(blocks).all() and variance > 0):
             return None
         return 0.5 * (blocks + blocks.transpose(0, 2, 1)), math.sqrt(variance)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
 
 
 def _sums(index: Tensor, values: Float[Tensor, "k *s"], count: int) -> Float[Tensor, "n *s"]:
