@@ -22,7 +22,6 @@ from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import chosen, thinned
 from geo4d.alignment.bundle.worth import worth_of
 from geo4d.alignment.cameras import Cameras
-from geo4d.alignment.finish.moving import FollowedPoints
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
 from geo4d.geometry.resample import nearest_pixel
@@ -36,6 +35,15 @@ UNKNOWN_FOCAL = 0.8  # of what was known of the focal length beforehand, from wh
 STILL_DEG = 0.05  # and
 STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
 CLEAR = 4.0  # times the gain that is asked for, from which a camera travels beyond doubt
+
+
+@dataclass(frozen=True)
+class FollowedPoints:
+    """Where tracks were seen, and how far the cameras explain them."""
+
+    frame: np.ndarray  # (m,)
+    position: np.ndarray  # (m, 2), x and y from 0 to 1
+    is_static: np.ndarray  # (m,) weight of the track: near 1 it stands still, near 0 it moves
 
 
 @dataclass(frozen=True)

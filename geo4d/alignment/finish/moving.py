@@ -11,13 +11,13 @@ explain pixels stand still, around one that they do not they move.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn.functional import max_pool2d, pad
 
 from geo4d._typing import Bool, Float, Tensor
+from geo4d.alignment.bundle.choose import FollowedPoints
 from geo4d.alignment.finish.config import MovingConfig
 from geo4d.geometry.camera import project, unproject
 from geo4d.geometry.pixels import pixel_grid
@@ -25,15 +25,6 @@ from geo4d.geometry.resample import nearest_pixel
 from geo4d.scene import Reconstruction
 
 FAR = 4.0  # log depth that stands for sky
-
-
-@dataclass(frozen=True)
-class FollowedPoints:
-    """Where tracks were seen, and how far the cameras explain them."""
-
-    frame: np.ndarray  # (m,)
-    position: np.ndarray  # (m, 2), x and y from 0 to 1
-    is_static: np.ndarray  # (m,) weight of the track: near 1 it stands still, near 0 it moves
 
 
 @torch.no_grad()
