@@ -11,6 +11,7 @@ import numpy as np
 SCALE = 1000.0  # OpenCV's tolerances are made for pixels
 CONFIDENCE = 0.999  # that a sample without a wrong match was drawn: samples are cheap
 SAMPLES = 2000  # at most
+FARTHEST = 1e4  # baselines: OpenCV's own limit of 50 would take far points for points behind
 LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
 
 
@@ -49,7 +50,8 @@ def consensus_camera(
         return None
     if essential is None or essential.shape != (3, 3):
         return None
-    _, rotation, translation, ahead = cv2.recoverPose(essential, SCALE * source, SCALE * target, intrinsics, mask=agree.copy())
+    both = SCALE * source, SCALE * target
+    _, rotation, translation, ahead, _ = cv2.recoverPose(essential, *both, intrinsics, distanceThresh=FARTHEST, mask=agree.copy())
     return rotation, translation[:, 0], agree[:, 0] > 0, ahead[:, 0] > 0
 
 

@@ -7,6 +7,7 @@ Levenberg-Marquardt with an acceptance test; points are eliminated by their 3x3 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,9 +31,7 @@ class Solution:
     summary: Summary
 
 
-def solve_bundle(
-    evidence: Evidence, state: State, *, iterations: int = 40, free: Free | None = None, damping: Damping = DAMPING
-) -> Solution:
+def solve_bundle(evidence: Evidence, state: State, *, iterations: int, free: Free | None = None, damping: Damping = DAMPING) -> Solution:
     """The state of least robust cost that is found from a start; scales are measured anew after each step that is taken."""
     found = minimise(_Bundle(evidence, free or Free()), state, iterations=iterations, damping=damping)
     sigma, tracks = found.fixed
@@ -76,6 +75,7 @@ def camera_covariance(evidence: Evidence, solution: Solution, free: Free | None 
     """
     frames, c = len(solution.state.centre), evidence.config
     weight = solution.track_weight * (c.independent_frames / evidence.length.clamp_min(1)).clamp_max(1.0)
+    evidence = replace(evidence, config=replace(c, focal_evidence=math.inf))  # observations are reduced already
     found = BundleSystem(evidence, solution.state, solution.sigma, weight, free or Free()).covariance()
     if found is None:
         return torch.full((frames, 6, 6), torch.nan, dtype=torch.float64), float("nan")

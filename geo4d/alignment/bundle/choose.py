@@ -1,6 +1,6 @@
 """Cameras and focal length by what the pixels show (followed points): which of several solutions, and whether it is worth taking.
 
-The network's depth makes a initial guess of every tracked point and holds what parallax does not determine (a camera that only rotates, or
+The network's depth makes an initial guess of every tracked point and holds what parallax does not determine (a camera that only rotates, or
 stands still); bundle adjustment does the rest. Where there is too little to go by, the cameras stay as they were.
 """
 
@@ -116,8 +116,8 @@ def adjust_cameras(
     report: dict[str, Any] = {"tracks": tracks.num_tracks, "observations": len(tracks.track)}
     if priors.cam_to_world is not None:
         return _unused(report, "the cameras were given")
-    if priors.ignore is not None:
-        tracks = _outside(tracks, np.asarray(priors.ignore).astype(bool))
+    keep = np.ones(len(tracks.track), bool) if priors.ignore is None else _outside(tracks, np.asarray(priors.ignore).astype(bool))
+    tracks = chosen(tracks, keep)
     if frames < 2 or len(tracks.track) < config.min_observations * frames:
         return _unused(report, "too few points could be followed", warn=True)
     if not log_depth.isfinite().any():
@@ -144,14 +144,14 @@ def adjust_cameras(
         "gain": round(choice.gain, 3),
         "gain_over_network": round(choice.gain_over_network, 3),
     }
-    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(video)):
+    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(choice.key)):
         return _unused(report, "the network's cameras explain the points about as well as any")
-    if worth.explained < config.least_explained or worth.beyond_chance < 0:
+    if worth.explained < (config.surely_explained if worth.beyond_chance < 0 else config.least_explained):
         return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    uncertainty = video.uncertainty(solution)
-    known = uncertainty.log_focal_sigma < UNKNOWN_FOCAL / math.sqrt(video.evidence.focal_weight)
+    uncertainty = video.uncertainty(solution, Free("each" if choice.zooms else "shared"))
+    known = uncertainty.log_focal_sigma < UNKNOWN_FOCAL * video.log_focal_sigma
     report |= {
         "used": True,
         "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5),
@@ -167,15 +167,15 @@ def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjus
     return Adjusted({**report, "used": False, "unused_because": reason}, warning)
 
 
-def _outside(tracks: Tracks, ignore: np.ndarray) -> Tracks:
-    """Without observations on ignored pixels."""
+def _outside(tracks: Tracks, ignore: np.ndarray) -> np.ndarray:
+    """Which observations are not on ignored pixels."""
     row, column = nearest_pixel(tracks.position, tracks.source_size, ignore.shape[1:])
-    return chosen(tracks, ~ignore[tracks.frame, row, column])
+    return ~ignore[tracks.frame, row, column]
 
 
 def _chance(video: TrackedVideo) -> float:
     """Share of the misfit that free cameras save even of pure noise: unknowns by what is left of the observations."""
-    left = 2 * len(video.evidence.point) - 3 * video.tracks.num_tracks
+    left = 2 * len(video.evidence.point) - 3 * int((video.evidence.length > 0).sum())
     return (6 * video.tracks.num_frames + 1) / max(left, 1)
 
 
@@ -184,6 +184,7 @@ class _Choice:
     """The best camera that travels, the best that only rotates, and which of both."""
 
     video: TrackedVideo
+    key: TrackedVideo = field(init=False)  # its keyframes
     solution: Solution = field(init=False)
     travels: bool = True
     gain: float = 0.0
@@ -191,13 +192,16 @@ class _Choice:
     zooms: bool = False
     misfits: dict[str, float] = field(default_factory=dict)  # of the keyframes by each start, from 0 to 1
 
+    def __post_init__(self) -> None:
+        self.key = self.video.at(self.video.keyframes)
+
     def solve(self) -> _Choice:
         """On the keyframes, from several starts; the best then for all frames.
 
         The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to them. A camera
         that travels always fits a little better than one that only rotates; it must explain `travel_gain` of the misfit beyond that.
         """
-        key, config = self.video.at(self.video.keyframes), self.video.config
+        key, config = self.key, self.video.config
         fitted = self._quick(key, key.lifted(), Free(focal="held", cameras=False))
         solved = [self._quick(key, fitted.state, Free())]
         for number, state in enumerate(key.maps()):
@@ -207,15 +211,13 @@ class _Choice:
             if agreed or number + 1 == config.mapping.most_starts:
                 break
         fits = self._misfits(key, solved)
-        best = solved[int(np.argmin(fits))]
         self.misfits = {"network": round(fits[0], 3)} | {f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)}
-        still = self._rotation_only(key, best)
-        sigma = min(best.sigma, still.sigma)
-        self.gain = self._saved(key, still.state, best.state, sigma)
+        best, travel_zooms = self._zoomed(key, solved[int(np.argmin(fits))], travels=True)
+        still, still_zooms = self._zoomed(key, self._rotation_only(key, best), travels=False)
+        self.gain = self._saved(key, still, best)
         self.travels = self.gain > config.travel_gain
-        taken = best if self.travels else still
-        self.gain_over_network = self._saved(key, fitted.state, taken.state, taken.sigma)
-        taken = self._zoomed(key, taken)
+        taken, self.zooms = (best, travel_zooms) if self.travels else (still, still_zooms)
+        self.gain_over_network = self._saved_of_explained(key, fitted, taken)
         start = self.video.extended(taken.state, travels=self.travels)
         free = Free("each" if self.zooms else "shared", travels=self.travels)
         self.solution = solve_bundle(self.video.evidence.smooth_like(start), start, iterations=config.iterations, free=free)
@@ -229,23 +231,33 @@ class _Choice:
             return "travels" if float((state.centre - state.centre[0]).norm(dim=1).max()) > STILL else "stands still"
         return "turns only" if math.degrees(turned) > STILL_DEG else "stands still"
 
-    def _zoomed(self, key: TrackedVideo, solution: Solution) -> Solution:
+    def _zoomed(self, key: TrackedVideo, solution: Solution, *, travels: bool) -> tuple[Solution, bool]:
         """With a focal length of each keyframe, if that explains what one for all does not; given ones stay in their ratio."""
         if key.intrinsics_given:
-            return solution
-        zoomed = self._quick(key, solution.state, Free("each", travels=self.travels))
-        self.zooms = self._saved(key, solution.state, zoomed.state, min(solution.sigma, zoomed.sigma)) > self.video.config.zoom_gain
-        return zoomed if self.zooms else solution
+            return solution, False
+        zoomed = self._quick(key, solution.state, Free("each", travels=travels))
+        zooms = self._saved(key, solution, zoomed) > self.video.config.zoom_gain
+        return (zoomed, True) if zooms else (solution, False)
 
     def _misfits(self, key: TrackedVideo, solutions: list[Solution]) -> list[float]:
         """By one scale for all: misfits at different scales cannot be compared."""
         sigma = min(solution.sigma for solution in solutions)
         return [misfit(key.evidence, solution.state, sigma) for solution in solutions]
 
-    def _saved(self, key: TrackedVideo, before: State, after: State, sigma: float) -> float:
+    def _saved(self, key: TrackedVideo, before: Solution, after: Solution) -> float:
         """By how much the misfit before exceeds that after, relative to the latter."""
-        first, second = (misfit(key.evidence, state, sigma) for state in (before, after))
+        sigma = min(before.sigma, after.sigma)
+        first, second = (misfit(key.evidence, solution.state, sigma) for solution in (before, after))
         return first / max(second, 1e-12) - 1
+
+    def _saved_of_explained(self, key: TrackedVideo, before: Solution, after: Solution) -> float:
+        """The same of the tracks that either of both explains: what moves neither does, and it must not hide the difference."""
+        sigma, e = min(before.sigma, after.sigma), key.evidence
+        reach = (e.config.track_width * sigma) ** 2
+        square = torch.stack([track_square(e, residuals(e, s.state).pixel.square().sum(1)) / reach for s in (before, after)])
+        weight = e.length * (square.min(dim=0).values < 1)
+        first, second = ((weight * each / (1 + each)).sum() for each in square)
+        return float(first / second.clamp_min(1e-12)) - 1
 
     def _quick(self, key: TrackedVideo, state: State, free: Free) -> Solution:
         """A solve that need only be good enough to choose."""
@@ -257,7 +269,6 @@ class _Choice:
         found: list[Solution] = []
         for rotation in (key.rotations_alone(), solution.state.rotation):
             found.append(self._quick(key, key.lifted(rigid(rotation, still)), Free(travels=False)))
-            sigma = min(solution.sigma, found[0].sigma)
-            if self._saved(key, found[0].state, solution.state, sigma) > CLEAR * self.video.config.travel_gain:
+            if self._saved(key, found[0], solution) > CLEAR * self.video.config.travel_gain:
                 break
         return found[int(np.argmin(self._misfits(key, found)))]

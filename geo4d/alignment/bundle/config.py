@@ -69,7 +69,7 @@ class BundleConfig:
     typical: float = 1.2  # typical size of a residual, in medians
     smoothness: float = 3e5  # largest weight of squared accelerations of centres and rotations: they matter where points say little
     roughness: float = 2.0  # typical accelerations of the keyframes' solution, that are expected
-    focal_evidence: float = 700.0  # observations, as which all together count against what is known of the focal length
+    focal_evidence: float = 300.0  # observations, as which all together count against what is known of the focal length
     zoom_sigma: float = 0.01  # of the log focal length from frame to frame, where it may change
     iterations: int = 20  # steps of the last solve
     start_iterations: int = 15  # of those that choose a start
@@ -81,6 +81,7 @@ class BundleConfig:
     # whether it is worth it
     min_observations: int = 12  # of believed tracks in the typical frame
     least_explained: float = 0.15  # of the observations, by tracks that fit the solution: less is no world, whatever chance says
+    surely_explained: float = 0.4  # the same, from which it is one even where tracks are too short to tell it from chance
     least_gain: float = 0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
     chances: float = 6.0  # and how many times what so many unknowns save by chance
     zoom_gain: float = 0.15  # of the misfit, which a focal length that changes must save

@@ -39,6 +39,7 @@ class Map:
     views: Views
     frames: np.ndarray  # (k,) the keyframes
     log_focal: float
+    log_focal_sigma: float  # of what is known of it beforehand
     noise: float
     config: BundleConfig
     cam_to_world: dict[int, np.ndarray] = field(default_factory=dict)  # by number of the keyframe
@@ -148,7 +149,7 @@ class Map:
         """Observations, and next to nothing else; lengths are in an arbitrary unit."""
         none, nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
         observed = torch.from_numpy(point), torch.from_numpy(camera), torch.from_numpy(pixel)
-        return Evidence(*observed, none, none, nothing, nothing, self.prior_log_focal, self.config.log_focal_sigma, self.noise, self.config)
+        return Evidence(*observed, none, none, nothing, nothing, self.prior_log_focal, self.log_focal_sigma, self.noise, self.config)
 
 
 def triangulate(

@@ -174,8 +174,8 @@ class TrackedVideo:
         step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
         return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
 
-    def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None, scale: float = 1.0) -> State:
-        """Points at the network's depth times `scale` where they are first seen; cameras the network's unless others are given."""
+    def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None) -> State:
+        """Points at the network's depth where they are first seen; cameras the network's unless others are given."""
         e = self.evidence
         if poses is None:
             poses = self.cameras.cam_to_world.clone()
@@ -185,7 +185,7 @@ class TrackedVideo:
         rays = torch.cat([e.pixel[first] / math.exp(log_focal), torch.ones(len(first), 1, dtype=torch.float64)], dim=1)
         pose = poses[e.frame[first]]
         points = torch.zeros(self.num_points, 3, dtype=torch.float64)
-        local = scale * self.network_depth[0][first, None] * rays
+        local = self.network_depth[0][first, None] * rays
         points[e.point[first]] = (pose[:, :3, :3] @ local[..., None])[..., 0] + pose[:, :3, 3]
         focal = torch.full((len(poses),), log_focal, dtype=torch.float64)
         return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), focal, points)
@@ -194,7 +194,7 @@ class TrackedVideo:
         """Cameras and points from the tracks alone, of these frames as keyframes, by several starts; in the network's unit."""
         c, e, frames = self.config, self.evidence, np.arange(self.tracks.num_frames)
         for pair in starting_pairs(self.views, frames, self.focal, self.noise, c.mapping):
-            grown = Map(self.views, frames, e.log_focal, self.noise, c).grow(pair)
+            grown = Map(self.views, frames, e.log_focal, self.log_focal_sigma, self.noise, c).grow(pair)
             yield self._in_unit(grown)
 
     def _in_unit(self, grown: Map) -> State:
@@ -253,17 +253,17 @@ class TrackedVideo:
             slopes = e.pixel[index] / math.exp(log_focal)
             poses[frames] = solve_pnp(poses[frames], solved.points[e.point[index]], weight, slopes, rounds=20)[0]
 
-    def uncertainty(self, solution: Solution) -> Uncertainty:
+    def uncertainty(self, solution: Solution, free: Free) -> Uncertainty:
         """Of a solution of all frames. In long videos it is that of the keyframes, and of each camera between against the points it sees.
 
         Little is lost: a track counts as the same few observations, however many frames it is seen in.
         """
         frames = len(solution.state.centre)
         if frames <= self.config.all_covariances:
-            return Uncertainty(*camera_covariance(self.evidence, solution))
+            return Uncertainty(*camera_covariance(self.evidence, solution, free))
         at, state = self.keyframes, solution.state
         key = State(state.rotation[at], state.centre[at], state.log_focal[at], state.points)
-        found, log_focal_sigma = camera_covariance(self.at(at).evidence, replace(solution, state=key))
+        found, log_focal_sigma = camera_covariance(self.at(at).evidence, replace(solution, state=key), free)
         right = np.searchsorted(at, np.arange(frames)).clip(1, len(at) - 1)
         share = torch.from_numpy((np.arange(frames) - at[right - 1]) / (at[right] - at[right - 1]))[:, None, None]
         between = torch.lerp(found[right - 1], found[right], share)

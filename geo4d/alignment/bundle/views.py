@@ -103,7 +103,8 @@ def thinned(tracks: Tracks, config: ViewsConfig) -> Tracks:
 
 
 def chosen(tracks: Tracks, keep: np.ndarray) -> Tracks:
-    """Some observations, without the tracks of which less than two are left; the rest are numbered anew."""
+    """Some observations in the order of the frames, without the tracks of which less than two are left; the rest are numbered anew."""
     keep = keep & (np.bincount(tracks.track[keep], minlength=tracks.num_tracks)[tracks.track] > 1)
-    _, track = np.unique(tracks.track[keep], return_inverse=True)
-    return replace(tracks, track=track.astype(np.int32), frame=tracks.frame[keep], position=tracks.position[keep])
+    rows = np.flatnonzero(keep)[np.argsort(tracks.frame[keep], kind="stable")]
+    _, track = np.unique(tracks.track[rows], return_inverse=True)
+    return replace(tracks, track=track.astype(np.int32), frame=tracks.frame[rows], position=tracks.position[rows])
