@@ -220,7 +220,7 @@ def test_the_solve_finds_its_way_back_with_few_steps():
     step = 0.01 * normal(CAMERA * FRAMES + 3 * POINTS, seed=5)
     step[: CAMERA * FRAMES].view(FRAMES, CAMERA)[:, 6] = 0.01  # the same for all
     step[:6] = 0  # the world
-    found = solve_bundle(evidence, moved(truth, step))
+    found = solve_bundle(evidence, moved(truth, step), iterations=40)
     assert found.summary.converged and found.summary.steps < 25
     # the depth priors hold the unit only weakly, but exactly
     torch.testing.assert_close(found.state.centre, truth.centre, rtol=0, atol=1e-4)
@@ -260,7 +260,7 @@ def test_covariances_are_those_of_simulated_noise():
 
 def test_fewer_independent_frames_say_less():
     evidence, truth = scene(points=40)
-    solution = solve_bundle(simulated(evidence, truth, 3e-4, 0), truth)
+    solution = solve_bundle(simulated(evidence, truth, 3e-4, 0), truth, iterations=40)
     each = [camera_covariance(told(evidence, independent_frames=count), solution)[0][1:] for count in (1.0, 2.0, 5.0, 50.0)]
     for wide, narrow in pairwise(each[:3]):
         assert float(torch.linalg.eigvalsh(wide - narrow).min()) > 0

@@ -16,6 +16,8 @@ from geo4d.alignment.bundle.evidence import Evidence, residuals
 from geo4d.alignment.depth.config import CorrectionConfig
 from geo4d.solver.robust import Loss
 
+FARTHEST = 1e6  # median depths: a point beyond is as good as at infinity
+
 
 def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig) -> np.ndarray:
     """Standard deviation of each point's log distance from where it was first seen, the cameras taken for exact."""
@@ -33,12 +35,13 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
     np.add.at(information, point, np.einsum("m,mij,mik->mjk", weight, jacobian, jacobian))
     first = evidence.prior_frame[: len(length)]
     ray = (state.points - state.centre[first]).numpy()
-    distance = np.linalg.norm(ray, axis=1)
-    information += (1e-6 / np.maximum(distance, 1e-6) ** 2)[:, None, None] * np.eye(3)
-    ray = ray / np.maximum(distance, 1e-6)[:, None]
+    distance = np.linalg.norm(ray, axis=1).clip(1e-6, FARTHEST)
+    # by the distance: a point that lies anywhere has a system that can be solved
+    information = np.nan_to_num(information * distance[:, None, None] ** 2, posinf=0.0) + 1e-6 * np.eye(3)
+    ray = np.nan_to_num(ray / distance[:, None])
     variance = np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)
     variance[~(variance > 0)] = np.inf  # beyond the precision of the inverse: undetermined
-    return np.sqrt(variance) / np.maximum(distance, 1e-6)
+    return np.sqrt(variance)
 
 
 def depth_field(
