@@ -216,12 +216,20 @@ class _Choice:
         still, still_zooms = self._zoomed(key, self._rotation_only(key, best), travels=False)
         self.gain = self._saved(key, still, best)
         self.travels = self.gain > config.travel_gain
-        taken, self.zooms = (best, travel_zooms) if self.travels else (still, still_zooms)
-        self.gain_over_network = self._saved_of_explained(key, fitted, taken)
-        start = self.video.extended(taken.state, travels=self.travels)
-        free = Free("each" if self.zooms else "shared", travels=self.travels)
-        self.solution = solve_bundle(self.video.evidence.smooth_like(start), start, iterations=config.iterations, free=free)
+        self._finish((best, travel_zooms) if self.travels else (still, still_zooms), fitted)
+        if self.travels and worth_of(self.video.evidence, self.solution.state, travels=True).beyond_chance < 0:
+            self.travels = False  # chance would find such a way too
+            self._finish((still, still_zooms), fitted)
         return self
+
+    def _finish(self, taken: tuple[Solution, bool], fitted: Solution) -> None:
+        """All frames, from a solution of the keyframes and whether it zooms."""
+        solution, self.zooms = taken
+        self.gain_over_network = self._saved_of_explained(self.key, fitted, solution)
+        start = self.video.extended(solution.state, travels=self.travels)
+        free = Free("each" if self.zooms else "shared", travels=self.travels)
+        evidence = self.video.evidence.smooth_like(start)
+        self.solution = solve_bundle(evidence, start, iterations=self.video.config.iterations, free=free)
 
     def says(self) -> str:
         """What the camera does, in words."""
