@@ -144,10 +144,10 @@ def adjust_cameras(
         "gain": round(choice.gain, 3),
         "gain_over_network": round(choice.gain_over_network, 3),
     }
-    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(choice.key)):
-        return _unused(report, "the network's cameras explain the points about as well as any")
     if worth.explained < (config.surely_explained if worth.beyond_chance < 0 else config.least_explained):
         return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
+    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(choice.key)):
+        return _unused(report, "the network's cameras explain the points about as well as any")
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
     uncertainty = video.uncertainty(solution, Free("each" if choice.zooms else "shared"))
