@@ -15,19 +15,21 @@ FARTHEST = 1e4  # baselines: OpenCV's own limit of 50 would take far points for 
 LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
 
 
-def consensus_fundamental(source: np.ndarray, target: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`."""
+def consensus_fundamental(
+    source: np.ndarray, target: np.ndarray, *, threshold: float, scale: float = SCALE, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`; `scale` makes pixels of the unit."""
     import cv2
 
     if len(source) < LEAST_EPIPOLAR:
         return None
     try:
-        found, agree = cv2.findFundamentalMat(SCALE * source, SCALE * target, cv2.USAC_MAGSAC, SCALE * threshold, CONFIDENCE, SAMPLES)
+        found, agree = cv2.findFundamentalMat(scale * source, scale * target, cv2.USAC_MAGSAC, scale * threshold, confidence, SAMPLES)
     except cv2.error:  # raised where no sample of the matches has a geometry
         return None
     if found is None or found.shape != (3, 3):
         return None
-    unit = np.diag([SCALE, SCALE, 1.0])
+    unit = np.diag([scale, scale, 1.0])
     return unit @ found @ unit, agree[:, 0] == 1
 
 

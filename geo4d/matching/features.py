@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geo4d.errors import ConfigError
+from geo4d.geometry.consensus import consensus_fundamental
 
 SIFT_SIZE = 128  # numbers of a descriptor
 
@@ -120,7 +121,10 @@ def match_features(
     if len(first) < config.min_matches:
         return None
     known, seen = source.position[first], target.position[second]
-    fundamental, keep = _epipolar_inliers(known, seen, config)
+    found = consensus_fundamental(known, seen, threshold=config.max_epipolar, scale=1.0, confidence=config.confidence)
+    if found is None:
+        return None
+    fundamental, keep = found
     least = max(config.min_matches, config.min_share * len(keep))
     for _ in range(config.passes):
         if keep.sum() < least:
@@ -162,20 +166,6 @@ def _nearest_both_ways(first: np.ndarray, second: np.ndarray, config: FeatureCon
     second_best = np.minimum(np.partition(square, 1, axis=1)[:, 1], np.partition(square, 1, axis=0)[1][forward])
     keep = (backward[forward] == rows) & (best < config.ratio**2 * second_best) & (second_best > config.min_distance)
     return rows[keep], forward[keep]
-
-
-def _epipolar_inliers(source: np.ndarray, target: np.ndarray, config: FeatureConfig) -> tuple[np.ndarray, np.ndarray]:
-    """A fundamental matrix and the matches (m,) that obey it: none where they have no geometry at all."""
-    import cv2
-
-    none = np.zeros((3, 3)), np.zeros(len(source), bool)
-    try:
-        fundamental, inlier = cv2.findFundamentalMat(source, target, cv2.USAC_MAGSAC, config.max_epipolar, config.confidence)
-    except cv2.error:  # raised where no sample of the matches has a geometry
-        return none
-    if fundamental is None or fundamental.shape != (3, 3):
-        return none
-    return fundamental, inlier[:, 0] == 1
 
 
 def _coherent(source: np.ndarray, target: np.ndarray, config: FeatureConfig) -> np.ndarray:
