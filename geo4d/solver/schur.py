@@ -67,7 +67,7 @@ class PointElimination:
                 index = self._indices(group.camera, size)
                 total[np.ix_(index, index)] += self._product(group, coupling, by_inverse)
             return total
-        found = sparse.csr_array((unknowns, unknowns))
+        shape, sums = (unknowns, unknowns), []
         for first in range(0, len(self._groups), TOGETHER):  # neighbours overlap: summed soon, they take little memory
             parts = []
             for group in self._groups[first : first + TOGETHER]:
@@ -75,8 +75,10 @@ class PointElimination:
                 where = np.repeat(index, len(index)), np.tile(index, len(index))
                 parts.append((self._product(group, coupling, by_inverse).ravel(), *where))
             values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-            found = found + sparse.csr_array((values, (rows, columns)), shape=(unknowns, unknowns))
-        return found
+            sums.append(sparse.csr_array((values, (rows, columns)), shape=shape))
+        while len(sums) > 1:  # in pairs: the whole is not copied for each part
+            sums = [sum(sums[k + 1 : k + 2], start=sums[k]) for k in range(0, len(sums), 2)]
+        return sums[0] if sums else sparse.csr_array(shape)
 
     @staticmethod
     def _indices(camera: np.ndarray, size: int) -> np.ndarray:

@@ -10,10 +10,11 @@ from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, relative_ate, scene
 
 from geo4d.alignment import Priors
 from geo4d.alignment.bundle.choose import Adjusted, adjust_cameras
-from geo4d.alignment.bundle.config import BundleConfig, ViewsConfig
+from geo4d.alignment.bundle.config import BundleConfig, MappingConfig, ViewsConfig
 from geo4d.alignment.bundle.starts import TrackedVideo
 from geo4d.alignment.bundle.views import Views, choose_keyframes, thinned, tracking_noise
 from geo4d.alignment.draft import Draft
+from geo4d.errors import ConfigError
 from geo4d.metrics.pose import pose_metrics
 from geo4d.scene import Tracks
 
@@ -178,3 +179,18 @@ def test_rotations_are_as_good_as_before_where_the_network_is_right() -> None:
     found = adjusted(guess(24, poses=poses), tracks)
     result = found.cameras(0.0).cam_to_world.numpy() if found.is_used else poses
     assert pose_metrics(result, poses).rpe_rotation_deg < 0.15
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        (ViewsConfig, "cells"),
+        (ViewsConfig, "keyframe_gap"),
+        (ViewsConfig, "least_noise"),
+        (MappingConfig, "most_starts"),
+        (MappingConfig, "growth"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused(settings: type, number: str) -> None:
+    with pytest.raises(ConfigError, match=number):
+        settings(**{number: type(getattr(settings(), number))(0)})

@@ -88,8 +88,7 @@ class Adjusted:
         e = self.video.evidence
         length = residuals(e, self.solution.state).pixel.norm(dim=1)
         believed = self.solution.track_weight[e.point] > self.video.config.believed
-        frames = range(self.video.tracks.num_frames)
-        each = [length[believed & (e.frame == frame)] for frame in frames]
+        each = [length[rows][believed[rows]] for rows in self.video.views.rows]
         return torch.stack([some.median() if len(some) else length.new_zeros(()) for some in each])
 
 

@@ -24,6 +24,17 @@ class ViewsConfig:
     usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
     widest_noise: float = 5e-3  # beyond that nothing is followed
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if min(self.cells, self.most_in_cell, self.keyframe_gap) < 1 or self.least_shared < 8:
+            raise ConfigError("bundle.views needs cells, most_in_cell and keyframe_gap of 1 or more, and least_shared >= 8.")
+        if not (
+            0 < self.least_noise <= self.usual_noise <= self.widest_noise and self.keyframe_motion > 0 and 0 <= self.keyframe_shared <= 1
+        ):
+            raise ConfigError(
+                "bundle.views needs 0 < least_noise <= usual_noise <= widest_noise, keyframe_motion above 0, keyframe_shared from 0 to 1."
+            )
+
 
 @dataclass(frozen=True)
 class MappingConfig:
@@ -45,6 +56,13 @@ class MappingConfig:
     free_focal_from: int = 5  # cameras, from which the focal length is adjusted with them
     most_starts: int = 4  # maps that are tried
     same: float = 0.05  # of the misfit, within which two maps are the same, and no other is tried
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if min(self.gaps, default=0) < 1 or min(self.most_starts, self.local) < 1 or self.growth <= 1:
+            raise ConfigError("bundle.mapping needs gaps, most_starts and local of 1 or more, and growth above 1.")
+        if min(self.agreement, self.enough_angle_deg) <= 0 or min(self.least_shared, self.least_ahead, self.least_seen) < 6:
+            raise ConfigError("bundle.mapping needs agreement and enough_angle_deg above 0, and at least 6 points that agree.")
 
 
 @dataclass(frozen=True)

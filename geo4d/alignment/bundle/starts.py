@@ -221,7 +221,7 @@ class TrackedVideo:
         poses, log_focal = self._between(solved), float(solved.log_focal.mean())
         seen = torch.zeros(self.num_points, dtype=torch.bool)
         seen[torch.from_numpy(self.views.point[np.isin(self.views.frame, keyframes)])] = True
-        between = [frame for frame in range(len(poses)) if frame not in set(keyframes.tolist())]
+        between = np.setdiff1d(np.arange(len(poses)), keyframes).tolist()
         rows = {frame: torch.from_numpy(self.views.rows[frame]) for frame in between}
         rows = {frame: some[seen[e.point[some]]] for frame, some in rows.items()}
         rows = {frame: some for frame, some in rows.items() if len(some) >= self.config.min_shared}
@@ -302,7 +302,7 @@ class TrackedVideo:
         seen = torch.full((self.num_points,), -2)
         rotation = [torch.eye(3, dtype=torch.float64)]
         for frame in range(self.tracks.num_frames):
-            rows = torch.nonzero(e.frame == frame)[:, 0]
+            rows = torch.from_numpy(self.views.rows[frame])
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
                 enough = len(both) >= self.config.min_shared
