@@ -212,9 +212,13 @@ class _Choice:
         fits = self._misfits(key, solved)
         self.misfits = {"network": round(fits[0], 3)} | {f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)}
         best, travel_zooms = self._zoomed(key, solved[int(np.argmin(fits))], travels=True)
-        still, still_zooms = self._zoomed(key, self._rotation_only(key, best), travels=False)
+        still = self._rotation_only(key, best)
+        zooming, still_zooms = self._zoomed(key, still, travels=False)
         self.gain = self._saved(key, still, best)
         self.travels = self.gain > config.travel_gain
+        if still_zooms and self._saved(key, best, zooming) > config.zoom_gain:
+            self.travels = False  # travelling is the more usual, but does not explain what a zoom does
+        still = zooming
         self._finish((best, travel_zooms) if self.travels else (still, still_zooms), fitted)
         if self.travels and worth_of(self.video.evidence, self.solution.state, travels=True).beyond_chance < 0:
             self.travels = False  # chance would find such a way too

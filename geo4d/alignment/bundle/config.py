@@ -103,7 +103,7 @@ class BundleConfig:
     least_gain: float = 0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
     chances: float = 6.0  # and how many times what so many unknowns save by chance
     zoom_gain: float = 0.15  # of the misfit, which a focal length that changes must save
-    travel_gain: float = 0.2  # of the misfit, which a camera that travels must save
+    travel_gain: float = 0.4  # of the misfit, which a camera that travels must save: tracks of few keyframes fit any way a little better
     believed: float = 0.5  # weight of a track from which it counts as static
     moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
     all_covariances: int = 250  # frames up to which the covariances of all cameras are worked out together
