@@ -25,7 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from alignment_cases import LAWS, Case, from_arrays, from_file, geometric_mean, maker, oracle_abs_rel, procedural, score, varied
+from alignment_cases import (
+    LAWS,
+    Case,
+    from_arrays,
+    from_file,
+    geometric_mean,
+    maker,
+    oracle_abs_rel,
+    procedural,
+    score,
+    varied,
+)
 from alignment_honesty import honesty
 from alignment_long import long_videos
 from alignment_network import network
@@ -59,7 +70,9 @@ def table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence[str] =
     """Rows as text."""
     width = max(len(name) for name, _ in rows) + 2
     lines = [" " * width + "".join(f"{name:>14s}" for name in columns)]
-    lines += [f"{name:{width}s}" + "".join(f"{row.get(key, float('nan')):14.4f}" for key in columns) for name, row in rows]
+    lines += [
+        f"{name:{width}s}" + "".join(f"{row.get(key, float('nan')):14.4f}" for key in columns) for name, row in rows
+    ]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -92,7 +105,9 @@ def recorded(args: argparse.Namespace) -> dict[str, Any]:
     rows, noisy = [], []
     for entry in json.loads(RECORDED.read_text()):
         released, prototype, modalities = (entry.pop(key) for key in ("released", "prototype", "modalities"))
-        case = from_arrays(make_case(**entry), " ".join(f"{key}={value}" for key, value in entry.items()) + f" {modalities}")
+        case = from_arrays(
+            make_case(**entry), " ".join(f"{key}={value}" for key, value in entry.items()) + f" {modalities}"
+        )
         config = AlignmentConfig(motion=False, **{f"use_{name}": key in modalities for key, name in MODALITIES.items()})
         ours = timed(case, config)[1]
         above = [key for key in COLUMNS[:4] if ours[key] > released[key] + 5e-4]
@@ -133,9 +148,13 @@ def ablation(args: argparse.Namespace) -> dict[str, Any]:
         cases = [procedural(seed, LAWS[noise]) for seed in args.seeds]
         tracks = [track_points(case.predictions.images) for case in cases]
         for solver, modalities in ABLATIONS:
-            scores = [_ablated(case, solver, modalities, args.steps, track) for case, track in zip(cases, tracks, strict=True)]
+            scores = [
+                _ablated(case, solver, modalities, args.steps, track) for case, track in zip(cases, tracks, strict=True)
+            ]
             name = f"{solver}: {modalities}"
-            result.setdefault(noise, {})[name] = {key: float(np.median([row[key] for row in scores])) for key in COLUMNS}
+            result.setdefault(noise, {})[name] = {
+                key: float(np.median([row[key] for row in scores])) for key in COLUMNS
+            }
         sys.stdout.write(f"\nnoise {noise}, medians over {len(cases)} scenes\n")
         table(list(result[noise].items()))
     return result
@@ -173,7 +192,9 @@ def main() -> None:
     sub.add_argument("cases", nargs="*", type=Path)
     sub.add_argument("--seeds", nargs="*", type=int, default=[], help="procedural scenes")
     sub.add_argument("--noise", choices=list(LAWS), default="usual", help="of procedural scenes")
-    sub.add_argument("--steps", type=int, default=500, help="of the paper's first-order optimisation, at full resolution")
+    sub.add_argument(
+        "--steps", type=int, default=500, help="of the paper's first-order optimisation, at full resolution"
+    )
     sub = part("recorded", recorded, "fast beside figures on record for the published optimiser")
     sub.add_argument("--maker", type=Path, required=True, help="Python file with make_case; it is run")
     sub = part("varied", varied_cases, "fast on cases of many kinds, beside an oracle")
@@ -183,10 +204,14 @@ def main() -> None:
     sub = part("ablation", ablation, "modalities x solver x noise on procedural scenes")
     sub.add_argument("--seeds", nargs="*", type=int, default=list(range(8)))
     sub.add_argument("--noises", nargs="*", choices=list(LAWS), default=["soft", "usual", "hard"])
-    sub.add_argument("--steps", type=int, default=500, help="of the paper's first-order optimisation, at full resolution")
+    sub.add_argument(
+        "--steps", type=int, default=500, help="of the paper's first-order optimisation, at full resolution"
+    )
     sub = part("honesty", honesty, "confidence, covariances, quality without truth, motion masks")
     sub.add_argument("--count", type=int, default=100, help="procedural cases of varied noise")
-    sub.add_argument("--maker", type=Path, default=None, help="Python file with make_case, for its cases too; it is run")
+    sub.add_argument(
+        "--maker", type=Path, default=None, help="Python file with make_case, for its cases too; it is run"
+    )
     sub = part("long", long_videos, "time and memory against length")
     sub.add_argument("frames", nargs="*", type=int, default=[100, 500, 2000])
     sub = part("network", network, "on what a network gives for held-out clips, recordings and videos")
@@ -196,7 +221,9 @@ def main() -> None:
     sub.add_argument("--depth-scale", type=float, default=1000.0, help="depth PNG value of one metre")
     sub.add_argument("--videos", nargs="*", type=Path, default=[], help="without truth")
     sub.add_argument("--frames", type=int, default=None, help="at most so many of recordings and videos")
-    add_arguments(part("sensitivity", sensitivity, "every number of the alignment halved and doubled, on development clips"))
+    add_arguments(
+        part("sensitivity", sensitivity, "every number of the alignment halved and doubled, on development clips")
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = args.function(args)

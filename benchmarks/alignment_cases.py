@@ -48,7 +48,9 @@ class Case:
     nuisances: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def procedural(index: int, law: NoiseLaw, *, frames: int = 24, size: tuple[int, int] = (64, 96), name: str = "") -> Case:
+def procedural(
+    index: int, law: NoiseLaw, *, frames: int = 24, size: tuple[int, int] = (64, 96), name: str = ""
+) -> Case:
     """One of the project's own scenes under a law of noise."""
     clip = render_clips([scene_seed(SPLIT, index)], num_frames=frames, size=size).map(lambda x: x[0])
     predictions = simulate_windows(clip, plan_windows(frames, length=16), law, index)
@@ -59,7 +61,9 @@ def procedural(index: int, law: NoiseLaw, *, frames: int = 24, size: tuple[int, 
 def from_arrays(case: dict[str, np.ndarray], name: str) -> Case:
     """A case in the layout of `WindowPredictions` on disk plus gt_depth, gt_intrinsics, gt_cam_to_world (and obj_id, true_*)."""
     fields = {key: torch.from_numpy(np.asarray(case[key])) for key in FIELDS if key in case}
-    predictions = WindowPredictions(windows=torch.from_numpy(np.asarray(case["windows"])).long(), images=case.get("img"), **fields)
+    predictions = WindowPredictions(
+        windows=torch.from_numpy(np.asarray(case["windows"])).long(), images=case.get("img"), **fields
+    )
     depth = np.asarray(case["gt_depth"])
     intrinsics = np.broadcast_to(case["gt_intrinsics"], (len(depth), 3, 3))
     moving = None if "obj_id" not in case else np.asarray(case["obj_id"]) >= FIRST_MOVING
@@ -105,9 +109,13 @@ def score(result: Reconstruction, case: Case) -> dict[str, float]:
     fitted = scaled = float("nan")
     if np.isfinite(result.depth).any():
         fitted = depth_metrics(result.depth, case.depth, case.valid).abs_rel
-        scaled = depth_metrics(result.depth, case.depth, case.valid, protocol=DepthProtocol(DepthAlignment("median"))).abs_rel
+        scaled = depth_metrics(
+            result.depth, case.depth, case.valid, protocol=DepthProtocol(DepthAlignment("median"))
+        ).abs_rel
     (height, width), (h, w) = case.depth.shape[1:], result.depth.shape[1:]
-    intrinsics = np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics  # rays alone have a grid of their own
+    intrinsics = (
+        np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics
+    )  # rays alone have a grid of their own
     return {
         "ATE": pose.ate_sim3,
         "RPE-t": pose.rpe_translation,

@@ -35,7 +35,9 @@ def procedural_cases(count: int) -> list[tuple[int, NoiseLaw, int]]:
             if name not in ("flagged", "constant_disparity")
         }
         sizes["outliers"] = min(sizes["outliers"], 0.33)
-        law = NoiseLaw(**sizes, flagged=float(generator.uniform(0.3, 1)), constant_disparity=bool(generator.random() < 0.5))
+        law = NoiseLaw(
+            **sizes, flagged=float(generator.uniform(0.3, 1)), constant_disparity=bool(generator.random() < 0.5)
+        )
         laws.append((index, law, int(generator.integers(18, 41))))
     return laws
 
@@ -57,7 +59,9 @@ def honesty(args: argparse.Namespace) -> dict[str, Any]:
     summary = {name: summarise(rows) for name, rows in groups.items()}
     for name, numbers in summary.items():
         sys.stdout.write(f"\n{name}, {len(groups[name])} cases\n")
-        sys.stdout.write("".join(f"  {key:58s}{value:9.3f}\n" for key, value in numbers.items() if isinstance(value, float)))
+        sys.stdout.write(
+            "".join(f"  {key:58s}{value:9.3f}\n" for key, value in numbers.items() if isinstance(value, float))
+        )
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         draw(groups, args.out / "alignment_honesty.png")
@@ -94,7 +98,9 @@ def normalized_errors(result: Reconstruction, case: Case, scale: float) -> tuple
 
     assert result.pose_covariance is not None
     true = np.linalg.inv(case.cam_to_world[:1]) @ case.cam_to_world
-    rotation_error = so3_log(torch.from_numpy(true[:, :3, :3] @ result.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
+    rotation_error = so3_log(
+        torch.from_numpy(true[:, :3, :3] @ result.cam_to_world[:, :3, :3].transpose(0, 2, 1))
+    ).numpy()
     shift = true[:, :3, 3] / scale - result.cam_to_world[:, :3, 3]
     covariance = result.pose_covariance
 
@@ -114,20 +120,31 @@ def motion_scores(probability: np.ndarray, moving: np.ndarray) -> dict[str, floa
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Correlations over the cases, reliability over their pixels, medians."""
-    column = {key: np.array([row[key] for row in rows]) for key in ("expected", "error", "residual_along", "residual_across", "ATE")}
+    column = {
+        key: np.array([row[key] for row in rows])
+        for key in ("expected", "error", "residual_along", "residual_across", "ATE")
+    }
     pixels = np.concatenate([row["pixels"] for row in rows], axis=1)
     constant = np.concatenate([np.full_like(row["pixels"][0], row["error"]) for row in rows])
     within = [spearmanr(*row["pixels"])[0] for row in rows]
     covariance = np.array([row["covariance"] for row in rows])
     summary: dict[str, Any] = {
-        "rank correlation with the true depth error: expected_error": float(spearmanr(column["expected"], column["error"])[0]),
-        "    the same of the median residual along rays": float(spearmanr(column["residual_along"], column["error"])[0]),
-        "    the same of the median residual across rays": float(spearmanr(column["residual_across"], column["error"])[0]),
+        "rank correlation with the true depth error: expected_error": float(
+            spearmanr(column["expected"], column["error"])[0]
+        ),
+        "    the same of the median residual along rays": float(
+            spearmanr(column["residual_along"], column["error"])[0]
+        ),
+        "    the same of the median residual across rays": float(
+            spearmanr(column["residual_across"], column["error"])[0]
+        ),
         "expected by true error of a case, median": float(np.median(column["expected"] / column["error"])),
         "    tenth of the cases below": float(np.quantile(column["expected"] / column["error"], 0.1)),
         "    tenth of the cases above": float(np.quantile(column["expected"] / column["error"], 0.9)),
         "rank correlation within a case, median (a constant has 0)": float(np.median(within)),
-        "mean log likelihood gained over each case's own mean error": float(np.mean(laplace(pixels[1], constant) - laplace(*pixels[::-1]))),
+        "mean log likelihood gained over each case's own mean error": float(
+            np.mean(laplace(pixels[1], constant) - laplace(*pixels[::-1]))
+        ),
         "error of the most confident half by that of the rest": half_ratio(pixels),
         "squared centre error by its covariance, median (right: 0.79)": float(np.median(covariance[:, 0])),
         "squared rotation error by its covariance, median (right: 0.79)": float(np.median(covariance[:, 1])),

@@ -25,7 +25,17 @@ from geo4d.windows.plan import plan_windows
 SCENE = (77, 3)  # split, number
 SIZE = (64, 128)
 RENDERED = 200  # frames; a longer video goes to and fro along them
-COLUMNS = ("frames", "windows", "CPU s", "CPU s a window", "peak GB", "ATE by extent", "RPE-r deg", "log scale drift", "Abs Rel %")
+COLUMNS = (
+    "frames",
+    "windows",
+    "CPU s",
+    "CPU s a window",
+    "peak GB",
+    "ATE by extent",
+    "RPE-r deg",
+    "log scale drift",
+    "Abs Rel %",
+)
 
 
 def long_videos(args: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +66,9 @@ def write_windows(clip: Clip, folder: Path) -> Path:
     for g, fields in enumerate(iterate_windows(clip, windows, NoiseLaw(), 1)):
         for name, value in fields.items():
             if name not in maps:
-                maps[name] = open_memmap(folder / f"{name}.npy", "w+", dtype=np.float32, shape=(len(windows), *value.shape))
+                maps[name] = open_memmap(
+                    folder / f"{name}.npy", "w+", dtype=np.float32, shape=(len(windows), *value.shape)
+                )
             maps[name][g] = value.numpy()
     np.save(folder / "windows.npy", windows.numpy().astype(np.int32))
     np.save(folder / "images.npy", (clip.rgb.clamp(0, 1) * 255).to(torch.uint8).numpy())

@@ -19,7 +19,15 @@ from geo4d.evaluation.tum import read_tum_clip
 from geo4d.pipeline import InferConfig
 from geo4d.scene import Tracks, Video, WindowPredictions
 
-COLUMNS = ("abs_rel", "abs_rel_median_scale", "ate_by_static", "rpe_rotation_deg", "direction_deg", "focal_error", "CPU s")
+COLUMNS = (
+    "abs_rel",
+    "abs_rel_median_scale",
+    "ate_by_static",
+    "rpe_rotation_deg",
+    "direction_deg",
+    "focal_error",
+    "CPU s",
+)
 VARIANTS = {
     "fast, tracks": AlignmentConfig(),
     "fast": AlignmentConfig(),
@@ -37,12 +45,16 @@ def network(args: argparse.Namespace) -> dict[str, Any]:
     model = Geo4D.from_pretrained(args.model, device="cpu")
     result: dict[str, Any] = {}
     clips = [(clip, *predict(model, clip)) for clip in held_out(args)]
-    rows = {name: [scored(clip, *aligned(windows, tracks, name)) for clip, windows, tracks in clips] for name in VARIANTS}
+    rows = {
+        name: [scored(clip, *aligned(windows, tracks, name)) for clip, windows, tracks in clips] for name in VARIANTS
+    }
     result["held-out clips"] = _report(f"{len(clips)} held-out clips, medians", rows)
     for folder in args.recordings:
         clip = read_tum_clip(folder, depth_scale=args.depth_scale, max_frames=args.frames)
         windows, tracks = predict(model, clip)
-        result[folder.name] = _report(folder.name, {name: [scored(clip, *aligned(windows, tracks, name))] for name in VARIANTS})
+        result[folder.name] = _report(
+            folder.name, {name: [scored(clip, *aligned(windows, tracks, name))] for name in VARIANTS}
+        )
     for path in args.videos:
         result[path.name] = compare(model, path, args.frames)
     return result
@@ -98,7 +110,12 @@ def compare(model: Any, path: Path, frames: int | None) -> dict[str, float]:
 
 def _report(title: str, rows: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Prints and returns medians."""
-    table = {name: {key: float(np.nanmedian([row[key] for row in some] or [np.nan])) for key in COLUMNS} for name, some in rows.items()}
+    table = {
+        name: {key: float(np.nanmedian([row[key] for row in some] or [np.nan])) for key in COLUMNS}
+        for name, some in rows.items()
+    }
     sys.stdout.write(f"\n{title}\n{'':26s}" + "".join(f"{key:>22s}" for key in COLUMNS) + "\n")
-    sys.stdout.write("".join(f"{name:26s}" + "".join(f"{row[key]:22.4f}" for key in COLUMNS) + "\n" for name, row in table.items()))
+    sys.stdout.write(
+        "".join(f"{name:26s}" + "".join(f"{row[key]:22.4f}" for key in COLUMNS) + "\n" for name, row in table.items())
+    )
     return table

@@ -48,7 +48,9 @@ def part_of(name: str) -> str | None:
 def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
     """A row for each number, and those that move nothing."""
     usual = AlignmentConfig()
-    chosen = {name: (part, value) for name, value in numbers(usual) if fnmatch(name, args.only) and (part := part_of(name))}
+    chosen = {
+        name: (part, value) for name, value in numbers(usual) if fnmatch(name, args.only) and (part := part_of(name))
+    }
     trials = {part: list(PARTS[part].trials(args)) for part in dict.fromkeys(part for part, _ in chosen.values())}
     before = {part: [_scored(trial, usual, as_usual=True) for trial in some] for part, some in trials.items()}
     result: dict[str, Any] = {"usual": {part: _mean(rows) for part, rows in before.items()}, "numbers": {}}
@@ -59,7 +61,10 @@ def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
             other = type(value)(value * factor)
             if other != value:
                 row[word] = _ratios(trials[part], before[part], usual, name, other)
-        moved = any(isinstance(found, str) or any(abs(math.log(max(r, 1e-9))) > NOTHING for r in found.values()) for found in row.values())
+        moved = any(
+            isinstance(found, str) or any(abs(math.log(max(r, 1e-9))) > NOTHING for r in found.values())
+            for found in row.values()
+        )
         result["numbers"][name] = {"value": value, "part": part, "moves": moved, **row}
         words = "; ".join(f"{word} {found if isinstance(found, str) else _text(found)}" for word, found in row.items())
         sys.stdout.write(f"{name} = {value:g}: {words if moved else 'moves nothing'}\n")
@@ -69,7 +74,9 @@ def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _ratios(trials: list[Trial], before: list[Scores], usual: AlignmentConfig, name: str, value: float | int) -> Scores | str:
+def _ratios(
+    trials: list[Trial], before: list[Scores], usual: AlignmentConfig, name: str, value: float | int
+) -> Scores | str:
     """Geometric means over the clips of each score by the usual one; a sentence for what is refused."""
     try:
         config = changed(usual, name, value)
@@ -78,7 +85,10 @@ def _ratios(trials: list[Trial], before: list[Scores], usual: AlignmentConfig, n
     rows = [_scored(trial, config, as_usual=name.startswith(AFTER_JOINT)) for trial in trials]
     pairs = [(after, old) for after, old in zip(rows, before, strict=True)]
     keys = pairs[0][1].keys()
-    return {key: geometric_mean((after.get(key, MISS * old[key]) + 1e-9) / (old[key] + 1e-9) for after, old in pairs) for key in keys}
+    return {
+        key: geometric_mean((after.get(key, MISS * old[key]) + 1e-9) / (old[key] + 1e-9) for after, old in pairs)
+        for key in keys
+    }
 
 
 def _scored(trial: Trial, config: AlignmentConfig, *, as_usual: bool) -> Scores:

@@ -97,7 +97,12 @@ def cameras_and_depth(case: Case) -> Callable[[Reconstruction], Scores]:
 
     def scores(result: Reconstruction) -> Scores:
         found = score(result, case)
-        return {"ATE": found["ATE"], "RPE-r": found["RPE-r deg"], "Abs Rel": found["Abs Rel %"], "focal": found["focal %"]}
+        return {
+            "ATE": found["ATE"],
+            "RPE-r": found["RPE-r deg"],
+            "Abs Rel": found["Abs Rel %"],
+            "focal": found["focal %"],
+        }
 
     return scores
 
@@ -114,7 +119,9 @@ def simulated(clip: Clip, law: NoiseLaw, seed: int, *, length: int = 16, stride:
     """A clip and what a network might see of it."""
     windows = plan_windows(len(clip.depth), length=length, stride=stride)
     arrays = (clip.depth.numpy(), clip.valid.numpy(), clip.intrinsics.numpy(), clip.cam_to_world.double().numpy())
-    return Case("", simulate_windows(clip, windows, law, seed), *arrays, None if clip.dynamic is None else clip.dynamic.numpy())
+    return Case(
+        "", simulate_windows(clip, windows, law, seed), *arrays, None if clip.dynamic is None else clip.dynamic.numpy()
+    )
 
 
 def zoomed(clip: Clip, factors: Tensor) -> Clip:
@@ -128,7 +135,8 @@ def zoomed(clip: Clip, factors: Tensor) -> Clip:
     row = (rays[..., 1] * clip.intrinsics[:, None, None, 1, 1] + height / 2).long().clamp(0, height - 1)
     frame = torch.arange(len(k))[:, None, None]
     return replace(
-        clip.map(lambda values: values[frame, row, column] if values.ndim > 2 and len(values[0]) == height else values), intrinsics=k
+        clip.map(lambda values: values[frame, row, column] if values.ndim > 2 and len(values[0]) == height else values),
+        intrinsics=k,
     )
 
 
@@ -155,7 +163,9 @@ def with_rows(predictions: WindowPredictions, g: int, others: WindowPredictions)
         values[g] = getattr(others, name)[g]
         return values
 
-    return replace(predictions, **{name: mixed(name) for name in ("points", "weight", "disparity", "ray_direction", "ray_moment")})
+    return replace(
+        predictions, **{name: mixed(name) for name in ("points", "weight", "disparity", "ray_direction", "ray_moment")}
+    )
 
 
 # ---- parts
@@ -174,7 +184,10 @@ def followed(args: argparse.Namespace) -> Iterator[Trial]:
     model = Geo4D.from_pretrained(args.model, device="cpu")
     dataset = SyntheticSet(DEVELOPMENT_SPLIT, args.count)
     clips = [(f"clip {index}", render_true_clip(dataset, index)) for index in range(args.count)]
-    clips += [(folder.name, read_tum_clip(folder, depth_scale=args.depth_scale, max_frames=args.frames)) for folder in args.recordings]
+    clips += [
+        (folder.name, read_tum_clip(folder, depth_scale=args.depth_scale, max_frames=args.frames))
+        for folder in args.recordings
+    ]
     for name, clip in clips:
         windows, tracks = predict(model, clip)
 
@@ -275,7 +288,9 @@ def given(args: argparse.Namespace) -> Iterator[Trial]:
         poses[:, :3, 3] += unit * noise[:, 3:]
         priors = Priors(cam_to_world=poses.numpy(), pose_turn_sigma_deg=0.5, pose_centre_sigma=unit)
         yield Trial(f"poses {index}", case.predictions, cameras_and_depth(case), priors)
-        spoilt = torch.where(clip.valid, clip.depth * torch.exp(0.05 * torch.randn(clip.depth.shape, generator=generator)), 0.0)
+        spoilt = torch.where(
+            clip.valid, clip.depth * torch.exp(0.05 * torch.randn(clip.depth.shape, generator=generator)), 0.0
+        )
         spoilt[:, :, ::2] = 0
         k = clip.intrinsics.double().clone()
         k[:, [0, 1], [0, 1]] *= 1.03
@@ -287,7 +302,9 @@ def odd(args: argparse.Namespace) -> Iterator[Trial]:
     """Two windows that are odd, and one between them that is not; points or disparity far better than the other."""
     for index in range(args.count):
         clip = development_clip(40 + index, frames=32)
-        soft, usual, hard = (simulated(clip, NoiseLaw().scaled(factor), index, length=12).predictions for factor in (0.3, 1.0, 5.0))
+        soft, usual, hard = (
+            simulated(clip, NoiseLaw().scaled(factor), index, length=12).predictions for factor in (0.3, 1.0, 5.0)
+        )
         case = simulated(clip, LAWS["usual"], index, length=12)
         both = with_rows(with_rows(usual, 2, hard), 4, hard)
         yield Trial(f"odd windows {index}", both, cameras_and_depth(case))
@@ -370,10 +387,14 @@ def metres(args: argparse.Namespace) -> Iterator[Trial]:
     heights = []
     for index in range(4 * args.count):
         clip = development_clip(80 + index, frames=12)
-        path = camera_to_scene(make_batch([scene_seed(DEVELOPMENT_SPLIT, 80 + index)], SceneConfig()).cameras, frame_times(0, 1, 1, 12))
+        path = camera_to_scene(
+            make_batch([scene_seed(DEVELOPMENT_SPLIT, 80 + index)], SceneConfig()).cameras, frame_times(0, 1, 1, 12)
+        )
         shown = (12, 5, 3)[index % 3]  # frames whose lower half is seen
         clip.valid[shown:, SIZE[0] // 2 :] = False
-        heights.append((f"scene {index}, {shown} frames", clip, float((-path[0, :, 1, 3]).median())))  # the ground is y = 0, y points down
+        heights.append(
+            (f"scene {index}, {shown} frames", clip, float((-path[0, :, 1, 3]).median()))
+        )  # the ground is y = 0, y points down
     heights += [(f"bank, {pitch} deg", bank(pitch), 1.5) for pitch in (10, 25, 45)]
     for index, (name, clip, height) in enumerate(heights):
         case = simulated(clip, LAWS["usual"], index, length=12)
@@ -394,8 +415,12 @@ def slow(name: str, clip: Clip, share: float, seed: int) -> Trial:
     still_clip = replace(clip.map(lambda values: values[:1].expand_as(values)), cam_to_world=poses)
     case = simulated(still_clip, LAWS["soft"], seed, length=12)
     known = poses.clone()
-    known[:, :3, 3] += 0.2 * reach * torch.randn(len(poses), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    priors = Priors(cam_to_world=known.numpy(), poses_are_metric=True, pose_turn_sigma_deg=0.1, pose_centre_sigma=0.2 * reach)
+    known[:, :3, 3] += (
+        0.2 * reach * torch.randn(len(poses), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )
+    priors = Priors(
+        cam_to_world=known.numpy(), poses_are_metric=True, pose_turn_sigma_deg=0.1, pose_centre_sigma=0.2 * reach
+    )
     return Trial(name, case.predictions, metric(case), priors)
 
 

@@ -104,14 +104,22 @@ def sizes(args: argparse.Namespace) -> dict[str, Any]:
         draft, own = _by_network(model, clip)[1], None
         for size in sorted(SIZES, key=lambda size: size != 1):
             how = cv2.INTER_CUBIC if size > 1 else cv2.INTER_AREA
-            frames = clip.frames if size == 1 else np.stack([cv2.resize(f, None, fx=size, fy=size, interpolation=how) for f in clip.frames])
+            frames = (
+                clip.frames
+                if size == 1
+                else np.stack([cv2.resize(f, None, fx=size, fy=size, interpolation=how) for f in clip.frames])
+            )
             cameras, report = _by_tracks(draft, track_points(frames), replace(clip, frames=frames))
             poses = cameras.cam_to_world.numpy()
             own = poses if own is None else own
             length, first = (float(np.linalg.norm(np.diff(p[:, :3, 3], axis=0), axis=1).sum()) for p in (poses, own))
             turn = pose_metrics(poses, own).rotation_deg
-            rows.append({"clip": name, "size": size, "path": length / first - 1, "turn_deg": turn, "used": report["used"]})
-            sys.stdout.write(f"{name:20s} x{size:<4g} path {length / first - 1:+.3f}  turn {turn:.3f} deg  used {report['used']}\n")
+            rows.append(
+                {"clip": name, "size": size, "path": length / first - 1, "turn_deg": turn, "used": report["used"]}
+            )
+            sys.stdout.write(
+                f"{name:20s} x{size:<4g} path {length / first - 1:+.3f}  turn {turn:.3f} deg  used {report['used']}\n"
+            )
     return {"rows": rows}
 
 
@@ -124,11 +132,14 @@ def failures(args: argparse.Namespace) -> dict[str, Any]:
         tracks, draft, _ = _by_network(model, clip)
         report = _by_tracks(draft, tracks, clip)[1]
         told = {
-            k: report.get(k) for k in ("used", "unused_because", "camera", "explained", "beyond_chance", "focal_from", "focal_log_sigma")
+            k: report.get(k)
+            for k in ("used", "unused_because", "camera", "explained", "beyond_chance", "focal_from", "focal_log_sigma")
         }
         rows[name] = told
         sys.stdout.write(
-            f"{name:16s}{len(frames):4d} frames {size}: " + ", ".join(f"{k} {v}" for k, v in told.items() if v is not None) + "\n"
+            f"{name:16s}{len(frames):4d} frames {size}: "
+            + ", ".join(f"{k} {v}" for k, v in told.items() if v is not None)
+            + "\n"
         )
     return rows
 
@@ -174,7 +185,11 @@ def _parts(folders: list[str], *, whole: bool = False) -> Iterator[tuple[str, Tr
         name, half = Path(path).name, len(clip.frames) // 2
         yield name, clip
         if not whole:
-            for word, part in (("first half", slice(0, half)), ("second half", slice(half, None)), ("stride 2", slice(None, None, 2))):
+            for word, part in (
+                ("first half", slice(0, half)),
+                ("second half", slice(half, None)),
+                ("stride 2", slice(None, None, 2)),
+            ):
                 yield f"{name[-8:]} {word}", _cut(clip, part)
 
 
@@ -196,7 +211,9 @@ def _by_network(model: Any, clip: TrueClip) -> tuple[Tracks, Draft, float]:
 
 
 def _by_tracks(draft: Draft, tracks: Tracks, clip: TrueClip) -> tuple[Cameras, dict[str, Any]]:
-    found = adjust_cameras(draft.cameras, draft.dense.log_depth, tracks, clip.frames.shape[1:3], BundleConfig(), Priors())
+    found = adjust_cameras(
+        draft.cameras, draft.dense.log_depth, tracks, clip.frames.shape[1:3], BundleConfig(), Priors()
+    )
     return (found.cameras(0.0) if found.is_used else draft.cameras), found.report
 
 
@@ -207,7 +224,9 @@ def focal_of(cameras: Cameras, draft: Draft, clip: TrueClip) -> float:
     return math.sqrt(float(k[0, 0]) * clip.frames.shape[2] / width * float(k[1, 1]) * clip.frames.shape[1] / height)
 
 
-def scored(clip: TrueClip, poses: np.ndarray, focal_px: float | None, seconds: float, frames: np.ndarray | None = None) -> dict[str, float]:
+def scored(
+    clip: TrueClip, poses: np.ndarray, focal_px: float | None, seconds: float, frames: np.ndarray | None = None
+) -> dict[str, float]:
     """Errors of the path by those of a camera that stands still; RPE as root mean square and median."""
     truth = clip.cam_to_world if frames is None else clip.cam_to_world[frames]
     truth = np.linalg.inv(truth[0]) @ truth
@@ -258,7 +277,9 @@ def _hopeless() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _rendered(camera: Any, movers: int = 0) -> np.ndarray:
-    config = SceneConfig(1.0, 0.0, (50.0, 60.0), compression=False, staging=Staging(camera=camera, is_still=movers == 0, movers=movers))
+    config = SceneConfig(
+        1.0, 0.0, (50.0, 60.0), compression=False, staging=Staging(camera=camera, is_still=movers == 0, movers=movers)
+    )
     clip = render_clips([scene_seed(66, 1)], num_frames=24, size=(144, 192), frame_step=2, config=config)
     return clip.rgb[0].mul(255).round().byte().numpy()
 
@@ -269,9 +290,13 @@ def _turning(image: np.ndarray) -> np.ndarray:
     k = np.array([[205.0, 0, width / 2], [0, 205.0, height / 2], [0, 0, 1]])
     turns = so3_exp(torch.tensor([[0.0, 0.01 * n, 0.002 * n] for n in range(16)], dtype=torch.float64)).numpy()
     large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    to_large = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 1]]) @ np.array([[0.7, 0, 0.15 * width], [0, 0.7, 0.15 * height], [0, 0, 1]])
+    to_large = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 1]]) @ np.array(
+        [[0.7, 0, 0.15 * width], [0, 0.7, 0.15 * height], [0, 0, 1]]
+    )
     maps = [to_large @ k @ turn @ np.linalg.inv(k) for turn in turns]
-    return np.stack([cv2.warpPerspective(large, m, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) for m in maps])
+    return np.stack(
+        [cv2.warpPerspective(large, m, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP) for m in maps]
+    )
 
 
 def _corridor(frames: int) -> tuple[Tracks, np.ndarray]:
@@ -282,7 +307,9 @@ def _corridor(frames: int) -> tuple[Tracks, np.ndarray]:
     points = np.stack([rng.uniform(-3, 3, count), rng.uniform(-2, 2, count), rng.uniform(0.5, length, count)], axis=1)
     t = np.arange(frames)
     truth = np.tile(np.eye(4), (frames, 1, 1))
-    truth[:, :3, :3] = so3_exp(torch.from_numpy(0.08 * np.stack([np.sin(0.11 * t), np.sin(0.07 * t), 0 * t], axis=1))).numpy()
+    truth[:, :3, :3] = so3_exp(
+        torch.from_numpy(0.08 * np.stack([np.sin(0.11 * t), np.sin(0.07 * t), 0 * t], axis=1))
+    ).numpy()
     truth[:, :3, 3] = np.stack([0.3 * np.sin(0.05 * t), 0.05 * np.sin(0.3 * t), step * t], axis=1)
     truth = np.linalg.inv(truth[0]) @ truth
     rows = []
@@ -295,7 +322,9 @@ def _corridor(frames: int) -> tuple[Tracks, np.ndarray]:
     table = np.concatenate(rows)
     kept = np.bincount(table[:, 0].astype(int), minlength=count)[table[:, 0].astype(int)] > 2
     _, track = np.unique(table[kept, 0], return_inverse=True)
-    tracks = Tracks(track.astype(np.int32), table[kept, 1].astype(np.int32), table[kept, 2:].astype(np.float32), (480, 640), frames)
+    tracks = Tracks(
+        track.astype(np.int32), table[kept, 1].astype(np.int32), table[kept, 2:].astype(np.float32), (480, 640), frames
+    )
     return tracks, truth
 
 
@@ -309,7 +338,11 @@ def main() -> None:
         sub.add_argument("--model", default="small")
         sub.add_argument("--json", type=Path)
         if run in (recordings, sizes):
-            sub.add_argument("folders", nargs="+", help="FOLDER:SCALE, a recording in TUM layout and what its depth PNG counts a metre")
+            sub.add_argument(
+                "folders",
+                nargs="+",
+                help="FOLDER:SCALE, a recording in TUM layout and what its depth PNG counts a metre",
+            )
         if run is recordings:
             sub.add_argument("--colmap", action="store_true", help="pycolmap's incremental mapping beside ours")
         if run is long:

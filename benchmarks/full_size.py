@@ -76,7 +76,9 @@ def measure_step(folder: Path, dtype: str, device: str) -> dict[str, Any]:
     from geo4d.models.storage import load_model
 
     model = load_model(folder / "converted", dtype=getattr(torch, dtype), device=device)
-    x, condition = (torch.randn(1, c, 16, *LATENT, generator=torch.Generator().manual_seed(c)).to(device) for c in (16, 4))
+    x, condition = (
+        torch.randn(1, c, 16, *LATENT, generator=torch.Generator().manual_seed(c)).to(device) for c in (16, 4)
+    )
     denoise = model.denoiser(condition, torch.tensor([24.0], device=device))
     timesteps = torch.tensor([999], device=device)
     return _timed(lambda: denoise(x, timesteps), device, repeats=1 if device == "cpu" else 5)
@@ -131,11 +133,20 @@ def main() -> None:
     if not (args.folder / "converted").exists():
         from geo4d.cli import main as geo4d
 
-        words = ["convert", f"{args.folder}/model.ckpt", "--vae", f"{args.folder}/vae.ckpt", "--out", f"{args.folder}/converted"]
+        words = [
+            "convert",
+            f"{args.folder}/model.ckpt",
+            "--vae",
+            f"{args.folder}/vae.ckpt",
+            "--out",
+            f"{args.folder}/converted",
+        ]
         started = time.perf_counter()
         assert geo4d(words) == 0
         results["convert_seconds"] = time.perf_counter() - started
-    jobs = [("load", measure_load, (dtype, source)) for source in ("release", "folder") for dtype in ("bfloat16", "float32")]
+    jobs = [
+        ("load", measure_load, (dtype, source)) for source in ("release", "folder") for dtype in ("bfloat16", "float32")
+    ]
     jobs += [("step", measure_step, (dtype, device)) for dtype in ("bfloat16", "float32")]
     jobs += [("window", measure_window, (dtype, device)) for dtype in ("bfloat16", "float32")] * args.window
     for name, function, settings in jobs:

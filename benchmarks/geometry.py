@@ -99,7 +99,9 @@ def in_alignment(windows: str, tracks: str) -> list[str]:
     lines = [f"one alignment by hand: {whole:.2f} CPU seconds; kornia's would add"]
     for name, (theirs, hand, n) in spent.items():
         share = (theirs - hand) / whole
-        lines.append(f"  {name:8s} {theirs - hand:+.3f} s = {share:+.1%} ({n} calls) -> {'by hand' if share > SLOWER else 'kornia'}")
+        lines.append(
+            f"  {name:8s} {theirs - hand:+.3f} s = {share:+.1%} ({n} calls) -> {'by hand' if share > SLOWER else 'kornia'}"
+        )
     return lines
 
 
@@ -145,7 +147,9 @@ def _exact_matrices(vectors: Tensor) -> Tensor:
         x, y, z = (mpmath.mpf(value) for value in vector)
         k = mpmath.matrix([[0, -z, y], [z, 0, -x], [-y, x, 0]])
         angle = mpmath.sqrt(x * x + y * y + z * z)
-        first, second = (mpmath.sin(angle) / angle, (1 - mpmath.cos(angle)) / angle**2) if angle else (1, mpmath.mpf(1) / 2)
+        first, second = (
+            (mpmath.sin(angle) / angle, (1 - mpmath.cos(angle)) / angle**2) if angle else (1, mpmath.mpf(1) / 2)
+        )
         matrix = mpmath.eye(3) + first * k + second * k * k
         found.append([[float(matrix[i, j]) for j in range(3)] for i in range(3)])
     return torch.tensor(found, dtype=torch.float64).view(*vectors.shape[:-1], 3, 3)
@@ -172,7 +176,9 @@ def hand_exp(v: Tensor) -> Tensor:
 def hand_log(rotation: Tensor) -> Tensor:
     """By the antisymmetric part and the trace."""
     r = rotation
-    axis = torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], dim=-1) / 2
+    axis = (
+        torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], dim=-1) / 2
+    )
     sine = axis.norm(dim=-1, keepdim=True)
     cosine = (r.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
     return axis * torch.where(sine > 1e-9, torch.atan2(sine, cosine) / sine.clamp_min(1e-12), 1.0)
@@ -194,7 +200,9 @@ def transforms() -> list[Row]:
     moved = points @ turn.mT + translation[:, None]
     inverse = torch.linalg.inv(pose)
     first = pose[:1].expand(50, 4, 4)
-    linalg.relative_transformation(first, pose)  # its first call loads sympy: half a second of every run, not in the time below
+    linalg.relative_transformation(
+        first, pose
+    )  # its first call loads sympy: half a second of every run, not in the time below
 
     def theirs_rigid() -> Tensor:
         return conversions.Rt_to_matrix4x4(turn, translation[..., None])
@@ -227,7 +235,9 @@ def cameras() -> list[Row]:
     skewed[:, 0, 1] = 3
     z = 1 + torch.rand(50, 64, 96, generator=generator, dtype=torch.float64)
     grid = pad(pixel_grid(64, 96, dtype=torch.float64), (0, 1), value=1.0)
-    shift = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)  # kornia counts from the first centre
+    shift = torch.tensor(
+        [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64
+    )  # kornia counts from the first centre
 
     def rays(k: Tensor) -> Tensor:
         return torch.einsum("bij,hwj->bhwi", torch.linalg.inv(k), grid)
@@ -267,7 +277,9 @@ def noisy_homography() -> list[str]:
         ours = camera_from_rays(noisy, moment, pixels).intrinsics
         errors.append([float((k / k[2, 2] - intrinsics).abs().max()) for k in (theirs, ours)])
     theirs, ours = torch.tensor(errors).mean(0).tolist()
-    return [f"K of noisy rays: find_homography_dlt errs by {theirs:.2f} px, camera_from_rays by {ours:.2f} px -> by hand"]
+    return [
+        f"K of noisy rays: find_homography_dlt errs by {theirs:.2f} px, camera_from_rays by {ours:.2f} px -> by hand"
+    ]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,11 @@ def main() -> None:
     predictions = model.predict(clip, config)
     points_only = replace(predictions, disparity=None, disparity_weight=None, ray_direction=None, ray_moment=None)
     condition, x = torch.zeros(1, 4, 16, 8, 12), torch.zeros(1, 16, 16, 8, 12)
-    denoise, latents, images = network.denoiser(condition, torch.tensor([24.0])), torch.zeros(16, 4, 8, 12), torch.zeros(16, 3, 64, 96)
+    denoise, latents, images = (
+        network.denoiser(condition, torch.tensor([24.0])),
+        torch.zeros(16, 4, 8, 12),
+        torch.zeros(16, 3, 64, 96),
+    )
     seeds = [scene_seed(77, i) for i in range(8)]
     rows = {
         "U-Net, one window of 16": seconds(lambda: denoise(x, torch.tensor([999]))),

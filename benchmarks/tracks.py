@@ -104,7 +104,9 @@ def all_clips(args: argparse.Namespace) -> Iterator[tuple[str, TrueClip]]:
 def there_and_back() -> TrueClip:
     """A camera that looks about in a room, and back the same way, so that points come into view again."""
     config = SceneConfig(1.0, 0.0, (45.0, 70.0), compression=False, staging=Staging(camera="pan", is_still=True))
-    clip = render_clips([scene_seed(66, 0)], num_frames=TURN, size=(144, 192), frame_step=3, config=config).map(lambda x: x[0])
+    clip = render_clips([scene_seed(66, 0)], num_frames=TURN, size=(144, 192), frame_step=3, config=config).map(
+        lambda x: x[0]
+    )
     order = np.r_[:TURN, TURN - 2 : -1 : -1]
     return TrueClip(
         frames=clip.rgb.mul(255).round().byte().numpy()[order],
@@ -130,7 +132,9 @@ def measure_all(clips: list[TrueClip], config: TrackerConfig) -> tuple[Measured,
     rows, tracks = zip(*(measure(clip, config) for clip in clips), strict=True)
     table = np.array([dataclasses.astuple(row) for row in rows])
     counted = np.isfinite(table)
-    return Measured(*(np.where(counted, table, 0).sum(axis=0) / np.where(counted.any(axis=0), counted.sum(axis=0), np.nan))), list(tracks)
+    return Measured(
+        *(np.where(counted, table, 0).sum(axis=0) / np.where(counted.any(axis=0), counted.sum(axis=0), np.nan))
+    ), list(tracks)
 
 
 def measure(clip: TrueClip, config: TrackerConfig) -> tuple[Measured, Tracks]:
@@ -166,7 +170,9 @@ def reprojection_errors(clip: TrueClip, tracks: Tracks) -> np.ndarray:
     row, column = nearest_pixel(position[start], tracks.source_size, clip.depth.shape[1:])
     here = frame[start]
     known = clip.valid[here, row, column] & ~clip.dynamic[here, row, column] & ~depth_edges(clip)[here, row, column]
-    rays = np.linalg.solve(clip.intrinsics[here], np.column_stack([position[start], np.ones(len(start))])[..., None])[..., 0]
+    rays = np.linalg.solve(clip.intrinsics[here], np.column_stack([position[start], np.ones(len(start))])[..., None])[
+        ..., 0
+    ]
     points = np.ones((len(start), 4))
     points[:, :3] = rays * clip.depth[here, row, column][:, None]
     world = (clip.cam_to_world[here] @ points[..., None])[..., 0]
@@ -190,7 +196,11 @@ def variations(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Any,
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             for name, number, *changed in variations(value, f"{prefix}{item.name}."):
-                yield name, number, *(None if inner is None else replace(config, **{item.name: inner}) for inner in changed)
+                yield (
+                    name,
+                    number,
+                    *(None if inner is None else replace(config, **{item.name: inner}) for inner in changed),
+                )
         elif isinstance(value, int | float) and not isinstance(value, bool):
             numbers = (value // 2, value * 2) if isinstance(value, int) else (value / 2, value * 2)
             yield prefix + item.name, value, *(changed_or_none(config, item.name, number) for number in numbers)
@@ -220,7 +230,13 @@ def compare(default: Measured, changed: Measured) -> list[str]:
 
 def show(name: str, value: float) -> str:
     """A number of a column."""
-    return f"{100 * value:.2f} %" if name == "wrong_share" else f"{value:.3f}" if name == "median_error" else f"{value:.1f}"
+    return (
+        f"{100 * value:.2f} %"
+        if name == "wrong_share"
+        else f"{value:.3f}"
+        if name == "median_error"
+        else f"{value:.1f}"
+    )
 
 
 def print_row(name: str, value: str, *cells: str) -> None:

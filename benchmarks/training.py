@@ -77,7 +77,9 @@ def predictor(model: Any, *, steps: int | None = None) -> Callable[[TrueClip], A
 
     def predict(clip: TrueClip) -> Any:
         video = pipeline.read(clip.frames, config)
-        return pipeline.reconstruct(replace(video, timestamps=clip.timestamps, fps=1 / float(np.diff(clip.timestamps).mean())), config)
+        return pipeline.reconstruct(
+            replace(video, timestamps=clip.timestamps, fps=1 / float(np.diff(clip.timestamps).mean())), config
+        )
 
     return predict
 
@@ -120,8 +122,19 @@ def run_denoiser(name: str, words: list[str], seed: int, args: argparse.Namespac
     """One run of the denoiser from random weights, on the autoencoder and the pool that are given."""
     folder = folder_of(name, seed)
     loop = [f"loop.steps={args.steps}", "loop.learning_rate=1e-3", "loop.checkpoint_minutes=2", "loop.final_share=0.02"]
-    base = [f"out={args.out}/{args.part}/runs", f"name={folder}", "kind=denoiser", f"start={args.model}", f"denoiser.latents={args.pool}"]
-    size = ["data.sizes=[{height: 64, width: 96}]", f"seed={seed}", "modalities=[points,rays,disparity]", "validation.clips=0"]
+    base = [
+        f"out={args.out}/{args.part}/runs",
+        f"name={folder}",
+        "kind=denoiser",
+        f"start={args.model}",
+        f"denoiser.latents={args.pool}",
+    ]
+    size = [
+        "data.sizes=[{height: 64, width: 96}]",
+        f"seed={seed}",
+        "modalities=[points,rays,disparity]",
+        "validation.clips=0",
+    ]
     common = Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml"
     (config,) = load_recipe([common], [*loop, *base, *size, "validation.quick_clips=0", *words])
     model = load_model(run_stage(config) / "model")
@@ -137,7 +150,13 @@ def run_decoder(name: str, words: list[str], seed: int, args: argparse.Namespace
     if not words:
         model = with_point_decoder(load_model(start), 0)
     else:
-        base = [f"out={args.out}/{args.part}/runs", f"name={folder_of(name, seed)}", "kind=point_decoder", f"start={start}", f"seed={seed}"]
+        base = [
+            f"out={args.out}/{args.part}/runs",
+            f"name={folder_of(name, seed)}",
+            "kind=point_decoder",
+            f"start={start}",
+            f"seed={seed}",
+        ]
         base += [f"loop.steps={args.steps}", "loop.learning_rate=3e-4", "point_decoder.blocks=1"]
         common = Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml"
         model = load_model(run_stage(load_recipe([common], [*base, *words])[0]) / "model")
@@ -150,7 +169,13 @@ def run_tuning(name: str, words: list[str], seed: int, args: argparse.Namespace)
         f"{args.out}/{args.part}/{folder_of(name, seed)}",
         Path(__file__).parents[1] / "configs" / "train" / "small" / "common.yaml",
     )
-    shared = [f"out={out}", f"seed={seed}", "data.sizes=[{height: 64, width: 96}]", "validation.clips=0", "validation.quick_clips=0"]
+    shared = [
+        f"out={out}",
+        f"seed={seed}",
+        "data.sizes=[{height: 64, width: 96}]",
+        "validation.clips=0",
+        "validation.quick_clips=0",
+    ]
     shared += ["data.lengths=[{frames: 2, clips: 128, share: 0.8}, {frames: 16, clips: 16, share: 0.2}]"]
     tune = [
         "name=tuned",
@@ -161,7 +186,13 @@ def run_tuning(name: str, words: list[str], seed: int, args: argparse.Namespace)
         "autoencoder.shards=12",
     ]
     pool = ["name=latents", "kind=latents", f"start={out}/tuned/model", "latents.shards=40"]
-    train = ["name=denoiser", "kind=denoiser", f"start={out}/tuned/model", f"denoiser.latents={out}/latents", f"loop.steps={args.steps}"]
+    train = [
+        "name=denoiser",
+        "kind=denoiser",
+        f"start={out}/tuned/model",
+        f"denoiser.latents={out}/latents",
+        f"loop.steps={args.steps}",
+    ]
     train += ["modalities=[points,rays,disparity]", "loop.learning_rate=1e-3"]
     for stage in ([*tune, *words], pool, train):
         directory = run_stage(load_recipe([common], [*shared, *stage])[0])
@@ -179,7 +210,9 @@ def reconstruction(model: Any, clips: int = 64) -> dict[str, float]:
         latents = model.normalizer.normalize("points", model.autoencoder.encode(images)[0])
         decoded = model.decode_points(latents)[0].unflatten(0, batch.frame_index.shape)
     points = make_layout(("points",), normalization=model.spec.points_normalization)
-    own, true = (points.decode({"points": image})["points"][..., 2] for image in (decoded, layout.encode(batch.clip)["points"]))
+    own, true = (
+        points.decode({"points": image})["points"][..., 2] for image in (decoded, layout.encode(batch.clip)["points"])
+    )
     mask = batch.clip.valid & (true > 0.01)
     errors = ((own - true).abs() / true.clamp_min(0.01))[mask]
     return {"decoded_mean": float(errors.mean()), "decoded_median": float(errors.median())}
@@ -195,7 +228,14 @@ def overfit(args: argparse.Namespace) -> dict[str, Any]:
     if not list((out / "pool").glob("*")):
         (out / "pool").mkdir(parents=True)
         write_shard(out / "pool", 0, batch, latents)
-    words = [f"out={out}", "name=model", "kind=denoiser", "start=small", f"denoiser.latents={out}/pool", "denoiser.objective.zero_share=1"]
+    words = [
+        f"out={out}",
+        "name=model",
+        "kind=denoiser",
+        "start=small",
+        f"denoiser.latents={out}/pool",
+        "denoiser.objective.zero_share=1",
+    ]
     words += [
         "denoiser.batch_frames=64",
         f"loop.steps={args.steps}",
@@ -218,7 +258,9 @@ def overfit(args: argparse.Namespace) -> dict[str, Any]:
 def exact_predictor(model: Any, latents: dict[str, torch.Tensor]) -> Callable[[TrueClip, int], Any]:
     """The pipeline around a denoiser that knows the answer: v = -x0 at the last step."""
     layout = layout_of(model)
-    x0 = layout.join({name: model.normalizer.normalize(name, latents[name].half().float()) for name in layout.image_names})
+    x0 = layout.join(
+        {name: model.normalizer.normalize(name, latents[name].half().float()) for name in layout.image_names}
+    )
     predict = predictor(model, steps=0)
 
     def exact(clip: TrueClip, index: int) -> Any:
@@ -257,8 +299,12 @@ def table(files: list[str]) -> str:
             for sampler in ("one step", "5 DDIM steps"):
                 if sampler in own[0]:
                     values = np.array([[result[sampler][key] for key in shown] for result in own])
-                    cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)]
-                    lines.append(f"| {name} | {sampler} | {' | '.join(cells)} | {np.mean([r['cpu_seconds'] for r in own]):.0f} |")
+                    cells = [
+                        f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), np.ptp(values, axis=0) / 2, strict=True)
+                    ]
+                    lines.append(
+                        f"| {name} | {sampler} | {' | '.join(cells)} | {np.mean([r['cpu_seconds'] for r in own]):.0f} |"
+                    )
     return "\n".join(lines)
 
 

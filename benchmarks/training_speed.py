@@ -39,7 +39,9 @@ def random_batch(model: GeometryModel, clips: int, size: tuple[int, int]) -> dic
     """Latents of clips as the pool has them."""
     generator = torch.Generator().manual_seed(0)
     shape = (clips, 4, FRAMES, size[0] // 8, size[1] // 8)
-    latents = {name: torch.randn(shape, generator=generator).to(model.device) for name in ("rgb", *model.spec.image_names)}
+    latents = {
+        name: torch.randn(shape, generator=generator).to(model.device) for name in ("rgb", *model.spec.image_names)
+    }
     index = torch.arange(FRAMES).expand(clips, -1).to(model.device)
     return {**latents, "frame_index": index, "fps": torch.full((clips,), 24.0, device=model.device)}
 
@@ -50,7 +52,11 @@ def make_step(model: GeometryModel, config: LoopConfig) -> Callable[[dict[str, T
         switch_on_checkpointing(model.unet)
     batch: dict[str, Tensor] = {}
     loss = diffusion_loss(
-        model, layout_of(model), make_schedule(dynamic_rescale=model.spec.dynamic_rescale), ObjectiveConfig(), lambda _: batch
+        model,
+        layout_of(model),
+        make_schedule(dynamic_rescale=model.spec.dynamic_rescale),
+        ObjectiveConfig(),
+        lambda _: batch,
     )
     optimizer, ema = make_optimizer(model.unet.parameters(), config), Ema(model.unet, config.ema_decay)
 
@@ -74,7 +80,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def measure(model: GeometryModel, step: Callable[[dict[str, Tensor], int], None], clips: int, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    model: GeometryModel, step: Callable[[dict[str, Tensor], int], None], clips: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """Rates of one batch size. Raises torch.OutOfMemoryError where it does not fit."""
     device, batch = model.device, random_batch(model, clips, tuple(args.size))
     if device.type == "cuda":
@@ -108,7 +116,10 @@ def profile(device: torch.device, run: Callable[[], None]) -> dict[str, float]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, *activities]) as profiler:
         run()
         wait(device)
-    times = {event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in profiler.key_averages()}
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+    }
     named = {key: value for key, value in times.items() if key.startswith("aten::")}
     total = sum(named.values())
     first = sorted(named, key=named.__getitem__, reverse=True)[:SHOWN_OPERATIONS]
@@ -120,7 +131,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=["tiny", "small", "geo4d"], default="small")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels (default: the preset's)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128], help="clips a step, in rising order")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128], help="clips a step, in rising order"
+    )
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--optimizer", choices=["adamw", "adamw_fused", "adamw_8bit"], default="adamw_fused")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, more work")
@@ -145,7 +158,10 @@ def main() -> None:
     device = torch.cuda.get_device_name() if args.device != "cpu" else "cpu"
     weights = sum(parameter.numel() for parameter in model.unet.parameters())
     sys.stdout.write(
-        json.dumps({"device": device, "preset": args.preset, "size": args.size, "weights": weights, "rows": rows}, indent=1) + "\n"
+        json.dumps(
+            {"device": device, "preset": args.preset, "size": args.size, "weights": weights, "rows": rows}, indent=1
+        )
+        + "\n"
     )
 
 

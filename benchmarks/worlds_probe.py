@@ -171,7 +171,9 @@ def render(config: SceneConfig, split: int, count: int, size: tuple[int, int]) -
     """Pictures (n, h, w, 3) uint8 and depth (n, h, w), 0: sky, of `count` frames, few of each scene."""
     pictures, depths = [], []
     for index in range(-(-count // FRAMES_A_SCENE)):
-        clip = render_clips([scene_seed(split, index)], num_frames=FRAMES_A_SCENE, size=size, frame_step=BETWEEN, config=config)
+        clip = render_clips(
+            [scene_seed(split, index)], num_frames=FRAMES_A_SCENE, size=size, frame_step=BETWEEN, config=config
+        )
         pictures.append(clip.rgb[0].mul(255).round().byte().numpy())
         depths.append(clip.depth[0].numpy())
     return np.concatenate(pictures)[:count], np.concatenate(depths)[:count]
@@ -216,7 +218,9 @@ def encoder_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(rows)) * PATCH, max(1, round(rows * width / height)) * PATCH
 
 
-def world_frames(name: str, config: SceneConfig, args: argparse.Namespace, encoder: Encoder, *, held_out: bool) -> Frames:
+def world_frames(
+    name: str, config: SceneConfig, args: argparse.Namespace, encoder: Encoder, *, held_out: bool
+) -> Frames:
     """Of a world; those for training are augmented before they are encoded."""
     split, count = (HELD_OUT, HELD_OUT_FRAMES) if held_out else (TRAINED + args.seed, args.frames)
     size = tuple(args.size)
@@ -231,7 +235,9 @@ def world_frames(name: str, config: SceneConfig, args: argparse.Namespace, encod
     frames = cached(args.cache / f"{stem}.npz", draw)
     rng = np.random.default_rng([split, 5])
     rgb = frames["rgb"] if held_out else np.stack([augmented(picture, rng) for picture in frames["rgb"]])
-    features = cached(args.cache / f"{stem}-features.npz", lambda: {"features": encoder(rgb, ENCODER_SIZE).numpy()})["features"]
+    features = cached(args.cache / f"{stem}-features.npz", lambda: {"features": encoder(rgb, ENCODER_SIZE).numpy()})[
+        "features"
+    ]
     return Frames(torch.from_numpy(features), torch.from_numpy(frames["depth"]))
 
 
@@ -260,7 +266,9 @@ def score(head: Head | None, frames: Frames, *, is_video: bool) -> dict[str, flo
     for per in ("frame", "video") if is_video else ("frame",):
         protocol = DepthProtocol(alignment=DepthAlignment("scale_shift", "l1", per=per, space="depth"))  # type: ignore[arg-type]
         metrics = depth_metrics(guess, true, mask & kept, protocol=protocol)
-        found[per] = float(np.mean([each.abs_rel for each in metrics.frames if each])) if per == "frame" else metrics.abs_rel
+        found[per] = (
+            float(np.mean([each.abs_rel for each in metrics.frames if each])) if per == "frame" else metrics.abs_rel
+        )
     if head is not None:
         found["rows"] = row_correlation(guess, true)
     return found
@@ -292,10 +300,14 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     encoder = Encoder(args.encoder)
     recordings = [Recording.read(text) for text in args.recording]
     sets = {r.name: recording_frames(r, args, encoder) for r in recordings}
-    held_out = {name: world_frames(name, WORLDS[name], args, encoder, held_out=True) for name in {*args.worlds, *args.held_out}}
+    held_out = {
+        name: world_frames(name, WORLDS[name], args, encoder, held_out=True) for name in {*args.worlds, *args.held_out}
+    }
     sets |= {f"held-out {name}": frames for name, frames in held_out.items()}
     videos = {r.name for r in recordings}
-    rows: dict[str, Any] = {"constant": {name: score(None, frames, is_video=name in videos) for name, frames in sets.items()}}
+    rows: dict[str, Any] = {
+        "constant": {name: score(None, frames, is_video=name in videos) for name, frames in sets.items()}
+    }
     show("constant", rows["constant"])
     for world in args.worlds:
         frames = world_frames(world, WORLDS[world], args, encoder, held_out=False)
@@ -310,7 +322,11 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(title: str, row: dict[str, Any]) -> None:
     """One line on the terminal."""
-    numbers = [f"{name}: " + " ".join(f"{k} {v:.3f}" for k, v in each.items()) for name, each in row.items() if isinstance(each, dict)]
+    numbers = [
+        f"{name}: " + " ".join(f"{k} {v:.3f}" for k, v in each.items())
+        for name, each in row.items()
+        if isinstance(each, dict)
+    ]
     sys.stdout.write(f"{title:12} " + " | ".join(numbers) + "\n")
     sys.stdout.flush()
 
@@ -322,7 +338,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--held-out", nargs="*", default=[], choices=sorted(WORLDS), help="more worlds to be scored on")
     parser.add_argument("--encoder", type=Path, required=True, help="folder of DINOv2 ViT-S/14")
     parser.add_argument("--cache", type=Path, required=True, help="folder for rendered and encoded frames")
-    parser.add_argument("--recording", action="append", default=[], metavar="NAME=DIR,SCALE,NEAR,FAR", help="may be repeated")
+    parser.add_argument(
+        "--recording", action="append", default=[], metavar="NAME=DIR,SCALE,NEAR,FAR", help="may be repeated"
+    )
     parser.add_argument("--frames", type=int, default=600, help="to train on")
     parser.add_argument("--minutes", type=float, default=10.0, help="of CPU time, for each head")
     parser.add_argument("--size", type=int, nargs=2, default=(144, 192), metavar=("H", "W"), help="of rendered frames")

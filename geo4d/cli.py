@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     module = import_module(f"geo4d.commands.{chosen}") if chosen in VERBS else None
     for verb, text in VERBS.items():
-        sub = verbs.add_parser(verb, help=text, description=text.capitalize() + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub = verbs.add_parser(
+            verb, help=text, description=text.capitalize() + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
         if verb == chosen and module is not None:
             module.add_arguments(sub)
             sub.add_argument("-v", "--verbose", action="store_true", help="log details")
@@ -47,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, rest = parser.parse_known_args(words)
         # argparse fills an optional list of words before the first option and forgets the words after it
-        settings = [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "settings") else []
+        settings = (
+            [word for word in rest if "=" in word and not word.startswith("-")] if hasattr(args, "settings") else []
+        )
         if rest != settings:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if settings:

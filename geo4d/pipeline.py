@@ -102,13 +102,20 @@ class Geo4D:
         self.model = model
         spec = model.spec
         if not spec.modalities:
-            raise ConfigError(f"The model {spec.name!r} predicts no geometry; it is where training of a geometry model starts.")
+            raise ConfigError(
+                f"The model {spec.name!r} predicts no geometry; it is where training of a geometry model starts."
+            )
         self.layout = make_layout(spec.modalities, normalization=spec.points_normalization)
         self.schedule = make_schedule(dynamic_rescale=spec.dynamic_rescale)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path = "small", *, vae: str | Path | None = None, device: str | None = None, dtype: str = "auto"
+        cls,
+        model: str | Path = "small",
+        *,
+        vae: str | Path | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
     ) -> Geo4D:
         """Loads a model and moves it to a device.
 
@@ -128,7 +135,9 @@ class Geo4D:
         """Writes the model's folder (config.json, safetensors in shards, NOTICE.md), whole or not at all."""
         save_folder(self.model, Path(directory), max_shard_size=max_shard_size, notice=notice)
 
-    def push_to_hub(self, repository: str, *, private: bool | None = None, token: str | None = None, message: str = "") -> str:
+    def push_to_hub(
+        self, repository: str, *, private: bool | None = None, token: str | None = None, message: str = ""
+    ) -> str:
         """Uploads the model's folder to a hub repository ("owner/name"), made if need be; returns the commit's address."""
         return push_to_hub(self.model, repository, private=private, token=token, message=message)
 
@@ -142,7 +151,9 @@ class Geo4D:
         config = config or InferConfig()
         spec = self.model.spec
         if config.compat == "released" and width <= height:
-            raise InputError(f"The released script takes landscape frames alone; got {width} x {height}: leave --compat out.")
+            raise InputError(
+                f"The released script takes landscape frames alone; got {width} x {height}: leave --compat out."
+            )
         if config.size is not None:
             return self._checked(config.size)
         if config.compat == "released":
@@ -199,10 +210,14 @@ class Geo4D:
         windows = self.plan(clip, config)
         cache = None if cache_dir is None else self.open_cache(clip, config, cache_dir)
         compat = self.model.spec.sampler_compat if config.compat == "model" else config.compat
-        settings = PredictConfig(config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released")
+        settings = PredictConfig(
+            config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released"
+        )
         predictor = Predictor(self.model, self.layout, self.schedule, settings)
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
-        return WindowPredictions(windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size)
+        return WindowPredictions(
+            windows=windows, **fields, images=clip.frames, timestamps=clip.timestamps, source_size=clip.source_size
+        )
 
     def fuse(
         self,
@@ -259,7 +274,9 @@ class Geo4D:
 
     def _from_array(self, frames: np.ndarray, config: InferConfig) -> Video:
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-            raise InputError(f"Frames must be a uint8 array (t, h, w, 3) with t > 0; got {frames.dtype} {frames.shape}.")
+            raise InputError(
+                f"Frames must be a uint8 array (t, h, w, 3) with t > 0; got {frames.dtype} {frames.shape}."
+            )
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
@@ -269,7 +286,11 @@ class Geo4D:
             chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
         return Video(
-            np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2]), tracks=tracks
+            np.ascontiguousarray(chosen),
+            times,
+            FOLDER_FPS / config.frame_stride,
+            (frames.shape[1], frames.shape[2]),
+            tracks=tracks,
         )
 
     def _fingerprint(self, clip: Video, config: InferConfig) -> dict[str, object]:
@@ -294,10 +315,14 @@ class Geo4D:
         if frames == 1:
             found.append("A single frame gives depth and a camera, but no motion.")
         elif frames < length:
-            found.append(f"The video has {frames} frames, fewer than a window of {length}: expect less than from a longer one.")
+            found.append(
+                f"The video has {frames} frames, fewer than a window of {length}: expect less than from a longer one."
+            )
         squeeze = _squeeze((clip.frames.shape[1], clip.frames.shape[2]), clip.source_size)
         if squeeze > WARN_SQUEEZE:
-            found.append(f"The frames are squeezed {squeeze:.1f}-fold to a working resolution; crop them for a better result.")
+            found.append(
+                f"The frames are squeezed {squeeze:.1f}-fold to a working resolution; crop them for a better result."
+            )
         return found
 
 

@@ -18,7 +18,9 @@ class Bars:
         """Moves the stage's bar."""
         bar = self._bars.get(stage)
         if bar is None:
-            bar = self._bars[stage] = tqdm(total=total, initial=done, desc=stage, disable=self.hidden or None, leave=True)
+            bar = self._bars[stage] = tqdm(
+                total=total, initial=done, desc=stage, disable=self.hidden or None, leave=True
+            )
         bar.update(done - bar.n)
         if done >= total:
             bar.close()

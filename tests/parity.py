@@ -43,7 +43,15 @@ UNET = {  # the released configuration's names, the vectors' widths
     "default_fs": 24,
     "fs_condition": True,
 }
-_DD = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "ch": 32, "num_res_blocks": 2, "attn_resolutions": []}
+_DD = {
+    "double_z": True,
+    "z_channels": 4,
+    "resolution": 256,
+    "in_channels": 3,
+    "ch": 32,
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+}
 AUTOENCODER = {
     "embed_dim": 4,
     "ddconfig": {**_DD, "out_ch": 3, "ch_mult": [1, 2, 4, 4], "dropout": 0.0},
@@ -76,7 +84,11 @@ SPEC = replace(  # of the whole model
     PRESETS["geo4d"],
     unet={"model_channels": 64, "num_head_channels": 32, "context_dim": 64},
     autoencoder={"block_out_channels": (32, 64, 128, 128)},
-    towers={"text": {"width": 64, "layers": 3, "heads": 4}, "image": {"width": 64, "layers": 3, "heads": 4}, "resampler": RESAMPLER},
+    towers={
+        "text": {"width": 64, "layers": 3, "heads": 4},
+        "image": {"width": 64, "layers": 3, "heads": 4},
+        "resampler": RESAMPLER,
+    },
     base_size=(64, 128),
     sizes=((64, 128), (128, 192)),
 )
@@ -95,7 +107,9 @@ def keys(part: str) -> dict[str, list[int]]:
 
 def manifest(section: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the published "model" or "pointmap_vae"."""
-    return {key: tuple(entry[0]) for key, entry in json.loads((DATA / "manifest_full.json").read_text())[section].items()}
+    return {
+        key: tuple(entry[0]) for key, entry in json.loads((DATA / "manifest_full.json").read_text())[section].items()
+    }
 
 
 def noise(tag: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -45,7 +45,9 @@ def test_version(capsys):
     assert geo4d.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["infer"], ["demo", "--no-such-option"], ["train", "file.yaml", "--odd=1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["nonsense"], ["infer"], ["demo", "--no-such-option"], ["train", "file.yaml", "--odd=1"]]
+)
 def test_wrong_usage_is_exit_code_2(words, capsys):
     assert main(words) == 2
     assert "usage" in capsys.readouterr().err

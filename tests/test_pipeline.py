@@ -32,7 +32,9 @@ def geo() -> Geo4D:
     return Geo4D.from_pretrained("tiny", device="cpu")
 
 
-@pytest.mark.parametrize(("count", "warning"), [(1, "no motion"), (2, TOO_SHORT), (15, TOO_SHORT), (16, None), (21, None)])
+@pytest.mark.parametrize(
+    ("count", "warning"), [(1, "no motion"), (2, TOO_SHORT), (15, TOO_SHORT), (16, None), (21, None)]
+)
 def test_any_length_is_reconstructed(geo: Geo4D, count: int, warning: str | None) -> None:
     video = frames(count)
     result = geo.reconstruct(video)
@@ -177,7 +179,9 @@ def test_bad_models_and_types_are_refused(tmp_path: Path) -> None:
         Geo4D.from_pretrained(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
 def test_bad_arrays_are_refused(geo: Geo4D, bad: np.ndarray) -> None:
     with pytest.raises(InputError, match="uint8 array"):
         geo.reconstruct(bad)

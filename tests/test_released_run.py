@@ -101,7 +101,11 @@ def test_convert_and_infer(files: tuple[Path, Path], tmp_path: Path, monkeypatch
     monkeypatch.setitem(PRESETS, "geo4d", SPEC)
     words = ["convert", str(files[0]), "--vae", str(files[1]), "--out", str(tmp_path / "m"), "--dtype", "fp32"]
     assert main(words) == 0
-    assert sorted(entry.name for entry in (tmp_path / "m").iterdir()) == ["NOTICE.md", "config.json", "model.safetensors"]
+    assert sorted(entry.name for entry in (tmp_path / "m").iterdir()) == [
+        "NOTICE.md",
+        "config.json",
+        "model.safetensors",
+    ]
     assert "model.ckpt and vae.ckpt" in (tmp_path / "m" / "NOTICE.md").read_text()
     direct, folder = load_released(*files, spec=SPEC), load_model(tmp_path / "m")
     for (name, one), other in zip(direct.state_dict().items(), folder.state_dict().values(), strict=True):
@@ -116,7 +120,9 @@ def test_convert_and_infer(files: tuple[Path, Path], tmp_path: Path, monkeypatch
     assert "needs --base" in capsys.readouterr().err
     assert main([*back, "--base", str(files[0])]) == 0
     again = load_released(tmp_path / "r" / "model.ckpt", tmp_path / "r" / "vae.ckpt", spec=SPEC)
-    assert all(torch.equal(a, b) for a, b in zip(direct.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(direct.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan", "wrong model"])

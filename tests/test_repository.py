@@ -36,7 +36,9 @@ def relative(paths):
 
 
 @pytest.mark.parametrize(
-    "words", [("lint-imports",), ("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy", "geo4d")], ids=" ".join
+    "words",
+    [("lint-imports",), ("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy", "geo4d")],
+    ids=" ".join,
 )
 def test_lint(words):
     run_tool(*words)
@@ -49,7 +51,10 @@ def test_files_and_functions_keep_their_size():
         if text.count("\n") > MAX_FILE_LINES:
             found.append(f"{file}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES:
+            if (
+                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
+            ):
                 found.append(f"{file}:{node.lineno} {node.name}")
     assert not found
 
@@ -65,7 +70,9 @@ def calls(file, wanted):
 
 def moves(owner, name, count):
     """os.replace, os.rename, shutil.move and the methods of paths; those of strings take two arguments."""
-    return (owner, name) in {("os", "replace"), ("os", "rename"), ("shutil", "move")} or (name in {"replace", "rename"} and count == 1)
+    return (owner, name) in {("os", "replace"), ("os", "rename"), ("shutil", "move")} or (
+        name in {"replace", "rename"} and count == 1
+    )
 
 
 def outside(wanted, allowed):
@@ -79,7 +86,10 @@ def test_one_room_writes_whole_files_and_reads_arrays(tmp_path, monkeypatch):
     }
     assert outside(moves, reasons) == []
     assert {place.partition(":")[0] for place in outside(moves, ())} == set(reasons)  # none that needs no exception
-    assert outside(lambda owner, name, _: (owner, name) in {("np", "load"), ("numpy", "load")}, {"geo4d/scene/arrays.py"}) == []
+    assert (
+        outside(lambda owner, name, _: (owner, name) in {("np", "load"), ("numpy", "load")}, {"geo4d/scene/arrays.py"})
+        == []
+    )
     sample = tmp_path / "sample.py"
     sample.write_text("os.replace(a, b)\na.rename(b)\na.replace(b)\n'a'.replace('b', 'c')\nreplace(a, b=c)\n")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
@@ -109,7 +119,9 @@ def test_nothing_is_patched_on_at_import():
 @pytest.mark.parametrize("file", ["train/train.py", "infer/infer.py"])
 def test_entry_files_are_thin_and_run(file):
     assert len((ROOT / file).read_text().splitlines()) < MAX_ENTRY_LINES
-    result = subprocess.run([sys.executable, ROOT / file, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, ROOT / file, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -158,7 +170,10 @@ def test_slow_tests_are_left_out_until_they_are_asked_for(pytestconfig):
     assert "-m 'not slow'" in (ROOT / "pyproject.toml").read_text()
     rules = dict(re.findall(r"^(test[\w-]*): setup\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert rules == {"test": "$(PYTEST)", "test-slow": "$(PYTEST) -m slow"}
-    assert [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")] == ["make test", "make test-slow"]
+    assert [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")] == [
+        "make test",
+        "make test-slow",
+    ]
     assert all(f"make {rule} " in (ROOT / "README.md").read_text() for rule in rules)
 
 
@@ -229,7 +244,10 @@ def test_every_citation_resolves():
 
 
 def test_every_cited_equation_is_in_the_docs():
-    cited, formulas = {}, set(re.findall(r"^ +Eq\. (\d+) {2,}\S", (ROOT / "docs" / "method.md").read_text(), re.MULTILINE))
+    cited, formulas = (
+        {},
+        set(re.findall(r"^ +Eq\. (\d+) {2,}\S", (ROOT / "docs" / "method.md").read_text(), re.MULTILINE)),
+    )
     for where, line in citing_lines():
         for first, last in re.findall(r"\bEqs?\. ?(\d+)(?: (?:to|and) (\d+))?", line):
             cited |= dict.fromkeys(range(int(first), int(last or first) + 1), where)
@@ -293,8 +311,15 @@ def test_tracked_files_stay_small():
 
 
 def test_no_path_of_any_machine():
-    bad = re.compile("|".join(["/" + top + "/" for top in ("home", "Users", "work", "root")]) + r"|index-url|find-links|breakpoint\(\)")
-    text_files = [path for path in tracked_files() if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt"} or path.name == "Makefile"]
+    bad = re.compile(
+        "|".join(["/" + top + "/" for top in ("home", "Users", "work", "root")])
+        + r"|index-url|find-links|breakpoint\(\)"
+    )
+    text_files = [
+        path
+        for path in tracked_files()
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt"} or path.name == "Makefile"
+    ]
     found = []
     for path in text_files:
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -352,8 +377,16 @@ def test_no_step_changes_a_finished_result():
         if place.startswith(("alignment/finish/", "io/", "scene")):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.returns is not None and ast.unparse(node.returns) == "Reconstruction":
-                kinds = [ast.unparse(a.annotation) for a in [*node.args.args, *node.args.kwonlyargs] if a.annotation is not None]
+            if (
+                isinstance(node, ast.FunctionDef)
+                and node.returns is not None
+                and ast.unparse(node.returns) == "Reconstruction"
+            ):
+                kinds = [
+                    ast.unparse(a.annotation)
+                    for a in [*node.args.args, *node.args.kwonlyargs]
+                    if a.annotation is not None
+                ]
                 if "Reconstruction" in kinds:
                     found.append(f"{place}:{node.lineno} {node.name}")
     assert not found

@@ -52,9 +52,14 @@ def write_pointodyssey(root, clip=None, *, name="train/ani", masks=True, dtype=n
     depth = np.where(clip.sky, 1e10, clip.depth)
     for i, rgb in enumerate(pictures(clip)):
         save(folder / "rgbs" / f"rgb_{i:05d}.jpg", rgb)
-        save(folder / "depths" / f"depth_{i:05d}.png", (np.minimum(depth[i] / 1000, 1) * 65535).round().astype(np.uint16))
+        save(
+            folder / "depths" / f"depth_{i:05d}.png", (np.minimum(depth[i] / 1000, 1) * 65535).round().astype(np.uint16)
+        )
         if masks:
-            save(folder / "masks" / f"mask_{i:05d}.png", np.where(clip.instance[i].numpy() == HOLE, 0, 200).astype(np.uint8))
+            save(
+                folder / "masks" / f"mask_{i:05d}.png",
+                np.where(clip.instance[i].numpy() == HOLE, 0, 200).astype(np.uint8),
+            )
     world_to_cam = np.linalg.inv(somewhere(clip))
     tracks = np.full((len(depth), 4, 3), np.inf, np.float16)
     np.savez(
@@ -74,7 +79,10 @@ def write_tartanair(root, clip=None, *, name="office/Easy/P000"):
     for i, rgb in enumerate(pictures(clip)):
         save(folder / "image_left" / f"{i:06d}_left.png", rgb)
         (folder / "depth_left").mkdir(exist_ok=True)
-        np.save(folder / "depth_left" / f"{i:06d}_left_depth.npy", np.where(clip.sky[i], 10000, clip.depth[i]).astype(np.float32))
+        np.save(
+            folder / "depth_left" / f"{i:06d}_left_depth.npy",
+            np.where(clip.sky[i], 10000, clip.depth[i]).astype(np.float32),
+        )
     poses = somewhere(clip)
     forward, right, down = 2, 0, 1  # rows of an OpenCV vector that are x, y, z of the other axes
     ned = np.eye(3)[[forward, right, down]]

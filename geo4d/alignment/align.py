@@ -68,7 +68,11 @@ def align(
 
 
 def draft_of(
-    predictions: WindowPredictions, joint: Joint, priors: Priors, config: AlignmentConfig, progress: Progress | None = None
+    predictions: WindowPredictions,
+    joint: Joint,
+    priors: Priors,
+    config: AlignmentConfig,
+    progress: Progress | None = None,
 ) -> Draft:
     """Cameras and depth by the windows alone."""
     fused = fuse_windows(predictions, joint, priors, config.depth, progress)
@@ -101,7 +105,12 @@ def _as_paper(predictions: WindowPredictions, ready: Prepared, config: Alignment
     found, dense = solve_from(predictions, ready, config)
     focal = torch.full_like(ready.start.log_focal, math.exp(found.log_focal))
     cameras = Cameras.of(found.cam_to_world, focal, ready.priors.fixed_intrinsics)
-    report = {"terms": terms_of(predictions, ready), "solver": "paper", "first_loss": found.losses[0], "last_loss": found.losses[-1]}
+    report = {
+        "terms": terms_of(predictions, ready),
+        "solver": "paper",
+        "first_loss": found.losses[0],
+        "last_loss": found.losses[-1],
+    }
     return Draft(cameras, dense, report, ready.warnings())
 
 
@@ -144,12 +153,18 @@ def _refuse_unused(predictions: WindowPredictions, priors: Priors, config: Align
         raise ConfigError("The paper solver knows no priors; take solver=fast.")
     if predictions.points is not None:
         return
-    given = {"depth": priors.depth is not None, "distances": bool(priors.distances), "camera_height": priors.camera_height is not None}
+    given = {
+        "depth": priors.depth is not None,
+        "distances": bool(priors.distances),
+        "camera_height": priors.camera_height is not None,
+    }
     if predictions.disparity is None:
         given["cam_to_world"] = priors.cam_to_world is not None
     unused = [name for name, there in given.items() if there]
     if unused:
-        raise ConfigError(f"Without point maps the priors {', '.join(unused)} cannot be used here; leave them out, or use_points.")
+        raise ConfigError(
+            f"Without point maps the priors {', '.join(unused)} cannot be used here; leave them out, or use_points."
+        )
 
 
 def terms_of(predictions: WindowPredictions, ready: Prepared) -> list[str]:

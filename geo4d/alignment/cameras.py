@@ -33,7 +33,10 @@ class FixedIntrinsics:
         side = max(height, width)
         k = torch.zeros(len(focal), 3, 3, dtype=torch.float64)
         k[:, 0, 0], k[:, 1, 1], k[:, 2, 2] = focal * side, focal * self.aspect * side, 1.0
-        k[:, 0, 2], k[:, 1, 2] = width / 2 + side * self.principal_point[:, 0], height / 2 + side * self.principal_point[:, 1]
+        k[:, 0, 2], k[:, 1, 2] = (
+            width / 2 + side * self.principal_point[:, 0],
+            height / 2 + side * self.principal_point[:, 1],
+        )
         return k
 
 
@@ -46,7 +49,9 @@ class Cameras:
     fixed_intrinsics: FixedIntrinsics
 
     @classmethod
-    def of(cls, cam_to_any: Float[Tensor, "t 4 4"], focal: Float[Tensor, "t"], fixed_intrinsics: FixedIntrinsics) -> Cameras:
+    def of(
+        cls, cam_to_any: Float[Tensor, "t 4 4"], focal: Float[Tensor, "t"], fixed_intrinsics: FixedIntrinsics
+    ) -> Cameras:
         """From poses in any common frame."""
         return cls(relative_to_first(cam_to_any.double()), focal, fixed_intrinsics)
 

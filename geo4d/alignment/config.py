@@ -23,7 +23,9 @@ class PaperConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
         if self.steps < 1 or self.learning_rate <= 0:
-            raise ConfigError(f"paper needs at least 1 step and a learning rate above 0; got {self.steps} and {self.learning_rate}.")
+            raise ConfigError(
+                f"paper needs at least 1 step and a learning rate above 0; got {self.steps} and {self.learning_rate}."
+            )
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,6 @@ class Draft:
             return replace(self, adjusted=adjusted, warnings=warnings)
         corrected = correct_depth(self.dense, adjusted, config)
         cameras = adjusted.cameras(corrected.log_scale)
-        return replace(self, cameras=cameras, dense=corrected.dense, adjusted=adjusted, corrected=corrected, warnings=warnings)
+        return replace(
+            self, cameras=cameras, dense=corrected.dense, adjusted=adjusted, corrected=corrected, warnings=warnings
+        )

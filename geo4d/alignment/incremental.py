@@ -37,7 +37,9 @@ class IncrementalAlignment:
         """Raises ConfigError for settings that cannot grow."""
         self.config = config or AlignmentConfig()
         if self.config.solver != "fast" or not self.config.use_points or self.config.focal != "shared" or lag < 1:
-            raise ConfigError("Growing alignments need solver=fast, use_points=true, focal=shared and a lag of at least 1 window.")
+            raise ConfigError(
+                "Growing alignments need solver=fast, use_points=true, focal=shared and a lag of at least 1 window."
+            )
         self.lag = lag
         self._summary: Summary | None = None
         self._windows: Int[Tensor, "g v"] | None = None
@@ -89,7 +91,9 @@ class IncrementalAlignment:
             raise InputError("Nothing has been aligned yet; call update with window predictions first.")
         self._check(predictions)
         if len(predictions.windows) != self.num_windows:
-            raise InputError(f"{self.num_windows} windows are aligned, {len(predictions.windows)} were given; call update first.")
+            raise InputError(
+                f"{self.num_windows} windows are aligned, {len(predictions.windows)} were given; call update first."
+            )
         predictions = self._selected(predictions)
         observations, rays = observe_points(predictions, self.config.joint), ray_cameras(predictions)
         problems = () if rays is None else rays.problems
@@ -97,11 +101,21 @@ class IncrementalAlignment:
         unknowns = self._unknowns if rays is not None else replace(self._unknowns, rays=None)
         priors = Priors()
         ready = Prepared(
-            observations, rays, priors.resolve(predictions, None), self._guess, unknowns, [], self._window_motion, self.config, problems
+            observations,
+            rays,
+            priors.resolve(predictions, None),
+            self._guess,
+            unknowns,
+            [],
+            self._window_motion,
+            self.config,
+            problems,
         )
         solved = replace(assess(ready.problem(), unknowns), summary=self._summary)  # how the last update ended
         joint = Joint(ready, solved, window_poses(observations, unknowns))
-        return complete(predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config)
+        return complete(
+            predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config
+        )
 
     def _check(self, predictions: WindowPredictions) -> None:
         windows, before = predictions.windows, self._windows
@@ -110,9 +124,13 @@ class IncrementalAlignment:
         if bool((windows[:, 0].diff() < 0).any()):
             raise InputError("The windows must come in the order of their first frames.")
         if before is not None and (len(windows) < len(before) or not torch.equal(windows[: len(before)], before)):
-            raise InputError(f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones last.")
+            raise InputError(
+                f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones last."
+            )
         if before is not None and _kind(predictions) != self._kind:
-            raise InputError(f"These windows are {_kind(predictions)}; those that were aligned before are {self._kind}.")
+            raise InputError(
+                f"These windows are {_kind(predictions)}; those that were aligned before are {self._kind}."
+            )
 
     def _selected(self, predictions: WindowPredictions) -> WindowPredictions:
         drop: dict[str, Any] = {} if self.config.use_disparity else {"disparity": None, "disparity_weight": None}
@@ -160,14 +178,20 @@ class IncrementalAlignment:
         self._unknowns = Unknowns(rotation, centre, old.windows[:first].then(found.windows), log_focal, rays)
         shift = torch.cat([self._guess.shift[:first], ready.guess.shift])
         self._guess = InitialFocal(
-            log_focal, ready.guess.sigma, shift, [*self._guess.by_window[:first], *ready.guess.by_window], self._guess.zooms
+            log_focal,
+            ready.guess.sigma,
+            shift,
+            [*self._guess.by_window[:first], *ready.guess.by_window],
+            self._guess.zooms,
         )
 
 
 def _kind(predictions: WindowPredictions) -> str:
     """The size of the maps, and which there are."""
     height, width = predictions.grid_size
-    return f"{width} x {height} with " + ", ".join(name for name in OF_WINDOWS[1:] if getattr(predictions, name) is not None)
+    return f"{width} x {height} with " + ", ".join(
+        name for name in OF_WINDOWS[1:] if getattr(predictions, name) is not None
+    )
 
 
 def _recent(predictions: WindowPredictions, first: int) -> tuple[WindowPredictions, Int[Tensor, "s"]]:

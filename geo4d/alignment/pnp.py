@@ -82,11 +82,15 @@ class _Pnp:
         normal = torch.einsum("np,npij,npik->njk", w, jacobian, jacobian)
         return _Normal(normal, torch.einsum("np,npij,npi->nj", w, jacobian, residual))
 
-    def move(self, pose: Float[Tensor, "n 4 4"], spread: Float[Tensor, "n"], step: Float[Tensor, "n 6"]) -> Float[Tensor, "n 4 4"]:
+    def move(
+        self, pose: Float[Tensor, "n 4 4"], spread: Float[Tensor, "n"], step: Float[Tensor, "n 6"]
+    ) -> Float[Tensor, "n 4 4"]:
         """After a step."""
         return rigid(so3_exp(step[:, :3]) @ pose[:, :3, :3], pose[:, :3, 3] + step[:, 3:])
 
-    def choose(self, better: Bool[Tensor, "n"], new: Float[Tensor, "n 4 4"], old: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n 4 4"]:
+    def choose(
+        self, better: Bool[Tensor, "n"], new: Float[Tensor, "n 4 4"], old: Float[Tensor, "n 4 4"]
+    ) -> Float[Tensor, "n 4 4"]:
         """The new poses where they are better."""
         return torch.where(better[:, None, None], new, old)
 

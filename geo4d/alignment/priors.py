@@ -68,15 +68,22 @@ class Priors:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot be, InputError for arrays of another shape or of such numbers."""
         for name, (option, least, largest, unit) in SIGMAS.items():
-            value, lower = getattr(self, name), "from" if name == "depth_sigma" else "0 or from"  # depth is never taken for exact
+            value, lower = (
+                getattr(self, name),
+                "from" if name == "depth_sigma" else "0 or from",
+            )  # depth is never taken for exact
             if not (_within(value, least, largest) or (value == 0 and name != "depth_sigma")):
-                raise ConfigError(f"The prior {name} ({option}) must be {lower} {least:g} to {largest:g} {unit}; got {value}.")
+                raise ConfigError(
+                    f"The prior {name} ({option}) must be {lower} {least:g} to {largest:g} {unit}; got {value}."
+                )
         lengths: list[tuple[str, Any]] = [("distance (--distance)", distance.metres) for distance in self.distances]
         if self.camera_height is not None:
             lengths.append(("camera_height (--camera-height)", self.camera_height))
         for name, value in lengths:
             if not _within(value, *LENGTHS):
-                raise ConfigError(f"The prior {name} must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {value}.")
+                raise ConfigError(
+                    f"The prior {name} must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {value}."
+                )
         for name, dimensions, last in (
             ("intrinsics", (2, 3), (3, 3)),
             ("cam_to_world", (3,), (4, 4)),
@@ -99,7 +106,9 @@ class Priors:
         if value.dtype.kind not in "fiub":
             raise InputError(f"The prior {name} ({option}) must hold numbers; got {value.dtype.name}.")
         if name in ("intrinsics", "cam_to_world") and not np.isfinite(value).all():
-            raise InputError(f"The prior {name} ({option}) holds values that are not finite; leave it out, or give it for every frame.")
+            raise InputError(
+                f"The prior {name} ({option}) holds values that are not finite; leave it out, or give it for every frame."
+            )
 
     @property
     def is_empty(self) -> bool:
@@ -113,7 +122,9 @@ class Priors:
         for name in ("cam_to_world", "depth", "ignore"):
             value = getattr(self, name)
             if value is not None and len(value) != frames:
-                raise InputError(f"The prior {name} is of {len(value)} frames, the video has {frames}; give one for each.")
+                raise InputError(
+                    f"The prior {name} is of {len(value)} frames, the video has {frames}; give one for each."
+                )
         fixed_intrinsics, log_focal = self._fixed_intrinsics(predictions)
         log_depth = self._log_depth(predictions)
         depth_at = None if log_depth is None or index is None else log_depth.flatten(1)[:, index].double()
@@ -135,7 +146,9 @@ class Priors:
             return FixedIntrinsics.ideal(frames), None
         k = torch.from_numpy(np.array(self.intrinsics, dtype=np.float64))
         if k.ndim == 3 and len(k) != frames:
-            raise InputError(f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all.")
+            raise InputError(
+                f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all."
+            )
         k = k.expand(frames, 3, 3)
         height, width = predictions.grid_size
         source = predictions.source_size or (height, width)
@@ -147,7 +160,9 @@ class Priors:
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
-        depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)  # in its own type, whose numbers are checked
+        depth = resize_nearest(
+            np.asarray(self.depth), *predictions.grid_size
+        )  # in its own type, whose numbers are checked
         valid = np.isfinite(depth) & (depth > 0)
         if not valid.any():
             raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")
@@ -177,14 +192,18 @@ class ResolvedPriors:
 
 def _within(value: Any, least: float, largest: float) -> bool:
     """Whether a value is a number of that range; nan is not."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(least <= value <= largest)
+    return (
+        isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(least <= value <= largest)
+    )
 
 
 def _check_intrinsics(k: np.ndarray) -> None:
     """Raises InputError unless (3, 3) or (T, 3, 3) are of a pinhole camera without skew, of a size that pictures have."""
     zero = np.abs(np.stack([k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1]))
     if zero.max() > LARGEST_SKEW * max(float(np.abs(k).max()), 1.0):
-        raise InputError("The prior intrinsics (--intrinsics) must have the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; got another.")
+        raise InputError(
+            "The prior intrinsics (--intrinsics) must have the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; got another."
+        )
     focal = k[..., [0, 1], [0, 1]]
     if focal.min() < 1 / PIXELS or np.abs(k).max() > PIXELS:
         raise InputError(
@@ -196,9 +215,13 @@ def _check_intrinsics(k: np.ndarray) -> None:
 def _check_poses(poses: np.ndarray) -> None:
     """Raises InputError unless (T, 4, 4) are rotations and translations of a size that maps have."""
     if np.abs(poses).max() > FARTHEST:
-        raise InputError(f"The prior cam_to_world (--poses) must lie within {FARTHEST:g} of the origin; got {np.abs(poses).max():g}.")
+        raise InputError(
+            f"The prior cam_to_world (--poses) must lie within {FARTHEST:g} of the origin; got {np.abs(poses).max():g}."
+        )
     rotation = poses[:, :3, :3]
     off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max()
     last = np.abs(poses[:, 3] - [0, 0, 0, 1]).max()
     if max(off, last) > LARGEST_SKEW or (np.linalg.det(rotation) < 0).any():
-        raise InputError("The prior cam_to_world (--poses) must hold rigid transforms, a rotation and a translation; got other matrices.")
+        raise InputError(
+            "The prior cam_to_world (--poses) must hold rigid transforms, a rotation and a translation; got other matrices."
+        )

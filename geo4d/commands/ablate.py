@@ -8,10 +8,20 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d ablate FILE.yaml key=value ...`."""
     parser.add_argument(
-        "settings", nargs="*", metavar="FILE.yaml | key=value", help="such as configs/ablate/stride.yaml dataset=sintel root=DIR out=DIR"
+        "settings",
+        nargs="*",
+        metavar="FILE.yaml | key=value",
+        help="such as configs/ablate/stride.yaml dataset=sintel root=DIR out=DIR",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the variants in the folder; other files there stay")
-    parser.add_argument("--shard", default=None, metavar="I/N", help="part of the sequences; default: as torchrun or SLURM say, else all")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the variants in the folder; other files there stay"
+    )
+    parser.add_argument(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="part of the sequences; default: as torchrun or SLURM say, else all",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,7 +40,9 @@ def run(args: argparse.Namespace) -> None:
     if args.overwrite:
         pipelines = [config.variant(name) for name in config.variants]
         models = [(what, getattr(pipeline, what)) for pipeline in pipelines for what in ("model", "vae")]
-        refuse_inputs_inside(config.out, [("the settings", file) for file in files] + [("the data set", config.root), *models])
+        refuse_inputs_inside(
+            config.out, [("the settings", file) for file in files] + [("the data set", config.root), *models]
+        )
     bars = Bars(hidden=args.quiet)
     text = ablate(config, find_shard(args.shard), overwrite=args.overwrite, progress=bars.counter)
     if text is None:

@@ -14,9 +14,13 @@ logger = logging.getLogger("geo4d.align")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d align WINDOWS --out DIR [key=value ...]`."""
     parser.add_argument("windows", help="windows.npz of geo4d infer --save-windows, or a folder of .npy files")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="alignment settings, such as use_rays=false joint.samples=256")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="alignment settings, such as use_rays=false joint.samples=256"
+    )
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
-    parser.add_argument("--tracks", default=None, metavar="FILE", help="tracks.npz of geo4d infer --save-windows, or another tracker's")
+    parser.add_argument(
+        "--tracks", default=None, metavar="FILE", help="tracks.npz of geo4d infer --save-windows, or another tracker's"
+    )
     add_prior_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
@@ -27,7 +31,12 @@ def run(args: argparse.Namespace) -> None:
     from geo4d.alignment import AlignmentConfig, align
     from geo4d.commands.infer import KIND, SETTINGS, WORK_FOLDER, report, result_files, write_result
     from geo4d.config import load_config, save_config
-    from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
+    from geo4d.io.output import (
+        check_output_directory,
+        close_output_directory,
+        open_output_directory,
+        refuse_inputs_inside,
+    )
     from geo4d.pipeline import one_thread
     from geo4d.progress import Bars
     from geo4d.scene.files.tracks import load_tracks

@@ -22,15 +22,21 @@ and, through the stored context tokens, from OpenCLIP ViT-H/14. Look their terms
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d convert MODEL.ckpt [--vae VAE.ckpt] --out DIR`."""
-    parser.add_argument("model", help="released model.ckpt (Geo4D or DynamiCrafter 512); with --to released: a geo4d model")
+    parser.add_argument(
+        "model", help="released model.ckpt (Geo4D or DynamiCrafter 512); with --to released: a geo4d model"
+    )
     parser.add_argument("--vae", default=None, help="released vae.ckpt: the point decoder with its uncertainty")
     parser.add_argument("--out", required=True, help="folder to write; must be new or empty")
     parser.add_argument("--to", choices=("geo4d", "released"), default="geo4d", help="which layout to write")
     parser.add_argument("--dtype", default="bf16", choices=(*DTYPES, *DTYPES.values()), help="of the stored networks")
     parser.add_argument(
-        "--per-frame-images", action="store_true", help="keep the image tower: every frame's own image tokens, as in the paper (+1.3 GB)"
+        "--per-frame-images",
+        action="store_true",
+        help="keep the image tower: every frame's own image tokens, as in the paper (+1.3 GB)",
     )
-    parser.add_argument("--base", default=None, help="with --to released: the released model.ckpt that training began with")
+    parser.add_argument(
+        "--base", default=None, help="with --to released: the released model.ckpt that training began with"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +52,9 @@ def run(args: argparse.Namespace) -> None:
     dtype = getattr(torch, DTYPES.get(args.dtype, args.dtype))
     if args.to == "released":
         if args.base is None:
-            raise ConfigError("--to released needs --base: the released model.ckpt whose towers and schedule go into the file.")
+            raise ConfigError(
+                "--to released needs --base: the released model.ckpt whose towers and schedule go into the file."
+            )
         save_released(load_model(args.model, dtype=dtype), out, base=args.base)
     else:
         logger.info("reading %s", args.model)
@@ -54,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
         files = " and ".join(Path(file).name for file in (args.model, args.vae) if file)
         save_folder(model, out, notice=NOTICE.format(files=files), notes={"source": files})
         if args.vae is None and model.spec.modalities:
-            logger.warning("Warning: without --vae points are decoded without uncertainty; give the release's vae.ckpt.")
+            logger.warning(
+                "Warning: without --vae points are decoded without uncertainty; give the release's vae.ckpt."
+            )
     size = sum(file.stat().st_size for file in out.iterdir())
     logger.info("Wrote %s (%.1f GB; free on that disk: %.0f GB)", out, size / 1e9, shutil.disk_usage(out).free / 1e9)

@@ -38,7 +38,11 @@ def run(args: argparse.Namespace) -> None:
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d data check ROOT`."""
     parser.add_argument("root", help="folder into which a data set was unpacked")
-    parser.add_argument("--kind", default=None, help="pointodyssey, tartanair, spring, vkitti2, bedlam or folder; default: by the layout")
+    parser.add_argument(
+        "--kind",
+        default=None,
+        help="pointodyssey, tartanair, spring, vkitti2, bedlam or folder; default: by the layout",
+    )
     parser.add_argument("--out", default="data_check", help="folder for report.txt, report.json and contact_sheet.png")
     parser.add_argument("--include", default="*", help="pattern of recording names, such as 'train/*'")
     parser.add_argument("--samples", type=int, default=3, help="pairs of neighbouring frames to read of each recording")
@@ -78,19 +82,33 @@ def run_check(args: argparse.Namespace) -> None:
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d data encode ROOT ... --out DIR`."""
-    parser.add_argument("roots", nargs="+", metavar="ROOT", help="folders of data sets; the mixture takes as much of each")
+    parser.add_argument(
+        "roots", nargs="+", metavar="ROOT", help="folders of data sets; the mixture takes as much of each"
+    )
     parser.add_argument("--out", required=True, help="folder for the latents; what is there already is kept")
     parser.add_argument("--model", default="small", help="whose autoencoder: small, a model's folder or file")
     parser.add_argument("--vae", default=None, help="the point decoder that goes with a released model.ckpt")
-    parser.add_argument("--windows", type=int, default=1000, help="how many to draw, each of another place, cut and film")
+    parser.add_argument(
+        "--windows", type=int, default=1000, help="how many to draw, each of another place, cut and film"
+    )
     parser.add_argument("--frames", type=int, default=16, help="of a window")
     parser.add_argument(
-        "--size", type=int, nargs=2, action="append", metavar=("H", "W"), help="pixels; may be repeated (default: the model's)"
+        "--size",
+        type=int,
+        nargs=2,
+        action="append",
+        metavar=("H", "W"),
+        help="pixels; may be repeated (default: the model's)",
     )
     parser.add_argument(
-        "--modalities", nargs="+", default=["points", "rays", "disparity"], help="whose images to encode, beside the frames"
+        "--modalities",
+        nargs="+",
+        default=["points", "rays", "disparity"],
+        help="whose images to encode, beside the frames",
     )
-    parser.add_argument("--most-bad", type=float, default=0.05, help="share of a data set that may be of no use before the work stops")
+    parser.add_argument(
+        "--most-bad", type=float, default=0.05, help="share of a data set that may be of no use before the work stops"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -109,9 +127,13 @@ def run_encode(args: argparse.Namespace) -> None:
     from geo4d.training.recipe import run_stage
 
     if min(args.windows, args.frames, args.workers) < 1:
-        raise ConfigError(f"--windows, --frames and --workers are 1 or more; got {args.windows}, {args.frames} and {args.workers}.")
+        raise ConfigError(
+            f"--windows, --frames and --workers are 1 or more; got {args.windows}, {args.frames} and {args.workers}."
+        )
     out, clips = Path(args.out), min(args.windows, WINDOWS_A_SHARD)
-    refuse_inputs_inside(out, [*(("a data set", root) for root in args.roots), ("--model", args.model), ("--vae", args.vae)])
+    refuse_inputs_inside(
+        out, [*(("a data set", root) for root in args.roots), ("--model", args.model), ("--vae", args.vae)]
+    )
     sizes = args.size or load_model(args.model, vae=args.vae).spec.sizes
     sets = {f"{number}_{Path(root).name}": SetConfig(root, find_kind(root)) for number, root in enumerate(args.roots)}
     data = DataConfig(
@@ -123,16 +145,28 @@ def run_encode(args: argparse.Namespace) -> None:
     latents = LatentsConfig(tuple(args.modalities), -(-args.windows // clips), args.workers)
     place = {"out": str(out.parent), "name": out.name, "device": args.device, "seed": args.seed}
     run_stage(StageConfig(kind="latents", start=args.model, vae=args.vae, data=data, latents=latents, **place))
-    logging.getLogger("geo4d").info("Wrote %d windows to %s: train on them with denoiser.latents=%s", latents.shards * clips, out, out)
+    logging.getLogger("geo4d").info(
+        "Wrote %d windows to %s: train on them with denoiser.latents=%s", latents.shards * clips, out, out
+    )
 
 
 def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d data prepare DATASET ROOT`."""
-    parser.add_argument("dataset", help="sintel, bonn, kitti, tum-dynamics, scannet, davis, 7scenes, tum, rgbd or procedural")
-    parser.add_argument("root", nargs="?", default=None, help="folder into which the data set was unpacked (procedural: none)")
+    parser.add_argument(
+        "dataset", help="sintel, bonn, kitti, tum-dynamics, scannet, davis, 7scenes, tum, rgbd or procedural"
+    )
+    parser.add_argument(
+        "root", nargs="?", default=None, help="folder into which the data set was unpacked (procedural: none)"
+    )
     parser.add_argument("--task", default=None, help="depth, pose or pictures; default: the first that the rule is for")
-    parser.add_argument("--rule", default=None, help="which frames; a wrong name lists the rules; default: as in the released evaluation")
-    parser.add_argument("--out", default=None, metavar="FILE", help="the list of frames; default: <dataset>_<task>.json")
+    parser.add_argument(
+        "--rule",
+        default=None,
+        help="which frames; a wrong name lists the rules; default: as in the released evaluation",
+    )
+    parser.add_argument(
+        "--out", default=None, metavar="FILE", help="the list of frames; default: <dataset>_<task>.json"
+    )
     parser.add_argument("--include", default="*", help="pattern of sequence names")
     for name, kind, meaning in (
         ("start", int, "first frame"),
@@ -162,16 +196,26 @@ def run_prepare(args: argparse.Namespace) -> None:
     prepared.save(out)
     sys.stdout.write(prepared.text())
     if prepared.problems:
-        raise InputError(f"{len(prepared.problems)} sequences of {args.dataset} cannot be used, listed above and in {out}.")
+        raise InputError(
+            f"{len(prepared.problems)} sequences of {args.dataset} cannot be used, listed above and in {out}."
+        )
 
 
 WINDOWS_A_SHARD = 16
 CHECK_KIND = "data check"  # of folder
 
 ACTIONS = {
-    "check": Action("verify an installed data set and draw a contact sheet with reprojected points", add_check_arguments, run_check),
-    "encode": Action(
-        "encode windows of data sets once, so that training need not wait for the autoencoder", add_encode_arguments, run_encode
+    "check": Action(
+        "verify an installed data set and draw a contact sheet with reprojected points", add_check_arguments, run_check
     ),
-    "prepare": Action("choose and pair the frames of an evaluation data set, and write them as a list", add_prepare_arguments, run_prepare),
+    "encode": Action(
+        "encode windows of data sets once, so that training need not wait for the autoencoder",
+        add_encode_arguments,
+        run_encode,
+    ),
+    "prepare": Action(
+        "choose and pair the frames of an evaluation data set, and write them as a list",
+        add_prepare_arguments,
+        run_prepare,
+    ),
 }

@@ -26,13 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "synthetic: procedural clips, or another set of our own; compare: two finished runs",
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="ROOT | key=value", help="the folder; settings of the pipeline, such as alignment.use_rays=false"
+        "settings",
+        nargs="*",
+        metavar="ROOT | key=value",
+        help="the folder; settings of the pipeline, such as alignment.use_rays=false",
     )
     data = parser.add_argument_group("frames")
     data.add_argument("--root", default=None, help="folder into which the data set was unpacked")
     data.add_argument("--task", default=None, help="depth, pose or pictures; default: the first that the rule is for")
-    data.add_argument("--rule", default=None, help="which frames; a wrong name lists the rules; default: as in the released evaluation")
-    data.add_argument("--list", default=None, metavar="FILE", help="frame list of geo4d data prepare, instead of a rule")
+    data.add_argument(
+        "--rule",
+        default=None,
+        help="which frames; a wrong name lists the rules; default: as in the released evaluation",
+    )
+    data.add_argument(
+        "--list", default=None, metavar="FILE", help="frame list of geo4d data prepare, instead of a rule"
+    )
     data.add_argument("--include", default=None, help="pattern of sequence names; default: all")
     data.add_argument("--start", type=int, default=None, help="first frame; default: the rule's")
     data.add_argument("--frame-stride", type=int, default=None, help="frames from one to the next; default: the rule's")
@@ -42,16 +51,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--num", type=int, default=None, help="clips (synthetic); default: 16")
     _add_method_arguments(parser)
     out = parser.add_argument_group("results")
-    out.add_argument("--protocol", default=None, help="a wrong name lists them; default: geo4d, or relative for your own data")
-    out.add_argument("--out", default=None, help="folder of the run; started again, it goes on; default: the table alone is printed")
+    out.add_argument(
+        "--protocol", default=None, help="a wrong name lists them; default: geo4d, or relative for your own data"
+    )
+    out.add_argument(
+        "--out", default=None, help="folder of the run; started again, it goes on; default: the table alone is printed"
+    )
     out.add_argument("--json", default=None, metavar="FILE", help="write the medians and every clip's numbers here")
     out.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     out.add_argument("--retry", action="store_true", help="compute again what failed in the run in --out")
-    out.add_argument("--keep", action="store_true", help="keep the model's results below --out, to look at or to score again")
+    out.add_argument(
+        "--keep", action="store_true", help="keep the model's results below --out, to look at or to score again"
+    )
     out.add_argument("--no-plots", dest="plots", action="store_false", help="draw nothing")
-    out.add_argument("--no-hashes", dest="hashes", action="store_false", help="leave the files' SHA-256 out of the frame list")
-    out.add_argument("--shard", default=None, metavar="I/N", help="part of the sequences; default: as torchrun or SLURM say, else all")
-    out.add_argument("--methods", nargs=2, default=None, metavar=("A", "B"), help="of the two runs (compare); default: the first of each")
+    out.add_argument(
+        "--no-hashes", dest="hashes", action="store_false", help="leave the files' SHA-256 out of the frame list"
+    )
+    out.add_argument(
+        "--shard",
+        default=None,
+        metavar="I/N",
+        help="part of the sequences; default: as torchrun or SLURM say, else all",
+    )
+    out.add_argument(
+        "--methods",
+        nargs=2,
+        default=None,
+        metavar=("A", "B"),
+        help="of the two runs (compare); default: the first of each",
+    )
 
 
 def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,15 +94,30 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DIR",
         help="results of any method, instead of the small model or beside --model; may be repeated",
     )
-    group.add_argument("--key", action="append", default=[], metavar="MEANING=NAME", help="array names in --predictions, where unusual")
+    group.add_argument(
+        "--key", action="append", default=[], metavar="MEANING=NAME", help="array names in --predictions, where unusual"
+    )
     group.add_argument("--disparity", action="store_true", help="what --predictions call depth is 1 / depth")
-    group.add_argument("--normalised-intrinsics", action="store_true", help="intrinsics of --predictions are in units of the image's size")
-    group.add_argument("--quaternions", choices=("xyzw", "wxyz"), default=None, help="order in trajectory files of --predictions")
+    group.add_argument(
+        "--normalised-intrinsics",
+        action="store_true",
+        help="intrinsics of --predictions are in units of the image's size",
+    )
+    group.add_argument(
+        "--quaternions", choices=("xyzw", "wxyz"), default=None, help="order in trajectory files of --predictions"
+    )
     group.add_argument("--stride", type=int, default=None, help="frames between windows; default: 4")
-    group.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
+    group.add_argument(
+        "--steps",
+        type=int,
+        default=None,
+        help="DDIM steps, or 0 for one step from zero input; default: the model's own",
+    )
     group.add_argument("--no-tracks", action="store_true", help="cameras by the network alone")
     group.add_argument("--baselines-only", action="store_true", help="constant depth and mean map alone, no model")
-    group.add_argument("--no-baselines", dest="baselines", action="store_false", help="no constant depth and mean map in the table")
+    group.add_argument(
+        "--no-baselines", dest="baselines", action="store_false", help="no constant depth and mean map in the table"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,7 +132,9 @@ def run(args: argparse.Namespace) -> None:
         return
     shards = find_shard(args.shard).count
     if args.overwrite and shards > 1:
-        raise ConfigError("Shards cannot --overwrite a run, for each would remove what the others have done; remove the folder first.")
+        raise ConfigError(
+            "Shards cannot --overwrite a run, for each would remove what the others have done; remove the folder first."
+        )
     if args.out is not None:
         _evaluate(args, Path(args.out))
         return
@@ -143,10 +188,14 @@ def _write_numbers(args: argparse.Namespace, results: Any, methods: list[Any], s
 
     about = {"root": Path(_root(args) or ".").name, "frames": results.rows[0].records[0]["frames"]}
     result = clip_summary(results, asdict(_clips(args)) if args.dataset == SYNTHETIC else about)
-    name = next((row.method for row in results.rows if not row.is_baseline), None)  # as clip_summary chooses: perhaps of another call
+    name = next(
+        (row.method for row in results.rows if not row.is_baseline), None
+    )  # as clip_summary chooses: perhaps of another call
     ours = next((method.config for method in methods if method.name == name and isinstance(method, Pipeline)), None)
     if ours is not None:
-        result["settings"] = {key: getattr(ours, key) for key in ("model", "vae", "device", "dtype", "stride", "steps", "tracks")}
+        result["settings"] = {
+            key: getattr(ours, key) for key in ("model", "vae", "device", "dtype", "stride", "steps", "tracks")
+        }
     else:
         result["settings"] = {} if name is None else {"method": name, **store.methods()[name]}
     write_json(Path(args.json), result)
@@ -167,7 +216,9 @@ def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
     if args.dataset in (SYNTHETIC, PROCEDURAL):
         _refuse(args, ("depth_scale",), "depth of rendered clips is not stored")
         if (root := _root(args)) is not None:
-            raise ConfigError(f"geo4d evaluate {args.dataset} reads no folder, so {root} would do nothing; leave it out.")
+            raise ConfigError(
+                f"geo4d evaluate {args.dataset} reads no folder, so {root} would do nothing; leave it out."
+            )
     if args.list is not None:
         _refuse(args, OF_A_RULE, "a frame list says which frames; prepare another one")
     if args.baselines_only and not args.baselines:
@@ -179,7 +230,9 @@ def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
 def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
     """Raises ConfigError if one of these options was given."""
     values = {name: getattr(args, name) for name in names}
-    given = next((name for name, value in values.items() if value is not None and value is not False and value != []), None)
+    given = next(
+        (name for name, value in values.items() if value is not None and value is not False and value != []), None
+    )
     if given is not None:
         raise ConfigError(f"--{given.replace('_', '-')} would do nothing here: {reason}.")
 
@@ -188,7 +241,9 @@ def _inputs(args: argparse.Namespace) -> list[tuple[str, str | None]]:
     """(what it is, path or other word) of all that is read."""
     read = [("--predictions", entry.partition("=")[2] or entry) for entry in args.predictions]
     read += [("the data set", _root(args)), ("--list", args.list), ("--model", args.model), ("--vae", args.vae)]
-    return read + [(key, word.partition("=")[2].strip()) for word in args.settings if (key := _key(word)) in ("model", "vae")]
+    return read + [
+        (key, word.partition("=")[2].strip()) for word in args.settings if (key := _key(word)) in ("model", "vae")
+    ]
 
 
 def _root(args: argparse.Namespace) -> str | None:
@@ -219,7 +274,9 @@ def _open(args: argparse.Namespace) -> Any:
     if args.list is not None:
         opened = reopen(args.list, root)
         if opened.dataset.name != args.dataset:
-            raise ConfigError(f"{args.list} lists frames of {opened.dataset.name}, not of {args.dataset}; name the set that it is of.")
+            raise ConfigError(
+                f"{args.list} lists frames of {opened.dataset.name}, not of {args.dataset}; name the set that it is of."
+            )
         return opened
     changes = {"start": args.start, "stride": args.frame_stride, "count": args.frames, "depth_scale": args.depth_scale}
     return open_set(args.dataset, root, task=args.task, rule=args.rule, include=include, **changes)
@@ -254,10 +311,14 @@ def _pipeline(args: argparse.Namespace) -> Any:
     words = [word for word in args.settings if "=" in word]
     named, said = load_config(PipelineConfig, overrides=words), {_key(word) for word in words}
     options = {name: getattr(args, name) for name in ("model", "vae", "device", "dtype", "stride", "steps")}
-    given = {name: value for name, value in options.items() if value is not None} | ({"tracks": False} if args.no_tracks else {})
+    given = {name: value for name, value in options.items() if value is not None} | (
+        {"tracks": False} if args.no_tracks else {}
+    )
     twice = next((name for name, value in given.items() if name in said and getattr(named, name) != value), None)
     if twice is not None:
-        raise ConfigError(f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep one.")
+        raise ConfigError(
+            f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep one."
+        )
     return replace(named, **given)
 
 
@@ -270,7 +331,9 @@ def _form(args: argparse.Namespace) -> Any:
     from geo4d.evaluation.predictions import PredictionForm
 
     pairs = [entry.partition("=") for entry in args.key]
-    odd = next((entry for entry, (_, equals, name) in zip(args.key, pairs, strict=True) if not equals or not name), None)
+    odd = next(
+        (entry for entry, (_, equals, name) in zip(args.key, pairs, strict=True) if not equals or not name), None
+    )
     if odd is not None:
         raise ConfigError(f"--key must be MEANING=NAME such as depth=z; got {odd!r}.")
     keys = {meaning: name for meaning, _, name in pairs}
@@ -284,7 +347,9 @@ def _compare(args: argparse.Namespace) -> None:
     from geo4d.evaluation.store import write_text
 
     if len(args.settings) != 2:
-        raise ConfigError(f"geo4d evaluate compare needs the folders of two runs; got {' '.join(args.settings) or 'none'}.")
+        raise ConfigError(
+            f"geo4d evaluate compare needs the folders of two runs; got {' '.join(args.settings) or 'none'}."
+        )
     text = compare_runs(*args.settings, methods=tuple(args.methods or (None, None))).markdown()
     if args.out is not None:
         write_text(Path(args.out), text)

@@ -45,7 +45,11 @@ def run(args: argparse.Namespace) -> None:
     result = load_reconstruction(args.directory)
     if args.format in CONTRACTS:
         tracks = None if args.tracks is None else load_tracks(args.tracks)
-        write_contract(result, args.out, args.format, tracks=tracks, frame_indices=source_frames(args.directory, result.num_frames))
+        write_contract(
+            result, args.out, args.format, tracks=tracks, frame_indices=source_frames(args.directory, result.num_frames)
+        )
     else:
-        export(result, args.out, args.format, ExportConfig(min_confidence=args.min_confidence, max_points=args.max_points))
+        export(
+            result, args.out, args.format, ExportConfig(min_confidence=args.min_confidence, max_points=args.max_points)
+        )
     logging.getLogger("geo4d").info("Wrote %s", args.out)

@@ -27,17 +27,28 @@ logger = logging.getLogger("geo4d.infer")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d infer VIDEO --out DIR`."""
     parser.add_argument("video", help="video file or folder of images")
-    words = "settings of the alignment, as of geo4d align (focal=per_frame), and of the followed points (tracks.window=21)"
+    words = (
+        "settings of the alignment, as of geo4d align (focal=per_frame), and of the followed points (tracks.window=21)"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
     parser.add_argument("--out", required=True, help="folder for the result; must be new or empty")
     add_model_arguments(parser)
     parser.add_argument("--start", type=int, default=0, help="first frame")
     parser.add_argument("--max-frames", type=int, default=None, help="at most so many frames")
     parser.add_argument("--frame-stride", type=int, default=1, help="take every N-th frame")
-    parser.add_argument("--stride", type=int, default=4, help="frames between windows; smaller is slower and a little better")
-    parser.add_argument("--steps", type=int, default=None, help="DDIM steps, or 0 for one step from zero input; default: the model's own")
+    parser.add_argument(
+        "--stride", type=int, default=4, help="frames between windows; smaller is slower and a little better"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=None,
+        help="DDIM steps, or 0 for one step from zero input; default: the model's own",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise")
-    parser.add_argument("--size", type=parse_size, default=None, help="WxH to work at; default: the model's nearest in aspect ratio")
+    parser.add_argument(
+        "--size", type=parse_size, default=None, help="WxH to work at; default: the model's nearest in aspect ratio"
+    )
     parser.add_argument(
         "--compat",
         choices=("model", "exact", "released"),
@@ -45,11 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="released: as the published script does (one size, 24 fps, constant context, its sampler, the last window twice); "
         "exact: the sampler's last step undone; model: the sampler as published with the model",
     )
-    parser.add_argument("--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory")
-    parser.add_argument("--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone, without followed points")
-    parser.add_argument("--tracks-file", default=None, metavar="FILE", help=".npz of another tracker instead of our own tracks")
+    parser.add_argument(
+        "--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory"
+    )
+    parser.add_argument(
+        "--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone, without followed points"
+    )
+    parser.add_argument(
+        "--tracks-file", default=None, metavar="FILE", help=".npz of another tracker instead of our own tracks"
+    )
     add_prior_arguments(parser)
-    parser.add_argument("--save-windows", action="store_true", help="keep the window predictions as windows.npz, and tracks.npz")
+    parser.add_argument(
+        "--save-windows", action="store_true", help="keep the window predictions as windows.npz, and tracks.npz"
+    )
     parser.add_argument("--resume", action="store_true", help="finish an unfinished run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out; other files there stay")
     parser.add_argument("--no-preview", action="store_true", help="write no preview video and plots")
@@ -80,17 +99,37 @@ def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) 
 
     `kind` is that of the folder, `also` what the caller will write into it.
     """
-    from geo4d.io.output import check_output_directory, close_output_directory, open_output_directory, refuse_inputs_inside
+    from geo4d.io.output import (
+        check_output_directory,
+        close_output_directory,
+        open_output_directory,
+        refuse_inputs_inside,
+    )
     from geo4d.pipeline import Geo4D, InferConfig
     from geo4d.progress import Bars
     from geo4d.scene.files.tracks import load_tracks, save_tracks
     from geo4d.scene.files.windows import save_windows
     from geo4d.windows.cache import cache_files
 
-    names = ("start", "max_frames", "frame_stride", "stride", "steps", "seed", "windows_per_batch", "size", "compat", "tracks")
+    names = (
+        "start",
+        "max_frames",
+        "frame_stride",
+        "stride",
+        "steps",
+        "seed",
+        "windows_per_batch",
+        "size",
+        "compat",
+        "tracks",
+    )
     tracker, alignment = _read_settings(args)
     config = InferConfig(**{name: getattr(args, name) for name in names}, tracker=tracker)
-    out, files, mode = Path(args.out), [*result_files(args), *also], {"resume": args.resume, "overwrite": args.overwrite}
+    out, files, mode = (
+        Path(args.out),
+        [*result_files(args), *also],
+        {"resume": args.resume, "overwrite": args.overwrite},
+    )
     refuse_inputs_inside(out, _inputs(args))
     check_output_directory(out, kind, files, **mode)  # a refusal need not wait for the video to be read
     if not args.overwrite and _is_finished(out, kind, args):
@@ -159,7 +198,9 @@ def _read_settings(args: argparse.Namespace) -> tuple[TrackerConfig, AlignmentCo
 
     of_tracks = [word for word in args.settings if word.startswith("tracks.")]
     if of_tracks and (not args.tracks or args.tracks_file is not None or args.compat == "released"):
-        raise ConfigError(f"{of_tracks[0]} does nothing with --no-tracks, --tracks-file or --compat released; leave one of them out.")
+        raise ConfigError(
+            f"{of_tracks[0]} does nothing with --no-tracks, --tracks-file or --compat released; leave one of them out."
+        )
     prefixed = make_dataclass("Settings", [("tracks", TrackerConfig, field(default_factory=TrackerConfig))])
     others = [word for word in args.settings if word not in of_tracks]
     return load_config(prefixed, overrides=of_tracks).tracks, load_config(AlignmentConfig, overrides=others)
@@ -182,7 +223,9 @@ def _is_finished(out: Path, kind: str, args: argparse.Namespace) -> bool:
     if not (out / SUMMARY).exists():
         return False
     if not (out / SETTINGS).exists() or (out / SETTINGS).read_text() != _settings(args):
-        raise InputError(f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it.")
+        raise InputError(
+            f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it."
+        )
     if not is_intact(out):
         logger.warning("Warning: The result in %s is damaged, and is computed again.", out)
         return False
@@ -195,7 +238,9 @@ def _settings(args: argparse.Namespace) -> str:
     from omegaconf import OmegaConf
 
     plain: dict[str, Any] = {
-        key: value for key, value in vars(args).items() if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
+        key: value
+        for key, value in vars(args).items()
+        if isinstance(value, (str, int, float, bool, tuple, list, type(None)))
     }
     plain["video"] = str(Path(args.video).resolve())
     return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in plain.items() if key not in HOW_TO_RUN}))

@@ -16,18 +16,31 @@ if TYPE_CHECKING:
 
 def add_prior_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `align` and `infer`."""
-    group = parser.add_argument_group("what is known beforehand", "pixels are those of the video; sigmas of 0 mean: exactly so")
-    group.add_argument("--intrinsics", default=None, metavar="FX,FY,CX,CY|FILE", help="in pixels; or .npy (3, 3) or (T, 3, 3)")
+    group = parser.add_argument_group(
+        "what is known beforehand", "pixels are those of the video; sigmas of 0 mean: exactly so"
+    )
+    group.add_argument(
+        "--intrinsics", default=None, metavar="FX,FY,CX,CY|FILE", help="in pixels; or .npy (3, 3) or (T, 3, 3)"
+    )
     group.add_argument("--focal-sigma", type=float, default=0.0, help="relative, of --intrinsics")
     group.add_argument(
-        "--poses", default=None, metavar="FILE", help="cam_to_world: a TUM trajectory with a line a frame, or .npy (T, 4, 4)"
+        "--poses",
+        default=None,
+        metavar="FILE",
+        help="cam_to_world: a TUM trajectory with a line a frame, or .npy (T, 4, 4)",
     )
     group.add_argument("--metric-poses", action="store_true", help="--poses are in metres")
     group.add_argument("--pose-sigma", type=parse_pair, default=(0.0, 0.0), metavar="DEG,LENGTH", help="of --poses")
-    group.add_argument("--depth", default=None, metavar="FILE.npy", help="metric z-depth (T, h, w) in metres, nan or 0 where unknown")
+    group.add_argument(
+        "--depth", default=None, metavar="FILE.npy", help="metric z-depth (T, h, w) in metres, nan or 0 where unknown"
+    )
     group.add_argument("--depth-sigma", type=float, default=0.05, help="relative, of --depth")
-    group.add_argument("--ignore", default=None, metavar="FILE.npy", help="bool (T, h, w): pixels that are not to determine cameras")
-    group.add_argument("--camera-height", type=float, default=None, metavar="METRES", help="above the ground, in the typical frame")
+    group.add_argument(
+        "--ignore", default=None, metavar="FILE.npy", help="bool (T, h, w): pixels that are not to determine cameras"
+    )
+    group.add_argument(
+        "--camera-height", type=float, default=None, metavar="METRES", help="above the ground, in the typical frame"
+    )
     group.add_argument(
         "--distance",
         nargs=3,

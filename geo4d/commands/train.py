@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d train FOLDER | FILE.yaml ... key=value ...`."""
     parser.add_argument("settings", nargs="*", metavar="FOLDER | FILE.yaml | key=value", help=HELP)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--list", action="store_true", help="print the stages and what they begin with, and train nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="print the stages and what they begin with, and train nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`geo4d view DIR`."""
     parser.add_argument("directory", help="a finished reconstruction")
     parser.add_argument("--html", default=None, metavar="FILE", help="write one self-contained page and stop")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, and to open in the browser (or an IP address)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on, and to open in the browser (or an IP address)"
+    )
     parser.add_argument("--port", type=int, default=8080, help="port to listen on")
     parser.add_argument("--max-points", type=int, default=None, help="points a frame (20000, on a page 6000)")
 

@@ -19,7 +19,9 @@ from geo4d.data.view import View, ViewConfig
 from geo4d.data.vkitti2 import VirtualKitti2
 from geo4d.errors import ConfigError, InputError
 
-DATASETS: dict[str, type[DiskSet]] = {data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)}
+DATASETS: dict[str, type[DiskSet]] = {
+    data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)
+}
 
 
 def find_kind(root: str | Path) -> str:
@@ -37,7 +39,12 @@ def find_kind(root: str | Path) -> str:
 
 
 def open_data(
-    root: str | Path, kind: str | None = None, *, include: str | None = None, far: float | None = None, fill: int | None = None
+    root: str | Path,
+    kind: str | None = None,
+    *,
+    include: str | None = None,
+    far: float | None = None,
+    fill: int | None = None,
 ) -> DiskSet:
     """Opens the data set in `root`, of the given kind or of the one that its layout shows.
 
@@ -51,7 +58,9 @@ def open_data(
     if fill is None:
         return DATASETS[kind](root, include=include, far=far)
     if kind != PointOdyssey.kind:
-        raise ConfigError(f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it out.")
+        raise ConfigError(
+            f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it out."
+        )
     return PointOdyssey(root, include=include, far=far, fill=fill)
 
 

@@ -37,7 +37,9 @@ class DataSet(ABC):
         """(r,) int64: frames of each recording."""
         return np.array([recording.count for recording in self.recordings], dtype=np.int64)
 
-    def read(self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None) -> Clip:
+    def read(
+        self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None
+    ) -> Clip:
         """A clip (t, h, w) whose world is its first camera, cut and resized by `view` frame by frame, coloured by `film`.
 
         Raises BadData for a file that is missing, broken or not of its format's kind.
@@ -70,10 +72,14 @@ class DiskSet(DataSet):
         """
         self.root, self.far = Path(root).expanduser().absolute(), far
         if next(self.find(self.root), None) is None:
-            raise InputError(f"{root} does not look like {self.kind}: expected {self.hint}; check the path or the kind.")
+            raise InputError(
+                f"{root} does not look like {self.kind}: expected {self.hint}; check the path or the kind."
+            )
         index = load_index(self.root, self.kind, self._scan)
         keep = self.is_for_training if include is None else lambda name: fnmatch(name, include)
-        self.names = tuple(name for name in index.names if keep(name))  # of usable recordings, and of those that are not
+        self.names = tuple(
+            name for name in index.names if keep(name)
+        )  # of usable recordings, and of those that are not
         self.recordings = tuple(recording for recording in index.recordings if keep(recording.name))
         self.problems = tuple(problem for name, problem in index.problems if keep(name))
         self._cameras: dict[str, Cameras] = {}
@@ -203,7 +209,9 @@ class FrameFiles(DiskSet):
         folder = self.file(part, name, 0).parent
         before, width, after = _split_template(self.layout[part].rpartition("/")[2])
         leaf = name.rpartition("/")[2]
-        pattern = re.compile(re.escape(before.format(leaf=leaf)) + rf"(\d{{{width},}})" + re.escape(after.format(leaf=leaf)))
+        pattern = re.compile(
+            re.escape(before.format(leaf=leaf)) + rf"(\d{{{width},}})" + re.escape(after.format(leaf=leaf))
+        )
         try:
             names = [entry.name for entry in os.scandir(folder)]
         except OSError:

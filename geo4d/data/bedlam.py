@@ -16,7 +16,12 @@ from geo4d.data.frames import BadData, Cameras
 COLUMNS = ("name", "x", "y", "z", "yaw", "pitch", "roll", "focal_length")
 SENSOR = {"sensor_width": 36.0, "sensor_height": 20.25}  # millimetres, where the file does not say
 FROM_UNREAL = np.array([[0.0, 1, 0], [0, 0, -1], [1, 0, 0]])  # x forward, y right, z up (left-handed) -> OpenCV
-NO_BACKGROUND = ("20221010_3_1000_batch01hand", "20221017_3_1000_batch01hand", "20221018_3-8_250_batch01hand", "20221019_3_250_highbmihand")
+NO_BACKGROUND = (
+    "20221010_3_1000_batch01hand",
+    "20221017_3_1000_batch01hand",
+    "20221018_3-8_250_batch01hand",
+    "20221019_3_250_highbmihand",
+)
 
 
 class Bedlam(FrameFiles):
@@ -78,7 +83,11 @@ class Bedlam(FrameFiles):
         file = self.file("depth", name, number)
         depth = read_exr(file, "Depth") / 100
         if depth.ndim != 2 or np.isnan(depth).any():
-            what = f"shape {list(depth.shape)}" if depth.ndim != 2 else f"{int(np.isnan(depth).sum())} depths that are not a number"
+            what = (
+                f"shape {list(depth.shape)}"
+                if depth.ndim != 2
+                else f"{int(np.isnan(depth).sum())} depths that are not a number"
+            )
             raise BadData(file, f"holds {what}; expected finite depths (h, w)")
         return depth, depth >= KILOMETRE
 

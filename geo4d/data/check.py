@@ -51,18 +51,30 @@ class Report:
 
     def text(self) -> str:
         """A table of recordings, then the problems."""
-        counts = {"recording": len(self.findings), "frame": sum(f.frames for f in self.findings), "problem": len(self.problems)}
+        counts = {
+            "recording": len(self.findings),
+            "frame": sum(f.frames for f in self.findings),
+            "problem": len(self.problems),
+        }
         shown = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items())
         lines = [f"{self.kind} in {self.root}: {shown}", ""]
         lines.append(f"{'recording':40} {'frames':>7} {'read':>5} {'depth':>8} {'sky':>5} {'known':>6} {'agree':>6}")
         for f in self.findings:
             numbers = [_number(f.median_depth, "8.2f"), _number(f.sky_share, "5.2f"), _number(f.known_share, "6.2f")]
-            lines.append(f"{f.recording[-40:]:40} {f.frames:7d} {f.read:5d} {' '.join(numbers)} {_number(f.agreement, '6.2f')}")
-        return "\n".join([*lines, "", *(f"{problem.file}: {problem.reason}" for problem in self.problems)]).rstrip() + "\n"
+            lines.append(
+                f"{f.recording[-40:]:40} {f.frames:7d} {f.read:5d} {' '.join(numbers)} {_number(f.agreement, '6.2f')}"
+            )
+        return (
+            "\n".join([*lines, "", *(f"{problem.file}: {problem.reason}" for problem in self.problems)]).rstrip() + "\n"
+        )
 
 
 def check_data(
-    data: DiskSet, *, samples: int | None = 3, progress: Callable[[int, int], None] | None = None, sheet: Path | None = None
+    data: DiskSet,
+    *,
+    samples: int | None = 3,
+    progress: Callable[[int, int], None] | None = None,
+    sheet: Path | None = None,
 ) -> Report:
     """Looks at `samples` pairs of neighbouring frames of every recording (None: at every frame), and at every camera.
 
@@ -113,13 +125,17 @@ def check_recording(
         frames = {index: frame}  # the one before is all that is ever looked back at
     agreeing = _median(shares)
     if agreeing is not None and agreeing < LEAST_AGREEMENT:
-        reason = f"depth and cameras disagree: only {100 * agreeing:.0f} % of the points are found again in the next frame"
+        reason = (
+            f"depth and cameras disagree: only {100 * agreeing:.0f} % of the points are found again in the next frame"
+        )
         problems.append(Problem(str(data.camera_files(recording.name)[0]), reason))
     try:
         problems += find_jumps(data, recording, _median(medians) or 0.0)
     except BadData as error:
         problems.append(error.problem)
-    finding = Finding(recording.name, recording.count, len(skies), _median(medians), _median(skies), _median(known), agreeing)
+    finding = Finding(
+        recording.name, recording.count, len(skies), _median(medians), _median(skies), _median(known), agreeing
+    )
     return finding, problems, pair
 
 
@@ -154,13 +170,17 @@ def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.
     Points outside the other frame are left out.
     """
     places = np.argwhere(source.valid)
-    rays = pixel_rays(torch.from_numpy(places[:, ::-1] + 0.5), torch.tensor(source.intrinsics, dtype=torch.float64)).numpy()
+    rays = pixel_rays(
+        torch.from_numpy(places[:, ::-1] + 0.5), torch.tensor(source.intrinsics, dtype=torch.float64)
+    ).numpy()
     points_cam = rays * source.depth[source.valid][:, None].astype(np.float64)
     cam_to_cam = torch.from_numpy(np.linalg.inv(target.cam_to_world) @ source.cam_to_world)
     there = transform_points(cam_to_cam.double(), torch.from_numpy(points_cam)).numpy()
     ahead = there[:, 2] > 1e-3
     pixels = np.full((len(places), 2), -1.0)
-    pixels[ahead] = project(torch.from_numpy(there[ahead]), torch.tensor(target.intrinsics, dtype=torch.float64)).numpy()
+    pixels[ahead] = project(
+        torch.from_numpy(there[ahead]), torch.tensor(target.intrinsics, dtype=torch.float64)
+    ).numpy()
     inside = ahead & (pixels >= 0).all(1) & (pixels < target.size[::-1]).all(1)
     column, row = np.floor(pixels[inside]).astype(np.int64).T
     return row, column, there[inside, 2], np.flatnonzero(inside)

@@ -20,7 +20,19 @@ from geo4d.errors import InputError
 from geo4d.scene.arrays import map_array, read_archive
 
 # what decoders raise; the last three come from compressed archives, from the headers of arrays, and from CSV files
-DAMAGE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, EOFError, SyntaxError, zlib.error, TokenError, csv.Error)
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    SyntaxError,
+    zlib.error,
+    TokenError,
+    csv.Error,
+)
 
 
 @contextmanager
@@ -84,7 +96,9 @@ def read_npz(file: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
 def read_numbers(file: Path, columns: int, *, header: int = 0) -> np.ndarray:
     """(n, columns) float64 from a text file of so many numbers a line, after `header` lines."""
     with naming(file, f"a text file with {columns} numbers a line"):
-        lines = [line.split() for line in file.read_text().splitlines()[header:] if line.strip() and not line.startswith("#")]
+        lines = [
+            line.split() for line in file.read_text().splitlines()[header:] if line.strip() and not line.startswith("#")
+        ]
         odd = next((i for i, words in enumerate(lines) if len(words) != columns), None)
         if odd is not None:
             raise BadData(file, f"has {len(lines[odd])} numbers in line {odd + 1 + header}; expected {columns}")
@@ -126,4 +140,6 @@ def _optional(module: str, file: Path) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise InputError(f"{file} needs the package {module}, which is not installed; run: pip install 'geo4d[data]'.") from error
+        raise InputError(
+            f"{file} needs the package {module}, which is not installed; run: pip install 'geo4d[data]'."
+        ) from error

@@ -37,9 +37,13 @@ class Folder(DiskSet):
             return [], missing, files
         cameras, count = self.load_cameras(name), len(self._open(name, "depth"))
         bad = np.flatnonzero(~cameras.usable())
-        problems = [Problem(str(folder / "cam_to_world.npy"), f"holds no camera for frame {bad[0]}")] if len(bad) else []
+        problems = (
+            [Problem(str(folder / "cam_to_world.npy"), f"holds no camera for frame {bad[0]}")] if len(bad) else []
+        )
         if count == 0 or count != len(cameras.numbers):
-            problems = [Problem(str(folder / "depth.npy"), f"holds {count} frames; there are {len(cameras.numbers)} cameras")]
+            problems = [
+                Problem(str(folder / "depth.npy"), f"holds {count} frames; there are {len(cameras.numbers)} cameras")
+            ]
         return ([] if problems else [Recording(name, 0, 1, count, self.fps)]), problems, files
 
     def camera_files(self, name: str) -> list[Path]:
@@ -51,14 +55,19 @@ class Folder(DiskSet):
         intrinsics, poses = (read_npy(self.root / name / f"{array}.npy").astype(np.float64) for array in ARRAYS[2:])
         if intrinsics.shape != (len(poses), 3, 3) or poses.shape[1:] != (4, 4):
             shapes = f"{list(intrinsics.shape)} and {list(poses.shape)}"
-            raise BadData(self.root / name / "intrinsics.npy", f"and cam_to_world.npy have shapes {shapes}; expected (n, 3, 3), (n, 4, 4)")
+            raise BadData(
+                self.root / name / "intrinsics.npy",
+                f"and cam_to_world.npy have shapes {shapes}; expected (n, 3, 3), (n, 4, 4)",
+            )
         return Cameras(np.arange(len(poses)), intrinsics, poses)
 
     def frames(self, recording: Recording, indices: Sequence[int]) -> Iterator[Frame]:
         """Decodes the video once, up to the last frame that is wanted."""
         file = self.root / recording.name / "rgb.mp4"
         try:
-            pictures = read_video(file, Selection(start=min(indices), max_frames=max(indices) - min(indices) + 1)).frames
+            pictures = read_video(
+                file, Selection(start=min(indices), max_frames=max(indices) - min(indices) + 1)
+            ).frames
         except InputError as error:
             raise BadData(file, "is not a video that can be read") from error
         depth, sky = self._open(recording.name, "depth"), self._open(recording.name, "sky")
@@ -71,7 +80,9 @@ class Folder(DiskSet):
                 raise BadData(self.root / recording.name / "depth.npy", f"is {sizes}")
             values = np.array(depth[index], dtype=np.float32)
             if np.isnan(values).any():
-                raise BadData(self.root / recording.name / "depth.npy", f"holds depths that are not a number in frame {index}")
+                raise BadData(
+                    self.root / recording.name / "depth.npy", f"holds depths that are not a number in frame {index}"
+                )
             yield make_frame(rgb, values, np.array(sky[index]), self.camera(recording.name, index), far=self.far)
 
     def _open(self, name: str, array: str) -> np.ndarray:

@@ -109,7 +109,9 @@ class Frame:
         return int(self.depth.shape[0]), int(self.depth.shape[1])
 
 
-def make_frame(rgb: np.ndarray, depth: np.ndarray, sky: np.ndarray, camera: tuple[np.ndarray, np.ndarray], *, far: float | None) -> Frame:
+def make_frame(
+    rgb: np.ndarray, depth: np.ndarray, sky: np.ndarray, camera: tuple[np.ndarray, np.ndarray], *, far: float | None
+) -> Frame:
     """A frame from raw depth: whatever is not finite and positive is a hole, and what lies beyond `far` counts as sky."""
     if far is not None:
         sky = sky | (depth > far)

@@ -67,7 +67,11 @@ class Tally:
 def load_window(mixture: Mixture, draw: Draw) -> Clip:
     """One window (v, ...). Raises BadData for broken files."""
     data, frames = mixture.sets[draw.data], mixture.config.frames
-    film = None if mixture.config.film is None else draw_film(np.random.default_rng([*draw.seed, FILM_STREAM]), mixture.config.film)
+    film = (
+        None
+        if mixture.config.film is None
+        else draw_film(np.random.default_rng([*draw.seed, FILM_STREAM]), mixture.config.film)
+    )
     indices = list(range(draw.start, draw.start + draw.stride * frames, draw.stride))
     return data.read(data.recordings[draw.recording], indices, view=draw.view, film=film)
 
@@ -104,7 +108,9 @@ def _first_usable(mixture: Mixture, planned: Draw, problems: list[tuple[str, Pro
             if float(clip.valid.float().mean()) >= mixture.config.least_known:
                 return clip, draw
         draw = mixture.substitute(planned, attempt)
-    raise InputError(f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on it.")
+    raise InputError(
+        f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on it."
+    )
 
 
 def batches(
@@ -141,7 +147,9 @@ def batches(
         if "DataLoader" not in str(error):
             raise
         reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"Reading the data stopped ({reason}); look for a file system that hangs or memory that ran out.") from error
+        raise InputError(
+            f"Reading the data stopped ({reason}); look for a file system that hangs or memory that ran out."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ PAPER_SIZES = (Size(384, 512), Size(320, 512), Size(256, 576), Size(192, 640))
 class MixtureConfig:
     """What a batch is made of."""
 
-    ratios: dict[str, float] = field(default_factory=lambda: dict(PAPER_RATIOS))  # by name of the data set; need not add up to one
+    ratios: dict[str, float] = field(
+        default_factory=lambda: dict(PAPER_RATIOS)
+    )  # by name of the data set; need not add up to one
     sizes: list[Size] = field(default_factory=lambda: list(PAPER_SIZES))
     frames: int = 16
     strides: tuple[int, ...] = (1, 2, 3)
@@ -70,7 +72,9 @@ class Mixture:
         self.sets, self.config, self.seed = dict(sets), config or MixtureConfig(), seed
         c = self.config
         if not sets or c.frames < 1 or c.batch < 1 or not c.sizes or min(c.strides, default=0) < 1:
-            raise ConfigError("A mixture needs data sets, sizes, strides from 1, and at least one frame and one window a batch.")
+            raise ConfigError(
+                "A mixture needs data sets, sizes, strides from 1, and at least one frame and one window a batch."
+            )
         unknown = sorted(set(sets) - {name for name, ratio in c.ratios.items() if ratio > 0})
         if unknown:
             raise ConfigError(f"The mixture has no ratio for {', '.join(unknown)}; give one that is above 0.")
@@ -78,11 +82,15 @@ class Mixture:
         ratios = np.array([c.ratios[name] for name in self.names])
         self.block = _whole_parts(ratios / ratios.sum(), BLOCK)
         if self.block.min() < 1:
-            raise ConfigError(f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it out.")
+            raise ConfigError(
+                f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it out."
+            )
         self.starts = {name: np.cumsum(np.maximum(data.counts() - c.frames + 1, 0)) for name, data in self.sets.items()}
         short = [name for name in self.names if not len(self.starts[name]) or self.starts[name][-1] == 0]
         if short:
-            raise ConfigError(f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take fewer.")
+            raise ConfigError(
+                f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take fewer."
+            )
 
     def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
         """The windows of one batch."""
@@ -100,7 +108,9 @@ class Mixture:
     def substitute(self, draw: Draw, attempt: int) -> Draw:
         """Another window of the same data set and size, for one that is of no use."""
         generator = np.random.default_rng([*draw.seed, attempt])
-        return self._window(draw.data, int(generator.integers(self.starts[draw.data][-1])), draw.view.size, (*draw.seed, attempt))
+        return self._window(
+            draw.data, int(generator.integers(self.starts[draw.data][-1])), draw.view.size, (*draw.seed, attempt)
+        )
 
     def _draw(self, number: int, size: tuple[int, int]) -> Draw:
         """The window with this number among all that are ever drawn."""
@@ -124,7 +134,14 @@ class Mixture:
         fitting = [stride for stride in self.config.strides if stride * (self.config.frames - 1) < count] or [1]
         stride = int(generator.choice(fitting))
         room = count - stride * (self.config.frames - 1)
-        return Draw(name, recording, (item - before) * room // places, stride, draw_view(generator, size, self.config.view), seed)
+        return Draw(
+            name,
+            recording,
+            (item - before) * room // places,
+            stride,
+            draw_view(generator, size, self.config.view),
+            seed,
+        )
 
 
 def _whole_parts(shares: np.ndarray, total: int) -> np.ndarray:

@@ -33,7 +33,9 @@ class PointOdyssey(FrameFiles):
     }
     optional = ("mask",)
 
-    def __init__(self, root: str | Path, *, include: str | None = None, far: float | None = None, fill: int = 0) -> None:
+    def __init__(
+        self, root: str | Path, *, include: str | None = None, far: float | None = None, fill: int = 0
+    ) -> None:
         """As any data set; depth is spread up to `fill` pixels into holes by max pooling (method 4).
 
         Raises ConfigError for a negative `fill`.
@@ -73,7 +75,9 @@ class PointOdyssey(FrameFiles):
         if mask.is_file():
             known = read_grey(mask, bits=8) > 0
             if known.shape != depth.shape:
-                raise BadData(mask, f"is {known.shape[1]} x {known.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}")
+                raise BadData(
+                    mask, f"is {known.shape[1]} x {known.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}"
+                )
             depth = np.where(known | sky, depth, 0)
         return (fill_holes(depth, sky, self.fill) if self.fill else depth), sky
 

@@ -44,7 +44,9 @@ class ProceduralSet(DataSet):
         """At `size`."""
         yield from self._render(recording, indices, self.size)
 
-    def read(self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None) -> Clip:
+    def read(
+        self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None
+    ) -> Clip:
         """Renders at the view's size; the view's cut falls away, for a scene has no frame to cut from."""
         rows: Any = self._render(recording, indices, self.size if view is None else view.size)
         if view is not None:

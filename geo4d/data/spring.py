@@ -34,7 +34,9 @@ class Spring(FrameFiles):
     @classmethod
     def find(cls, root: Path) -> Iterator[str]:
         """The test split has no disparity and is passed over."""
-        return folders_with(root, ("train/*", "*"), lambda path: (path / "frame_left").is_dir() and (path / "cam_data").is_dir())
+        return folders_with(
+            root, ("train/*", "*"), lambda path: (path / "frame_left").is_dir() and (path / "cam_data").is_dir()
+        )
 
     def camera_files(self, name: str) -> list[Path]:
         """Two text files; focaldistance.txt beside them is where the lens is focused and of no use here."""
@@ -54,10 +56,14 @@ class Spring(FrameFiles):
         file = self.file("depth", name, number)
         disparity = read_hdf5(file, "disparity")
         if disparity.ndim != 2 or disparity.shape[0] % 2 or disparity.shape[1] % 2:
-            raise BadData(file, f"holds disparity of shape {list(disparity.shape)}; expected twice the image's height and width")
+            raise BadData(
+                file, f"holds disparity of shape {list(disparity.shape)}; expected twice the image's height and width"
+            )
         disparity = at_pixel_centres(disparity)
         focal = self.camera(name, number)[0][0, 0]
-        depth = np.divide(focal * BASELINE, disparity, out=np.full(disparity.shape, np.nan), where=disparity > 0).astype(np.float32)
+        depth = np.divide(
+            focal * BASELINE, disparity, out=np.full(disparity.shape, np.nan), where=disparity > 0
+        ).astype(np.float32)
         return depth, (disparity == 0) | (depth >= KILOMETRE)
 
 

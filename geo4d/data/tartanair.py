@@ -13,7 +13,9 @@ from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import read_npy, read_numbers, read_size
 from geo4d.data.frames import BadData, Cameras
 
-INTRINSICS = np.array([[320.0, 0, 320], [0, 320, 240], [0, 0, 1]])  # 90 degrees wide; half sides, so pixel centres at +0.5
+INTRINSICS = np.array(
+    [[320.0, 0, 320], [0, 320, 240], [0, 0, 1]]
+)  # 90 degrees wide; half sides, so pixel centres at +0.5
 SIZE = (480, 640)  # of the images that these intrinsics belong to
 FROM_NED = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])  # x forward, y right, z down -> x right, y down, z forward
 
@@ -59,7 +61,9 @@ class TartanAir(FrameFiles):
         file = self.file("depth", name, number)
         depth = read_npy(file)
         if depth.ndim != 2 or depth.dtype.kind != "f":
-            raise BadData(file, f"holds {depth.dtype} of shape {list(depth.shape)}; expected floating-point numbers (h, w)")
+            raise BadData(
+                file, f"holds {depth.dtype} of shape {list(depth.shape)}; expected floating-point numbers (h, w)"
+            )
         if np.isnan(depth).any():
             raise BadData(file, f"holds {int(np.isnan(depth).sum())} depths that are not a number")
         depth = depth.astype(np.float32)

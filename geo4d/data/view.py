@@ -39,7 +39,9 @@ class View:
         """(top, left, height, width) of the cut in a frame, in whole pixels."""
         largest = min(height / self.size[0], width / self.size[1])  # frame pixels a pixel of the result
         scale = min(largest, max(self.zoom * largest, 1.0))
-        tall, wide = (max(1, min(full, round(scale * side))) for full, side in zip((height, width), self.size, strict=True))
+        tall, wide = (
+            max(1, min(full, round(scale * side))) for full, side in zip((height, width), self.size, strict=True)
+        )
         return round(self.down * (height - tall)), round(self.across * (width - wide)), tall, wide
 
     def __call__(self, frame: Frame) -> Frame:
@@ -90,11 +92,16 @@ def resample_depth(frame: Frame, rows: np.ndarray, columns: np.ndarray) -> tuple
     nearest pixel stands alone: no depth between two surfaces is ever made up.
     """
     height, width = frame.size
-    near_row, near_column = (np.clip(np.floor(x).astype(np.int64), 0, n - 1) for x, n in ((rows, height), (columns, width)))
+    near_row, near_column = (
+        np.clip(np.floor(x).astype(np.int64), 0, n - 1) for x, n in ((rows, height), (columns, width))
+    )
     nearest = np.ix_(near_row, near_column)
     depth, valid, sky = frame.depth[nearest], frame.valid[nearest], frame.sky[nearest]
     disparity = np.divide(1, frame.depth, out=np.zeros_like(frame.depth), where=frame.valid)
-    row, column = (np.clip(np.floor(x - 0.5).astype(np.int64), 0, n - 2) for x, n in ((rows, max(height, 2)), (columns, max(width, 2))))
+    row, column = (
+        np.clip(np.floor(x - 0.5).astype(np.int64), 0, n - 2)
+        for x, n in ((rows, max(height, 2)), (columns, max(width, 2)))
+    )
     if min(height, width) < 2:
         return depth, valid, sky
     corners = [disparity[np.ix_(row + i, column + j)] for i in (0, 1) for j in (0, 1)]

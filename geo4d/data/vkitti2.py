@@ -49,7 +49,9 @@ class VirtualKitti2(FrameFiles):
         The principal point counts from the centre of the first pixel (620.5 of 1242), so half a pixel is added.
         """
         files, camera = self.camera_files(name), int(name.rpartition("_")[2])
-        extrinsic, intrinsic = (read_numbers(file, columns, header=1) for file, columns in zip(files, (18, 6), strict=True))
+        extrinsic, intrinsic = (
+            read_numbers(file, columns, header=1) for file, columns in zip(files, (18, 6), strict=True)
+        )
         extrinsic, intrinsic = (rows[rows[:, 1] == camera] for rows in (extrinsic, intrinsic))
         numbers, i, j = np.intersect1d(extrinsic[:, 0], intrinsic[:, 0], return_indices=True)
         matrices = np.tile(np.eye(3), (len(numbers), 1, 1))

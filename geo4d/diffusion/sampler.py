@@ -41,7 +41,9 @@ def ddim(
         v = denoise(x, batch_t)
         x0, eps = x0_from_v(x, v, alpha), noise_from_v(x, v, alpha)
         if schedule.scale is not None:
-            after = schedule.scale[previous] if previous is not None else schedule.scale[t] if compat == "released" else 1.0
+            after = (
+                schedule.scale[previous] if previous is not None else schedule.scale[t] if compat == "released" else 1.0
+            )
             x0 = x0 * (after / schedule.scale[t])
         if on_x0 is not None:
             on_x0(x0)
@@ -64,7 +66,9 @@ def guided(conditional: Denoise, unconditional: Denoise, *, scale: float, rescal
         wanted, other = conditional(x_t, timesteps), unconditional(x_t, timesteps)
         v = other + scale * (wanted - other)
         axes = tuple(range(1, v.ndim))
-        return v * (rescale * wanted.std(axes, keepdim=True) / v.std(axes, keepdim=True) + 1 - rescale) if rescale else v
+        return (
+            v * (rescale * wanted.std(axes, keepdim=True) / v.std(axes, keepdim=True) + 1 - rescale) if rescale else v
+        )
 
     return denoise
 

@@ -36,7 +36,9 @@ def make_schedule(*, dynamic_rescale: bool) -> Schedule:
     scale = None
     if dynamic_rescale:
         ramp = np.linspace(1, RESCALE_BASE, RESCALE_STEPS)
-        scale = torch.from_numpy(np.concatenate([ramp, np.full(STEPS - RESCALE_STEPS, RESCALE_BASE)]).astype(np.float32))
+        scale = torch.from_numpy(
+            np.concatenate([ramp, np.full(STEPS - RESCALE_STEPS, RESCALE_BASE)]).astype(np.float32)
+        )
     return Schedule(torch.from_numpy((signal**2).astype(np.float32)), scale)
 
 

@@ -33,13 +33,17 @@ class AblateConfig:
     task: str | None = None
     rule: str | None = None
     include: str = "*"
-    start: int | None = None  # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
+    start: int | None = (
+        None  # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
+    )
     frame_stride: int | None = None
     count: int | None = None
     depth_scale: float | None = None
     protocol: str | None = None
     out: str = "ablation"
-    share_windows: bool = True  # keeps the network's windows for variants that differ in the alignment alone, until the end
+    share_windows: bool = (
+        True  # keeps the network's windows for variants that differ in the alignment alone, until the end
+    )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     variants: dict[str, list[str]] = field(default_factory=dict)
 
@@ -56,7 +60,12 @@ class AblateConfig:
 
     def open(self) -> OpenSet:
         """The data set."""
-        changes = {"start": self.start, "stride": self.frame_stride, "count": self.count, "depth_scale": self.depth_scale}
+        changes = {
+            "start": self.start,
+            "stride": self.frame_stride,
+            "count": self.count,
+            "depth_scale": self.depth_scale,
+        }
         return open_set(self.dataset, self.root, task=self.task, rule=self.rule, include=self.include, **changes)
 
 
@@ -75,7 +84,9 @@ def ablate(
     if not config.variants:
         raise ConfigError("An ablation needs variants: a name and a list of key=value words for each.")
     if overwrite and shard is not None and shard.count > 1:
-        raise ConfigError("Shards cannot --overwrite a run, for each would remove what the others have done; remove the folder first.")
+        raise ConfigError(
+            "Shards cannot --overwrite a run, for each would remove what the others have done; remove the folder first."
+        )
     opened, out = config.open(), Path(config.out)
     name, protocol = choose_protocol(config.protocol, opened.dataset.name)
     pipelines = {variant: config.variant(variant) for variant in config.variants}
@@ -89,7 +100,13 @@ def ablate(
         store = Store(out / variant)
         if overwrite:
             store.clear()
-        run = Run(opened, [Pipeline(variant, pipeline, windows=out / WINDOWS if config.share_windows else None)], name, protocol, store)
+        run = Run(
+            opened,
+            [Pipeline(variant, pipeline, windows=out / WINDOWS if config.share_windows else None)],
+            name,
+            protocol,
+            store,
+        )
         run.evaluate(shard, None if progress is None else progress(variant))
         if run.is_complete():
             finished.append(write_report(store, opened))

@@ -31,7 +31,10 @@ def gather_arrays(source: Path, quaternions: str | None = None) -> dict[str, np.
     arrays: dict[str, np.ndarray] = {}
     archives = sorted(source.glob("*.npz"))
     if len(archives) > 1:
-        raise BadData(source, f"holds {len(archives)} .npz files; expected one for the whole sequence, or frames in depth/ and camera/")
+        raise BadData(
+            source,
+            f"holds {len(archives)} .npz files; expected one for the whole sequence, or frames in depth/ and camera/",
+        )
     for file in archives:
         _add(source, arrays, _read_archive(file))
     maps = sorted(source.glob("frame_*.npy"), key=number_of)
@@ -82,7 +85,10 @@ def _stack(files: list[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
     maps = [read(file) for file in files]
     odd = next((i for i, array in enumerate(maps) if array.shape != maps[0].shape), None)
     if odd is not None:
-        raise BadData(files[odd], f"has shape {list(maps[odd].shape)}, the first frame {list(maps[0].shape)}; all must have one size")
+        raise BadData(
+            files[odd],
+            f"has shape {list(maps[odd].shape)}, the first frame {list(maps[0].shape)}; all must have one size",
+        )
     return np.stack(maps)
 
 

@@ -69,7 +69,9 @@ class Comparison:
         ]
         for d in self.differences:
             metric = METRICS[d.name]
-            interval = "–" if d.low is None else f"{in_digits(d.low)} to {in_digits(d.high)}{' *' if d.is_clear else ''}"
+            interval = (
+                "–" if d.low is None else f"{in_digits(d.low)} to {in_digits(d.high)}{' *' if d.is_clear else ''}"
+            )
             chance = "" if d.second_is_better is None else f", {d.second_is_better:.0%} of draws"
             title = f"{metric.title} {'↑' if metric.is_share else '↓'}{MARK if d.failures else ''}"
             values = " | ".join(map(in_digits, (d.first, d.second, d.second - d.first)))
@@ -77,7 +79,9 @@ class Comparison:
         return "\n".join(lines) + "\n"
 
 
-def compare_runs(first: str | Path, second: str | Path, methods: tuple[str | None, str | None] = (None, None)) -> Comparison:
+def compare_runs(
+    first: str | Path, second: str | Path, methods: tuple[str | None, str | None] = (None, None)
+) -> Comparison:
     """Compares a method of one run (default: its first) with one of another, or of the same.
 
     Raises InputError if the runs are not of the same data, protocol, frames and truth, or have no sequence in common.
@@ -87,22 +91,30 @@ def compare_runs(first: str | Path, second: str | Path, methods: tuple[str | Non
     for key in MUST_AGREE:
         if runs[0].settings[key] != runs[1].settings[key]:
             got = " and ".join(str(run.settings[key]) for run in runs)
-            raise InputError(f"{first} and {second} cannot be compared: they have another {key} ({got}); evaluate both in the same way.")
+            raise InputError(
+                f"{first} and {second} cannot be compared: they have another {key} ({got}); evaluate both in the same way."
+            )
     pairs, alone = _pair(rows)
     if not pairs:
         raise InputError(f"{first} and {second} have no sequence in common.")
     for a, b in pairs:
         if a["digest"] != b["digest"]:
-            raise InputError(f"{first} and {second} cannot be compared: {a['sequence']} has other frames; use one list of frames for both.")
+            raise InputError(
+                f"{first} and {second} cannot be compared: {a['sequence']} has other frames; use one list of frames for both."
+            )
         other = [part for part in a["truth"] if part in b["truth"] and a["truth"][part] != b["truth"][part]]
         if other:
             what = f"{a['sequence']} has other true {' and '.join(other)}"
-            raise InputError(f"{first} and {second} cannot be compared: {what}; evaluate both with one copy of the data, read in one way.")
+            raise InputError(
+                f"{first} and {second} cannot be compared: {what}; evaluate both with one copy of the data, read in one way."
+            )
     average = runs[0].settings["constants"]["average"]
     names = [name for name in METRICS if METRICS[name].in_tables and all(name in row.cells for row in rows)]
     differences = [difference for name in names if (difference := _difference(name, pairs, average)) is not None]
     same_code = runs[0].settings["code"] == runs[1].settings["code"]
-    return Comparison(runs[0].settings, _titles(rows, (Path(first).name, Path(second).name)), differences, alone, same_code)
+    return Comparison(
+        runs[0].settings, _titles(rows, (Path(first).name, Path(second).name)), differences, alone, same_code
+    )
 
 
 def _pair(rows: Sequence[Row]) -> tuple[list[tuple[Record, Record]], list[str]]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from geo4d.evaluation.scores import statistics
-from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, medians, render_true_clip, score_baselines, score_reconstruction, truth_of
+from geo4d.evaluation.synthetic import (
+    SyntheticSet,
+    TrueClip,
+    medians,
+    render_true_clip,
+    score_baselines,
+    score_reconstruction,
+    truth_of,
+)
 from geo4d.io.video import write_video
 from geo4d.scene import Reconstruction
 from geo4d.synthetic import FPS

@@ -40,7 +40,9 @@ def _commit() -> str | None:
     if not (PACKAGE.parent / ".git").exists():
         return None
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=10, check=True)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
@@ -63,7 +65,10 @@ def make_manifest(store: Store, opened: OpenSet) -> dict[str, Any]:
     settings, methods = store.settings(), store.methods()
     records = {name: done for name in methods if (done := store.records(name)) is not None}
     unusable = {
-        record["sequence"]: record["failures"]["truth"] for done in records.values() for record in done if record["status"] == "unusable"
+        record["sequence"]: record["failures"]["truth"]
+        for done in records.values()
+        for record in done
+        if record["status"] == "unusable"
     }
     rows = [row for name in settings["sequences"] if name not in unusable and (row := store.frames(name)) is not None]
     return {
@@ -84,12 +89,26 @@ def _failures(records: list[Record], task: str) -> dict[str, Any]:
     """How many sequences failed in what the task asks for, and every failure that is counted, in any number."""
     offered, status = offered_groups(records, task), [record["status"] for record in records]
     failed = {record["sequence"]: counted for record in records if (counted := counted_failures(record, offered))}
-    return {"failed": status.count("failed"), "of": len(records), "unusable": status.count("unusable"), "sequences": failed}
+    return {
+        "failed": status.count("failed"),
+        "of": len(records),
+        "unusable": status.count("unusable"),
+        "sequences": failed,
+    }
 
 
 def _cost(records: list[Record]) -> dict[str, float | int]:
     """Time a frame over all that was predicted, and the most memory."""
-    costs = [(record["cost"], record["frames"]) for record in records if record["cost"] is not None and record["status"] == "scored"]
+    costs = [
+        (record["cost"], record["frames"])
+        for record in records
+        if record["cost"] is not None and record["status"] == "scored"
+    ]
     seconds, frames = sum(cost["seconds"] for cost, _ in costs), sum(count for _, count in costs)
     peaks = {key: max((cost[key] for cost, _ in costs), default=0) for key in ("peak_ram_bytes", "peak_gpu_bytes")}
-    return {"seconds": round(seconds, 3), "frames": frames, "seconds_per_frame": round(seconds / max(frames, 1), 4), **peaks}
+    return {
+        "seconds": round(seconds, 3),
+        "frames": frames,
+        "seconds_per_frame": round(seconds / max(frames, 1), 4),
+        **peaks,
+    }

@@ -15,7 +15,13 @@ import torch
 
 from geo4d.alignment import AlignmentConfig
 from geo4d.errors import ConfigError, InputError
-from geo4d.evaluation.predictions import Prediction, PredictionForm, from_reconstruction, prediction_files, read_prediction
+from geo4d.evaluation.predictions import (
+    Prediction,
+    PredictionForm,
+    from_reconstruction,
+    prediction_files,
+    read_prediction,
+)
 from geo4d.evaluation.prepare import sha256
 from geo4d.evaluation.scores import Truth, constant_prediction, mean_prediction
 from geo4d.evaluation.sets import EvaluationSequence
@@ -116,7 +122,9 @@ class Folder:
 class Pipeline:
     """Our own, from the pictures on."""
 
-    def __init__(self, name: str, config: PipelineConfig, *, keep: Path | None = None, windows: Path | None = None) -> None:
+    def __init__(
+        self, name: str, config: PipelineConfig, *, keep: Path | None = None, windows: Path | None = None
+    ) -> None:
         """Loads the weights.
 
         `keep` is a folder for the results; `windows` one in which predicted windows stay, for runs that differ in the alignment.
@@ -124,12 +132,16 @@ class Pipeline:
         """
         self.name, self.config, self.keep, self.windows = name, config, keep, windows
         self.settings = config.infer_config()
-        self.model = Geo4D.from_pretrained(config.model, vae=config.vae, device=local_device(config.device), dtype=config.dtype)
+        self.model = Geo4D.from_pretrained(
+            config.model, vae=config.vae, device=local_device(config.device), dtype=config.dtype
+        )
         self.weights = fingerprint_model(self.model.model)
 
     def describe(self) -> dict[str, Any]:
         """Weights and settings; the kind of device, not its number."""
-        settings = {key: value for key, value in asdict(self.config).items() if key not in ("model", "vae", "device", "dtype")}
+        settings = {
+            key: value for key, value in asdict(self.config).items() if key not in ("model", "vae", "device", "dtype")
+        }
         spec, place = self.model.model.spec, self.model.model
         return {
             "kind": "pipeline",
@@ -196,12 +208,16 @@ def make_methods(
         path = Path(folder if equals else entry).expanduser().absolute()
         methods.append(Folder(name if equals else path.name, path, form))
         if not path.is_dir():
-            raise InputError(f"There is no folder of predictions {path}; expected one with a folder or .npz file for each sequence.")
+            raise InputError(
+                f"There is no folder of predictions {path}; expected one with a folder or .npz file for each sequence."
+            )
     names = [method.name for method in methods]
     twice = next((name for name in names if names.count(name) > 1), None)
     if not methods or twice is not None or any("/" in name or name.startswith(".") or not name for name in names):
         got = f"two called {twice!r}" if twice else ", ".join(names) or "none"
-        raise ConfigError(f"Methods must have plain names of their own; got {got}: give --model, or --predictions NAME=DIR.")
+        raise ConfigError(
+            f"Methods must have plain names of their own; got {got}: give --model, or --predictions NAME=DIR."
+        )
     return methods
 
 

@@ -29,10 +29,18 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
         ("position", "Position error of each frame, after a similarity", results.settings["constants"]["lengths"]),
     ):
         if _has(results, "per_frame", key):
-            written.append(_panels(results, folder / f"frames_{key}.png", title, _draw_frames(key, unit), ("per_frame", key)))
+            written.append(
+                _panels(results, folder / f"frames_{key}.png", title, _draw_frames(key, unit), ("per_frame", key))
+            )
     if _has(results, "path", "true"):
         written.append(
-            _panels(results, folder / TRAJECTORIES, "Paths, in the plane in which the true one spreads most", _draw_path, ("path", "true"))
+            _panels(
+                results,
+                folder / TRAJECTORIES,
+                "Paths, in the plane in which the true one spreads most",
+                _draw_path,
+                ("path", "true"),
+            )
         )
     if _has(results, "trust", "error"):
         written.append(_reliability(results, folder / RELIABILITY))
@@ -66,14 +74,18 @@ def _panels(results: Results, path: Path, title: str, draw: Draw, need: tuple[st
     handles = [*(["truth"] if need[0] == "path" else []), *colours]
     lines = [figure.axes[0].plot([], [], color=colours.get(name, "black"), label=name)[0] for name in handles]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=8)
-    figure.suptitle(title + (f" (the first {MAX_PANELS} of {MAX_PANELS + left_out} sequences)" if left_out > 0 else ""), fontsize=10)
+    figure.suptitle(
+        title + (f" (the first {MAX_PANELS} of {MAX_PANELS + left_out} sequences)" if left_out > 0 else ""), fontsize=10
+    )
     return _save(figure, path)
 
 
 def _draw_frames(key: str, unit: str) -> Draw:
     def draw(axes: Axes, records: dict[str, Record], colours: dict[str, str]) -> None:
         for method, record in records.items():
-            values = np.array([np.nan if value is None else value for value in record["per_frame"][key]], dtype=np.float64)
+            values = np.array(
+                [np.nan if value is None else value for value in record["per_frame"][key]], dtype=np.float64
+            )
             axes.plot(values, linewidth=1.1, color=colours[method])
         axes.set_ylim(bottom=0)
         axes.set_xlabel("frame", fontsize=7)
@@ -106,21 +118,34 @@ def _reliability(results: Results, path: Path) -> Path:
         if not found:
             continue
         error = np.mean([trust["error"] for trust in found], axis=0)
-        by_rank.plot((np.arange(len(error)) + 0.5) / len(error), error, "o-", markersize=3, color=colours[row.method], label=row.method)
+        by_rank.plot(
+            (np.arange(len(error)) + 0.5) / len(error),
+            error,
+            "o-",
+            markersize=3,
+            color=colours[row.method],
+            label=row.method,
+        )
         expected = [trust["expected"] for trust in found if "expected" in trust]
         if expected:
             actual = [trust["error"] for trust in found if "expected" in trust]
-            by_expected.plot(np.ravel(expected), np.ravel(actual), ".", markersize=4, color=colours[row.method], label=row.method)
+            by_expected.plot(
+                np.ravel(expected), np.ravel(actual), ".", markersize=4, color=colours[row.method], label=row.method
+            )
     by_rank.set(xlabel="share of pixels, least trusted first", ylabel="mean relative error", xlim=(0, 1))
     by_rank.set_ylim(bottom=0)
     by_rank.legend(fontsize=8)
-    by_expected.set(xlabel="expected relative error", ylabel="relative error", title="each dot a tenth of a video's pixels")
+    by_expected.set(
+        xlabel="expected relative error", ylabel="relative error", title="each dot a tenth of a video's pixels"
+    )
     if by_expected.lines:
         by_expected.set(xscale="log", yscale="log")
         ends = [*by_expected.get_xlim(), *by_expected.get_ylim()]
         by_expected.plot([min(ends), max(ends)], [min(ends), max(ends)], color="grey", linewidth=0.8)
     else:
-        by_expected.text(0.5, 0.5, "no method says what it expects", ha="center", transform=by_expected.transAxes, fontsize=8)
+        by_expected.text(
+            0.5, 0.5, "no method says what it expects", ha="center", transform=by_expected.transAxes, fontsize=8
+        )
     return _save(figure, path)
 
 

@@ -21,7 +21,11 @@ from geo4d.scene.atomic import whole_file
 
 FORMAT, VERSION = "geo4d-frames", 1
 TEXTS, LISTS = ("dataset", "task", "rule", "digest"), ("sequences", "missing", "problems")
-PARTS = {"changes": dict, **dict.fromkeys(TEXTS, str), **dict.fromkeys(LISTS, list)}  # of a list that can be opened again
+PARTS = {
+    "changes": dict,
+    **dict.fromkeys(TEXTS, str),
+    **dict.fromkeys(LISTS, list),
+}  # of a list that can be opened again
 PARTS_OF_SEQUENCE = {"name": str, "digest": str, "frames": list}
 PARTS_OF_PROBLEM = {"sequence": str, "file": str, "reason": str}
 
@@ -91,7 +95,9 @@ def frame_list(opened: OpenSet, rows: list[dict[str, Any]], problems: Sequence[P
         "rule": opened.rule_name,
         "about": opened.rule.about,
         "settings": {key: getattr(opened.rule, key) for key in (*CHANGEABLE, "pairing")},
-        "changes": {key: getattr(opened.rule, key) for key in CHANGEABLE if getattr(opened.rule, key) != getattr(base, key)},
+        "changes": {
+            key: getattr(opened.rule, key) for key in CHANGEABLE if getattr(opened.rule, key) != getattr(base, key)
+        },
         "digest": hashlib.sha256("\n".join(row["digest"] for row in rows).encode()).hexdigest(),
         "sequences": rows,
         "missing": list(opened.missing),
@@ -145,16 +151,22 @@ def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool =
     unusable = {entry["sequence"]: Problem(entry["file"], entry["reason"]) for entry in entries["problems"]}
     listed = [row["name"] for row in entries["sequences"]]
     if not listed:
-        raise InputError(f"{path} has no sequence that can be used; mend what it names under problems, and prepare it again.")
+        raise InputError(
+            f"{path} has no sequence that can be used; mend what it names under problems, and prepare it again."
+        )
     for row in entries["sequences"]:
         if row["name"] not in opened.names:
-            raise InputError(f"{path} lists the sequence {row['name']}, which is not in {opened.root}; unpack it there.")
+            raise InputError(
+                f"{path} lists the sequence {row['name']}, which is not in {opened.root}; unpack it there."
+            )
         sequence = opened.sequence(row["name"])
         if sequence.digest() != row["digest"]:
             _tell_difference(Path(path), sequence, row)
         if contents:
             _require_contents(opened.root, row)
-    return replace(opened, names=tuple(sorted({*listed, *unusable})), missing=tuple(entries["missing"]), unusable=unusable)
+    return replace(
+        opened, names=tuple(sorted({*listed, *unusable})), missing=tuple(entries["missing"]), unusable=unusable
+    )
 
 
 def load_frame_list(path: str | Path) -> dict[str, Any]:
@@ -166,8 +178,12 @@ def load_frame_list(path: str | Path) -> dict[str, Any]:
             return entries
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} is no list of frames that can be read ({reason}); write it by geo4d data prepare.") from error
-    raise InputError(f"{path} is {entries['format']} of version {entries['version']}; expected {FORMAT} {VERSION}; prepare it again.")
+        raise InputError(
+            f"{path} is no list of frames that can be read ({reason}); write it by geo4d data prepare."
+        ) from error
+    raise InputError(
+        f"{path} is {entries['format']} of version {entries['version']}; expected {FORMAT} {VERSION}; prepare it again."
+    )
 
 
 def _require_parts(entries: dict[str, Any]) -> None:
@@ -195,7 +211,9 @@ def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationS
 
     Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file at fault.
     """
-    size = _require_one_size("picture", opened.root, sequence.frames, lambda index: sequence.read_image(index).shape[:2])
+    size = _require_one_size(
+        "picture", opened.root, sequence.frames, lambda index: sequence.read_image(index).shape[:2]
+    )
     if sequence.depth_frames is None:
         return sequence
     try:
@@ -220,16 +238,23 @@ def _require_depth(root: Path, sequence: EvaluationSequence, image_size: tuple[i
     size = _require_one_size("depth map", root, sequence.depth_frames, read)
     sequence.require_size(0, size, image_size)
     if not any(known):
-        raise BadData(root / sequence.depth_frames[0], f"and the other depth maps of {sequence.name} are zero in every pixel")
+        raise BadData(
+            root / sequence.depth_frames[0], f"and the other depth maps of {sequence.name} are zero in every pixel"
+        )
 
 
-def _require_one_size(what: str, root: Path, files: Sequence[str], read: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+def _require_one_size(
+    what: str, root: Path, files: Sequence[str], read: Callable[[int], tuple[int, ...]]
+) -> tuple[int, ...]:
     """The size (h, w) that all files have. Raises BadData for the first of another size."""
     first = read(0)
     for index, file in enumerate(files):
         size = read(index) if index else first
         if size != first:
-            raise BadData(root / file, f"is {size[1]} x {size[0]}, the first {what} {first[1]} x {first[0]}; all must have one size")
+            raise BadData(
+                root / file,
+                f"is {size[1]} x {size[0]}, the first {what} {first[1]} x {first[0]}; all must have one size",
+            )
     return first
 
 

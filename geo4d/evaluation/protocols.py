@@ -39,8 +39,12 @@ class EvaluationProtocol:
     depth: DepthProtocol = field(default_factory=DepthProtocol)
     by_set: Mapping[str, DepthProtocol] = field(default_factory=dict)  # where a data set is scored otherwise
     interpolation: Literal["nearest", "bicubic"] = "bicubic"  # of predicted depth, to the size of the truth
-    average: Literal["pixel", "video", "median"] = "pixel"  # of the videos' depth numbers; others are averaged by video, or by median
-    lengths: Literal["metres", "median depth"] = "metres"  # unit of trajectory errors: the data set's own, or the video's median depth
+    average: Literal["pixel", "video", "median"] = (
+        "pixel"  # of the videos' depth numbers; others are averaged by video, or by median
+    )
+    lengths: Literal["metres", "median depth"] = (
+        "metres"  # unit of trajectory errors: the data set's own, or the video's median depth
+    )
 
     def depth_of(self, dataset: str) -> DepthProtocol:
         """How depth of this data set is scored."""
@@ -71,7 +75,8 @@ PROTOCOLS = {
         **SCALE_SHIFT,
     ),
     "scale-only": EvaluationProtocol(
-        "One scale a video, the ratio of the medians, Sintel and Bonn up to 70 m, means by pixels.", **_everywhere(DepthAlignment("median"))
+        "One scale a video, the ratio of the medians, Sintel and Bonn up to 70 m, means by pixels.",
+        **_everywhere(DepthAlignment("median")),
     ),
     "per-frame": EvaluationProtocol(
         "One scale a frame, the ratio of the medians, as depth of single images is scored.",
@@ -82,7 +87,8 @@ PROTOCOLS = {
         **_everywhere(DepthAlignment(loss="l2", space="disparity")),
     ),
     "metric": EvaluationProtocol(
-        "No alignment of depth; trajectories by a rigid motion too, for methods that give metres.", **_everywhere(DepthAlignment("none"))
+        "No alignment of depth; trajectories by a rigid motion too, for methods that give metres.",
+        **_everywhere(DepthAlignment("none")),
     ),
     "relative": EvaluationProtocol(
         "One scale and shift a video by least absolute deviations, the nearest pixel, trajectories in units of the video's median depth, "

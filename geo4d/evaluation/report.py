@@ -46,7 +46,9 @@ def write_report(store: Store, opened: OpenSet, *, plots: bool = True) -> Result
 
 def write_tables(results: Results, folder: Path, text: str) -> None:
     """Writes the table for people, for papers and for programs, and what it cost."""
-    for name, content in zip(TABLES[:4], (text, latex(results), sequences_csv(results), costs_csv(results)), strict=True):
+    for name, content in zip(
+        TABLES[:4], (text, latex(results), sequences_csv(results), costs_csv(results)), strict=True
+    ):
         write_text(folder / name, content)
     write_json(folder / TABLES[4], summary(results))
 

@@ -18,7 +18,9 @@ DIGITS, LEAST, NOTHING = 4, 1e-3, 1e-9  # after the point; below, two digits and
 MAX_NAMES = 5  # of missing sequences, in tables
 HEADLINES = ("abs_rel", "ate_sim3")  # that have a table by sequence
 MARK = "†"  # a number in which failures are counted
-COUNTED = f"{MARK}: failures are counted, as constant depth, a static camera and the mean focal length, with shares of 0."
+COUNTED = (
+    f"{MARK}: failures are counted, as constant depth, a static camera and the mean focal length, with shares of 0."
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,14 @@ class Results:
             records = store.records(name)
             if records is not None:
                 average = settings["constants"]["average"]
-                rows.append(Row(name, described["kind"] == "baseline", records, average_records(records, settings["task"], average)))
+                rows.append(
+                    Row(
+                        name,
+                        described["kind"] == "baseline",
+                        records,
+                        average_records(records, settings["task"], average),
+                    )
+                )
         if not rows:
             raise InputError(f"The run in {store.folder} is not finished; start the same command again to finish it.")
         return cls(settings, rows)
@@ -75,12 +84,16 @@ class Results:
         for row in self.rows:
             if method in (None, row.method):
                 return row
-        raise InputError(f"The run has no method {method!r}; expected one of {', '.join(row.method for row in self.rows)}.")
+        raise InputError(
+            f"The run has no method {method!r}; expected one of {', '.join(row.method for row in self.rows)}."
+        )
 
     @property
     def columns(self) -> list[str]:
         """The numbers that tables show: those that some method has, the task's own first."""
-        names = [name for name, metric in METRICS.items() if metric.in_tables and any(name in row.cells for row in self.rows)]
+        names = [
+            name for name, metric in METRICS.items() if metric.in_tables and any(name in row.cells for row in self.rows)
+        ]
         return sorted(names, key=lambda name: METRICS[name].group != self.settings["task"])
 
     def best(self, name: str) -> set[str]:
@@ -161,7 +174,11 @@ def summary(results: Results) -> dict[str, Any]:
 
 def sequences_csv(results: Results) -> str:
     """One line for each method and sequence: scores, and what failed."""
-    names = [name for name in METRICS if any(record["scores"].get(name) is not None for row in results.rows for record in row.records)]
+    names = [
+        name
+        for name in METRICS
+        if any(record["scores"].get(name) is not None for row in results.rows for record in row.records)
+    ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "sequence", "status", "frames", "pixels", *names, "failures"])
@@ -169,7 +186,9 @@ def sequences_csv(results: Results) -> str:
         for record in row.records:
             scores = ["" if (value := record["scores"].get(name)) is None else repr(value) for name in names]
             reasons = "; ".join(f"{group}: {reason}" for group, reason in record["failures"].items())
-            writer.writerow([row.method, record["sequence"], record["status"], record["frames"], record["pixels"], *scores, reasons])
+            writer.writerow(
+                [row.method, record["sequence"], record["status"], record["frames"], record["pixels"], *scores, reasons]
+            )
     return out.getvalue()
 
 
@@ -211,7 +230,9 @@ def _reasons(results: Results) -> list[str]:
             failures = record["failures"] if record["status"] == "unusable" else counted_failures(record, offered)
             if failures:
                 what = ", ".join(failures) if record["status"] == "scored" else record["status"]
-                lines.append(f"* {row.method} on {record['sequence']} ({what}): " + " ".join(dict.fromkeys(failures.values())))
+                lines.append(
+                    f"* {row.method} on {record['sequence']} ({what}): " + " ".join(dict.fromkeys(failures.values()))
+                )
     return lines
 
 
@@ -219,10 +240,17 @@ def latex(results: Results) -> str:
     """The table of means as a tabular of plain LaTeX."""
     columns = results.columns
     heads = " & ".join(_tex(_head(results, name)) for name in columns)
-    body = [" & ".join(_tex_cell(cell) for cell in _line(results, row, r"\textbf{{{}}}")) + r" \\" for row in results.rows]
+    body = [
+        " & ".join(_tex_cell(cell) for cell in _line(results, row, r"\textbf{{{}}}")) + r" \\" for row in results.rows
+    ]
     notes = [f"% {note}" for note in _notes(results)]
     rule = r"\begin{tabular}{l" + "r" * (len(columns) + 1) + "}"
-    return "\n".join([*notes, rule, r"\hline", rf"method & {heads} & failed \\", r"\hline", *body, r"\hline", r"\end{tabular}"]) + "\n"
+    return (
+        "\n".join(
+            [*notes, rule, r"\hline", rf"method & {heads} & failed \\", r"\hline", *body, r"\hline", r"\end{tabular}"]
+        )
+        + "\n"
+    )
 
 
 def _notes(results: Results) -> list[str]:
@@ -239,10 +267,16 @@ def _notes(results: Results) -> list[str]:
     unusable = max(row.unusable for row in results.rows)
     if unusable:
         found.append(f"{unusable} of {total} sequences have no truth that can be used, and no number for any method.")
-    flipped = [(row, flips) for row in results.rows if (flips := upside_down(row.records).get("depth", {})).get("sequences")]
+    flipped = [
+        (row, flips) for row in results.rows if (flips := upside_down(row.records).get("depth", {})).get("sequences")
+    ]
     if flipped:
-        where = "; ".join(f"{row.method} on {flips['sequences']} of {total} ({flips['frames']} frames)" for row, flips in flipped)
-        found.append(f"Upside down, where a free fit of depth would take a negative scale, and scored at scale 0: {where}.")
+        where = "; ".join(
+            f"{row.method} on {flips['sequences']} of {total} ({flips['frames']} frames)" for row, flips in flipped
+        )
+        found.append(
+            f"Upside down, where a free fit of depth would take a negative scale, and scored at scale 0: {where}."
+        )
     if any(cell.failures for row in results.rows for cell in row.cells.values()):
         found.append(COUNTED)
     return found
@@ -277,7 +311,11 @@ def _by_sequence(results: Results, name: str) -> list[list[str]]:
         for row in results.rows:
             record = row.records[index]
             value = record["scores"].get(name) if name in row.cells else None
-            cells.append("–" if value is None else f"{in_digits(value)}{'' if failure(name, record['failures']) is None else MARK}")
+            cells.append(
+                "–"
+                if value is None
+                else f"{in_digits(value)}{'' if failure(name, record['failures']) is None else MARK}"
+            )
         lines.append(cells)
     return lines
 

@@ -32,7 +32,9 @@ Job = tuple[str, str]  # names of a method and a sequence
 # What bad data, full memory or a library may raise; a mistake in our own code (TypeError and the like) still ends the run
 FAILURES = (Geo4DError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 RENDERED = (PROCEDURAL.name, BENCHMARK.name)
-FINE = 2**20  # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
+FINE = (
+    2**20
+)  # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
 SHARDS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))  # torchrun; a job step of SLURM
 
 
@@ -111,7 +113,9 @@ class Run:
         """The results with failures that are counted, or without truth."""
         found: set[Job] = set()
         for method in self.methods:
-            records = [record for name in self.opened.names if (record := self.store.record(method.name, name)) is not None]
+            records = [
+                record for name in self.opened.names if (record := self.store.record(method.name, name)) is not None
+            ]
             offered = offered_groups(records, self.opened.task)
             bad = [record for record in records if record["status"] != "scored" or counted_failures(record, offered)]
             found |= {(method.name, record["sequence"]) for record in bad if record["sequence"] in names}
@@ -159,11 +163,17 @@ class Run:
                 torch.cuda.empty_cache()
         scores.failures = {group: self._plain(reason, method) for group, reason in scores.failures.items()}
         try:
-            hopeless = count_failures(scores, truth, self.protocol, self.opened.dataset.name, self.opened.task) if truth.groups else ()
+            hopeless = (
+                count_failures(scores, truth, self.protocol, self.opened.dataset.name, self.opened.task)
+                if truth.groups
+                else ()
+            )
         except InputError as error:  # a guess cannot be scored either
             self._unusable(method, sequence.name, self._reason(error, method), digest=sequence.digest())
             return
-        failed = self.opened.task in scores.failures or bool(scores.failures and not set(truth.groups) - scores.failures.keys())
+        failed = self.opened.task in scores.failures or bool(
+            scores.failures and not set(truth.groups) - scores.failures.keys()
+        )
         if failed:
             reason = scores.failures.get(self.opened.task, next(iter(scores.failures.values())))
             logger.warning("%s failed on %s: %s", method.name, sequence.name, reason)
@@ -190,15 +200,24 @@ class Run:
     def _unusable(self, method: Method, name: str, reason: str, *, digest: str = "") -> None:
         """The data set itself is at fault: no method has a number there."""
         logger.warning("%s cannot be used: %s", name, reason)
-        nothing: dict[str, Any] = {key: {} for key in ("scores", "statistics", "per_frame", "path", "trust", "upside_down")}
+        nothing: dict[str, Any] = {
+            key: {} for key in ("scores", "statistics", "per_frame", "path", "trust", "upside_down")
+        }
         nothing |= {"frames": 0, "pixels": 0, "groups": [], "offers": [], "cost": None}
         self.store.write_record(
-            self._record(method, name, digest) | {"status": "unusable", "failures": {"truth": reason}, "truth": {}, **nothing}
+            self._record(method, name, digest)
+            | {"status": "unusable", "failures": {"truth": reason}, "truth": {}, **nothing}
         )
 
     def _record(self, method: Method, name: str, digest: str) -> Record:
         settings = settings_hash(self.settings(), method.describe())
-        return {"settings": settings, "sequence": name, "digest": digest, "method": method.name, "source": method.source(name)}
+        return {
+            "settings": settings,
+            "sequence": name,
+            "digest": digest,
+            "method": method.name,
+            "source": method.source(name),
+        }
 
     def _require_same_data(self, name: str, digest: str, hashes: dict[str, str], again: Container[Job]) -> None:
         """Raises InputError if a result that stays, of whatever method in the folder, has other frames or another truth."""
@@ -225,7 +244,9 @@ class Run:
             now = self._record(method, name, digest if record["status"] != "unusable" else record["digest"])
             changed = [key for key in ("settings", "digest", "source") if record[key] != now[key]]
             if changed:
-                self._refuse(method.name, name, {"settings": "settings", "digest": "frames", "source": "predictions"}[changed[0]])
+                self._refuse(
+                    method.name, name, {"settings": "settings", "digest": "frames", "source": "predictions"}[changed[0]]
+                )
         return waiting
 
     def _reason(self, error: BaseException, method: Method) -> str:

@@ -101,7 +101,9 @@ class Scores:
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)
     path: dict[str, list[list[float]]] = field(default_factory=dict)  # predicted (aligned) and true centres
     trust: dict[str, Any] = field(default_factory=dict)  # error by confidence
-    upside_down: dict[str, int] = field(default_factory=dict)  # group -> frames of which a free fit would take a negative scale
+    upside_down: dict[str, int] = field(
+        default_factory=dict
+    )  # group -> frames of which a free fit would take a negative scale
 
 
 def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, dataset: str) -> Scores:
@@ -110,7 +112,9 @@ def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationP
     depth_protocol = protocol.depth_of(dataset)
     parts: dict[str, Callable[[], None]] = {
         "depth": lambda: _score_depth(scores, truth, prediction, protocol, depth_protocol),
-        "pose": lambda: _score_pose(scores, truth, prediction, protocol, is_metric=depth_protocol.alignment.kind == "none"),
+        "pose": lambda: _score_pose(
+            scores, truth, prediction, protocol, is_metric=depth_protocol.alignment.kind == "none"
+        ),
         "focal": lambda: _score_focal(scores, truth, prediction),
         "points": lambda: _score_points(scores, truth, prediction, depth_protocol),
     }
@@ -123,7 +127,9 @@ def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationP
     return scores
 
 
-def count_failures(scores: Scores, truth: Truth, protocol: EvaluationProtocol, dataset: str, task: str) -> tuple[str, ...]:
+def count_failures(
+    scores: Scores, truth: Truth, protocol: EvaluationProtocol, dataset: str, task: str
+) -> tuple[str, ...]:
     """Fills the groups that failed with what a constant depth and a static camera get, and 0 for shares.
 
     Returns the groups whose truth cannot be used, as not even they can be scored. Raises InputError if the task's is among them.
@@ -170,12 +176,16 @@ def offers(prediction: Prediction, groups: Sequence[str]) -> list[str]:
 
 def constant_prediction(truth: Truth) -> Prediction:
     """Depth 1, a camera that stands still, the mean focal length."""
-    return _unseen(truth, baselines.constant_depth((truth.frames, *_depth_size(truth))), baselines.static_camera(truth.frames))
+    return _unseen(
+        truth, baselines.constant_depth((truth.frames, *_depth_size(truth))), baselines.static_camera(truth.frames)
+    )
 
 
 def mean_prediction(truth: Truth) -> Prediction:
     """The mean map and the mean path of many procedural scenes, and the mean focal length."""
-    return _unseen(truth, baselines.mean_map_depth(truth.frames, *_depth_size(truth)), baselines.mean_path(truth.frames))
+    return _unseen(
+        truth, baselines.mean_map_depth(truth.frames, *_depth_size(truth)), baselines.mean_path(truth.frames)
+    )
 
 
 def _unseen(truth: Truth, depth: np.ndarray, cam_to_world: np.ndarray) -> Prediction:
@@ -211,7 +221,9 @@ def statistics(truth: Truth) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _score_depth(scores: Scores, truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, depth_protocol: DepthProtocol) -> None:
+def _score_depth(
+    scores: Scores, truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, depth_protocol: DepthProtocol
+) -> None:
     assert truth.depth is not None and truth.valid is not None
     depth = prediction.depth_at(_depth_size(truth), interpolation=protocol.interpolation)
     found = depth_metrics(depth, truth.depth, truth.valid, protocol=depth_protocol)
@@ -221,7 +233,9 @@ def _score_depth(scores: Scores, truth: Truth, prediction: Prediction, protocol:
     scores.per_frame["abs_rel"] = [None if frame is None else frame.abs_rel for frame in found.frames]
     by_median = DepthProtocol(DepthAlignment("median"), depth_protocol.max_depth, depth_protocol.clip)
     try:
-        scores.values["abs_rel_median_scale"] = depth_metrics(depth, truth.depth, truth.valid, protocol=by_median).abs_rel
+        scores.values["abs_rel_median_scale"] = depth_metrics(
+            depth, truth.depth, truth.valid, protocol=by_median
+        ).abs_rel
     except InputError as error:  # affine depth may have a median that is not positive
         scores.failures["median scale"] = str(error)
     if truth.valid.mean() > DENSE:
@@ -233,7 +247,9 @@ def _score_depth(scores: Scores, truth: Truth, prediction: Prediction, protocol:
 def _score_boundary(scores: Scores, truth: Truth, prediction: Prediction, depth: np.ndarray) -> None:
     assert truth.depth is not None and truth.valid is not None
     if not (depth[truth.valid] > 0).any():
-        scores.failures["boundary"] = f"{prediction.source} holds no positive depth, without which there are no boundaries."
+        scores.failures["boundary"] = (
+            f"{prediction.source} holds no positive depth, without which there are no boundaries."
+        )
         return
     try:
         scores.values["boundary_f1"] = boundary_metrics(depth, truth.depth, truth.valid).f1
@@ -242,7 +258,12 @@ def _score_boundary(scores: Scores, truth: Truth, prediction: Prediction, depth:
 
 
 def _score_trust(
-    scores: Scores, truth: Truth, prediction: Prediction, depth: np.ndarray, found: DepthMetrics, depth_protocol: DepthProtocol
+    scores: Scores,
+    truth: Truth,
+    prediction: Prediction,
+    depth: np.ndarray,
+    found: DepthMetrics,
+    depth_protocol: DepthProtocol,
 ) -> None:
     """Does the error fall where the confidence rises? In bins of as many pixels, from the least trusted to the most."""
     assert truth.depth is not None and prediction.confidence is not None
@@ -251,7 +272,9 @@ def _score_trust(
     use = scored & np.isfinite(depth) & np.isfinite(sure)
     if int(use.sum()) < TRUST_BINS:
         if int(scored.sum()) >= TRUST_BINS:  # else it is the truth that has too little
-            scores.failures["trust"] = f"{prediction.source} holds finite confidence for fewer than {TRUST_BINS} pixels of known depth."
+            scores.failures["trust"] = (
+                f"{prediction.source} holds finite confidence for fewer than {TRUST_BINS} pixels of known depth."
+            )
         return
     aligned = found.fit.apply(depth)[use]
     if depth_protocol.clip is not None:
@@ -268,14 +291,18 @@ def _score_trust(
         scores.trust["expected"] = [float(expected[group].mean()) for group in groups]
 
 
-def _score_pose(scores: Scores, truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, *, is_metric: bool) -> None:
+def _score_pose(
+    scores: Scores, truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, *, is_metric: bool
+) -> None:
     assert truth.cam_to_world is not None
     if prediction.cam_to_world is None:
         raise InputError(f"{prediction.source} holds no cameras; evaluate its depth alone.")
     true = truth.cam_to_world.copy()
     if protocol.lengths == "median depth":
         if truth.depth is None:
-            raise InputError("Lengths in units of the median depth need true depth; choose a protocol in metres, such as geo4d.")
+            raise InputError(
+                "Lengths in units of the median depth need true depth; choose a protocol in metres, such as geo4d."
+            )
         true[:, :3, 3] /= truth.median_depth
     scores.values |= asdict(pose_metrics(prediction.cam_to_world, true))
     if is_metric:
@@ -301,7 +328,9 @@ def _score_points(scores: Scores, truth: Truth, prediction: Prediction, depth_pr
     scale = np.array([size[1] / truth.size[1], size[0] / truth.size[0], 1.0])[:, None]
     depth = prediction.depth_at(size)
     predicted = _points(depth, _intrinsics(prediction, size), grid)
-    found = point_metrics(predicted, _points(truth.depth, scale * truth.intrinsics, grid), valid[grid], alignment=PointAlignment())
+    found = point_metrics(
+        predicted, _points(truth.depth, scale * truth.intrinsics, grid), valid[grid], alignment=PointAlignment()
+    )
     scores.values |= {"point_rel": found.rel, "point_delta": found.delta}
     scores.upside_down["points"] = int(found.free_scale_is_negative.sum())
 

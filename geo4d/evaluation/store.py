@@ -36,7 +36,9 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def claim(self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]], kept: Iterable[str] = ()) -> None:
+    def claim(
+        self, settings: dict[str, Any], methods: Iterable[tuple[str, dict[str, Any]]], kept: Iterable[str] = ()
+    ) -> None:
         """Makes the folder that of these settings; of the methods in `kept` results are kept as well.
 
         Raises InputError if it is that of others, or holds something else.

@@ -23,7 +23,16 @@ from geo4d.synthetic import FPS, render_clips, scene_seed
 HELD_OUT_SEED = 900001
 SOURCE_SIZE = (128, 192)
 SCORES = (  # of the summary, in its order
-    *("abs_rel", "delta1", "abs_rel_median_scale", "ate_sim3", "ate_scale", "ate_static", "rpe_translation", "rpe_rotation_deg"),
+    *(
+        "abs_rel",
+        "delta1",
+        "abs_rel_median_scale",
+        "ate_sim3",
+        "ate_scale",
+        "ate_static",
+        "rpe_translation",
+        "rpe_rotation_deg",
+    ),
     *("rotation_deg", "direction_deg", "auc_5", "auc_30", "focal_error"),
 )
 
@@ -53,7 +62,9 @@ class TrueClip:
 
 def render_true_clip(dataset: SyntheticSet, index: int) -> TrueClip:
     """Renders clip `index` of the set."""
-    clip = render_clips([scene_seed(dataset.seed, index)], num_frames=dataset.frames, size=dataset.size).map(lambda x: x[0])
+    clip = render_clips([scene_seed(dataset.seed, index)], num_frames=dataset.frames, size=dataset.size).map(
+        lambda x: x[0]
+    )
     return TrueClip(
         frames=clip.rgb.mul(255).round().byte().numpy(),
         timestamps=np.arange(dataset.frames) / FPS,
@@ -86,7 +97,9 @@ def score(clip: TrueClip, prediction: Prediction) -> dict[str, float]:
     """
     truth = truth_of(clip)
     scores = score_prediction(truth, prediction, PROTOCOLS["relative"], "procedural")
-    failed = [reason for group, reason in scores.failures.items() if group in truth.groups]  # a number beside them may be missing
+    failed = [
+        reason for group, reason in scores.failures.items() if group in truth.groups
+    ]  # a number beside them may be missing
     if failed:
         raise InputError(failed[0])
     return chosen(scores.values)
@@ -137,7 +150,10 @@ def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _in_order(names: set[str], rows: list[dict[str, float]]) -> list[str]:
     """As in SCORES, and others as they come."""
-    return [*(name for name in SCORES if name in names), *dict.fromkeys(name for row in rows for name in row if name not in SCORES)]
+    return [
+        *(name for name in SCORES if name in names),
+        *dict.fromkeys(name for row in rows for name in row if name not in SCORES),
+    ]
 
 
 def _ratio(clip: dict[str, Any], guess: str) -> float | None:

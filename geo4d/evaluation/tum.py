@@ -18,9 +18,13 @@ def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int | None) -> 
     """
     for name in ("rgb.txt", "depth.txt", "groundtruth.txt"):
         if not (root / name).is_file():
-            raise InputError(f"{root / name} is missing; expected a recording in TUM layout (rgb.txt, depth.txt, groundtruth.txt).")
+            raise InputError(
+                f"{root / name} is missing; expected a recording in TUM layout (rgb.txt, depth.txt, groundtruth.txt)."
+            )
     if not (root / "intrinsics.txt").is_file():
-        raise InputError(f"{root / 'intrinsics.txt'} is missing; expected fx fy cx cy of the pictures, for no focal length is invented.")
+        raise InputError(
+            f"{root / 'intrinsics.txt'} is missing; expected fx fy cx cy of the pictures, for no focal length is invented."
+        )
     recording = open_set("tum", root, count=max_frames, depth_scale=depth_scale)
     return true_clip(recording.sequence(recording.names[0]))
 
@@ -31,4 +35,6 @@ def true_clip(sequence: EvaluationSequence) -> TrueClip:
     depth, valid = sequence.depths()
     poses = np.linalg.inv(sequence.cam_to_world[0]) @ sequence.cam_to_world
     timestamps = sequence.timestamps - sequence.timestamps[0]
-    return TrueClip(sequence.images(), timestamps, depth, valid, np.zeros(depth.shape, bool), sequence.intrinsics, poses)
+    return TrueClip(
+        sequence.images(), timestamps, depth, valid, np.zeros(depth.shape, bool), sequence.intrinsics, poses
+    )

@@ -64,12 +64,16 @@ def undistort_points(
         InputError: another number of coefficients, or pixels that the lens cannot show (it folds over before it gets there).
     """
     if distortion.shape[-1] not in (4, 5, 8, 12, 14):
-        raise InputError(f"A distortion has 4, 5, 8, 12 or 14 coefficients in OpenCV's order; got {distortion.shape[-1]}.")
+        raise InputError(
+            f"A distortion has 4, 5, 8, 12 or 14 coefficients in OpenCV's order; got {distortion.shape[-1]}."
+        )
     seen = pixel_rays(pixels, intrinsics)[..., :2]
     plane = torch.eye(3, dtype=seen.dtype, device=seen.device).expand_as(intrinsics)
     straight = remove_distortion(seen, plane, distortion, num_iters=UNDISTORT_ROUNDS)
     tolerance = max(UNDISTORTED, 8 * torch.finfo(seen.dtype).eps)
-    missed = ~((distort_points(straight, plane, distortion) - seen).abs().amax(-1) <= tolerance * (1 + seen.abs().amax(-1)))
+    missed = ~(
+        (distort_points(straight, plane, distortion) - seen).abs().amax(-1) <= tolerance * (1 + seen.abs().amax(-1))
+    )
     if bool(missed.any()):
         raise InputError(
             f"{int(missed.sum())} of {missed.numel()} pixels cannot be freed of this distortion, which shows nothing there; "

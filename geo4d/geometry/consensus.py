@@ -24,7 +24,9 @@ def consensus_fundamental(
     if len(source) < LEAST_EPIPOLAR:
         return None
     try:
-        found, agree = cv2.findFundamentalMat(scale * source, scale * target, cv2.USAC_MAGSAC, scale * threshold, confidence, SAMPLES)
+        found, agree = cv2.findFundamentalMat(
+            scale * source, scale * target, cv2.USAC_MAGSAC, scale * threshold, confidence, SAMPLES
+        )
     except cv2.error:  # raised where no sample of the matches has a geometry
         return None
     if found is None or found.shape != (3, 3):
@@ -53,11 +55,15 @@ def consensus_camera(
     if essential is None or essential.shape != (3, 3):
         return None
     both = SCALE * source, SCALE * target
-    _, rotation, translation, ahead, _ = cv2.recoverPose(essential, *both, intrinsics, distanceThresh=FARTHEST, mask=agree.copy())
+    _, rotation, translation, ahead, _ = cv2.recoverPose(
+        essential, *both, intrinsics, distanceThresh=FARTHEST, mask=agree.copy()
+    )
     return rotation, translation[:, 0], agree[:, 0] > 0, ahead[:, 0] > 0
 
 
-def consensus_homography(source: np.ndarray, target: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+def consensus_homography(
+    source: np.ndarray, target: np.ndarray, *, threshold: float
+) -> tuple[np.ndarray, np.ndarray] | None:
     """H (3, 3) from source to target, and which matches (n,) agree: those of one plane, or of a camera that turns where it stands."""
     import cv2
 
@@ -93,7 +99,9 @@ def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) ->
             return None
         inside = np.zeros(len(points), bool)
         inside[agree[:, 0]] = True
-        rotation, translation = cv2.solvePnPRefineLM(points[inside], SCALE * rays[inside], intrinsics, None, rotation, translation)
+        rotation, translation = cv2.solvePnPRefineLM(
+            points[inside], SCALE * rays[inside], intrinsics, None, rotation, translation
+        )
     except cv2.error:
         return None
     pose = np.eye(4)

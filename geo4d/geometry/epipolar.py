@@ -51,7 +51,9 @@ def relative_camera(
     """
     essential = essential_matrix(pixels_i, pixels_j, intrinsics_i, intrinsics_j, weight)
     mask = None if weight is None else weight > 0
-    rotation, translation, _, ahead = motion_from_essential_choose_solution(essential, intrinsics_i, intrinsics_j, pixels_i, pixels_j, mask)
+    rotation, translation, _, ahead = motion_from_essential_choose_solution(
+        essential, intrinsics_i, intrinsics_j, pixels_i, pixels_j, mask
+    )
     return rigid(rotation, translation[..., 0]), ahead
 
 

@@ -90,7 +90,9 @@ def _minimise_tangents(u: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> fl
     return best[1]
 
 
-def _bracket(u: np.ndarray, y: np.ndarray, evaluate: object) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _bracket(
+    u: np.ndarray, y: np.ndarray, evaluate: object
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Two slopes with the minimum between them, from the least-squares one outwards."""
     start = float((u * (y - y.mean())).sum() / max((u * u).sum(), 1e-300))
     step = float(np.abs(y - y.mean() - start * u).mean()) + 1e-9 * (abs(start) + 1)

@@ -16,7 +16,9 @@ def pixel_grid(
     return torch.stack(torch.broadcast_tensors(u[None, :], v[:, None]), dim=-1)
 
 
-def resize_intrinsics(intrinsics: Float[Tensor, "*b 3 3"], from_size: tuple[int, int], to_size: tuple[int, int]) -> Float[Tensor, "*b 3 3"]:
+def resize_intrinsics(
+    intrinsics: Float[Tensor, "*b 3 3"], from_size: tuple[int, int], to_size: tuple[int, int]
+) -> Float[Tensor, "*b 3 3"]:
     """Intrinsics of the same camera after its image is resized from (height, width) to (height, width)."""
     scale = intrinsics.new_tensor([to_size[1] / from_size[1], to_size[0] / from_size[0], 1.0])
     return scale[:, None] * intrinsics

@@ -33,7 +33,11 @@ def camera_from_points(
     centred = (points_world - points_world.mean(-2, keepdim=True)) * (counts != 0)[..., None]
     spread = torch.linalg.svdvals(centred)
     if bool((spread[..., 2] <= MIN_THICKNESS * spread[..., 0]).any()):
-        raise InputError("The known points of a camera lie in one plane or on a line, which leaves it undetermined; give others too.")
-    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(intrinsics)  # kornia would drop the skew of K
+        raise InputError(
+            "The known points of a camera lie in one plane or on a line, which leaves it undetermined; give others too."
+        )
+    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(
+        intrinsics
+    )  # kornia would drop the skew of K
     found = solve_pnp_dlt(points_world, pixel_rays(pixels, intrinsics)[..., :2], plane, weight, svd_eps=0.0)
     return invert_rigid(rigid(found[..., :3], found[..., 3]))

@@ -73,7 +73,9 @@ def camera_from_rays(
     if shared_lens:
         turn = fit_rotation(direction[..., :1, :, :].expand_as(direction), direction)
         seen = (direction @ turn).mean(-3, keepdim=True)  # all frames' rays from the first camera
-        homography, loose, mirrored = (value.expand(*few.shape, *value.shape[few.ndim :]) for value in _homography(seen, canonical))
+        homography, loose, mirrored = (
+            value.expand(*few.shape, *value.shape[few.ndim :]) for value in _homography(seen, canonical)
+        )
         orphan = (few | flat)[..., :1].expand(few.shape)
     else:
         homography, loose, mirrored = _homography(direction, canonical)
@@ -102,7 +104,9 @@ def _canonical(pixels: Float[Tensor, "n 2"]) -> Float[Tensor, "3 3"]:
     low, high = pixels.double().amin(0), pixels.double().amax(0)
     side = (high - low).amax().clamp_min(1e-300)
     middle = (low + high) / 2
-    return torch.cat([torch.cat([torch.eye(2).to(middle), -middle[:, None]], dim=1) / side, middle.new_tensor([[0.0, 0.0, 1.0]])])
+    return torch.cat(
+        [torch.cat([torch.eye(2).to(middle), -middle[:, None]], dim=1) / side, middle.new_tensor([[0.0, 0.0, 1.0]])]
+    )
 
 
 def _homography(
@@ -112,7 +116,9 @@ def _homography(
     forward, loose = _pixels_to_rays(direction, canonical)
     length = direction.norm(dim=-1)
     for _ in range(ROUNDS):
-        along = (direction * normalize(canonical @ forward.mT, dim=-1)).sum(-1) / length  # cosines; nan where there is no ray
+        along = (direction * normalize(canonical @ forward.mT, dim=-1)).sum(
+            -1
+        ) / length  # cosines; nan where there is no ray
         off = torch.where(along < 0, 1.0, (1 - along.square()).clamp_min(0.0).sqrt())
         scale = OUTLYING * off.nanmedian(dim=-1, keepdim=True).values.clamp_min(1e-9)
         share = 1 / (1 + (off / scale).nan_to_num().square())

@@ -14,10 +14,14 @@ def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     """Maps (t, h, w, ...) on another grid over the same extent, by the nearest values; themselves if it is their own grid."""
     if maps.shape[1:3] == (height, width):
         return maps
-    return np.ascontiguousarray(maps[:, nearest_index(height, maps.shape[1])][:, :, nearest_index(width, maps.shape[2])])
+    return np.ascontiguousarray(
+        maps[:, nearest_index(height, maps.shape[1])][:, :, nearest_index(width, maps.shape[2])]
+    )
 
 
-def nearest_pixel(position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def nearest_pixel(
+    position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) lie once the image has another (height, width)."""
     row = np.clip((position[:, 1] * to_size[0] / from_size[0]).astype(int), 0, to_size[0] - 1)
     return row, np.clip((position[:, 0] * to_size[1] / from_size[1]).astype(int), 0, to_size[1] - 1)

@@ -24,7 +24,9 @@ def so3_exp(v: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
 def so3_log(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
     """The rotation vector, of length up to pi."""
     r = rotation
-    axis = torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], dim=-1) / 2
+    axis = (
+        torch.stack([r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], dim=-1) / 2
+    )
     cosine = (r.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
     if bool((cosine < NEAR_HALF_TURN).any()):
         return rotation_matrix_to_axis_angle(rotation)

@@ -37,7 +37,11 @@ class Similarity:
 
     def expand(self, count: int) -> Similarity:
         """One similarity, or a batch of one, as a batch of `count`."""
-        scale, rotation, translation = self.scale.reshape(1), self.rotation.reshape(1, 3, 3), self.translation.reshape(1, 3)
+        scale, rotation, translation = (
+            self.scale.reshape(1),
+            self.rotation.reshape(1, 3, 3),
+            self.translation.reshape(1, 3),
+        )
         return Similarity(scale.expand(count), rotation.expand(count, 3, 3), translation.expand(count, 3))
 
     def then(self, following: Similarity) -> Similarity:
@@ -56,7 +60,11 @@ class Similarity:
 
 
 def fit_similarity(
-    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, symmetric: bool = False
+    source: Float[Tensor, "*b n 3"],
+    target: Float[Tensor, "*b n 3"],
+    weight: Float[Tensor, "*b n"],
+    *,
+    symmetric: bool = False,
 ) -> Similarity:
     """Minimises sum w |s R source + t - target|^2 (Umeyama 1991).
 

@@ -98,7 +98,9 @@ def syn4d_arrays(
     }
     if frame_indices is not None:
         if frame_indices.shape != (frames,):
-            raise InputError(f"The Syn4D contract needs one frame index for each of {frames} frames; got shape {frame_indices.shape}.")
+            raise InputError(
+                f"The Syn4D contract needs one frame index for each of {frames} frames; got shape {frame_indices.shape}."
+            )
         arrays["frame_indices"] = frame_indices.astype(np.int32)
     if tracks is not None:
         queries = len(np.unique(tracks.track[tracks.frame == 0]))
@@ -172,7 +174,9 @@ def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
         rays = pixel_rays(torch.from_numpy(pixels[rows]), intrinsics).numpy()
         points_cam[frame, tracks.track[rows]] = rays * depth[:, None]
     if not np.isfinite(points_cam).any():
-        raise InputError("No track was seen where the reconstruction has depth, so none can be put into space; give other tracks.")
+        raise InputError(
+            "No track was seen where the reconstruction has depth, so none can be put into space; give other tracks."
+        )
     return points_cam
 
 
@@ -185,7 +189,9 @@ def source_frames(directory: str | Path, count: int) -> np.ndarray | None:
         settings = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise InputError(f"{path} cannot be read; restore it, or delete it to go without frame numbers.") from error
-    start, stride = (settings.get(name) if isinstance(settings, DictConfig) else None for name in ("start", "frame_stride"))
+    start, stride = (
+        settings.get(name) if isinstance(settings, DictConfig) else None for name in ("start", "frame_stride")
+    )
     return start + stride * np.arange(count) if isinstance(start, int) and isinstance(stride, int) else None
 
 

@@ -44,7 +44,13 @@ def export(reconstruction: Reconstruction, path: str | Path, format: str, config
     Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be written over one
     that is not of an earlier export.
     """
-    writers = {"ply": _write_ply, "glb": _write_glb, "colmap": _write_colmap, "nerfstudio": _write_nerfstudio, "npz": _write_npz}
+    writers = {
+        "ply": _write_ply,
+        "glb": _write_glb,
+        "colmap": _write_colmap,
+        "nerfstudio": _write_nerfstudio,
+        "npz": _write_npz,
+    }
     if format not in writers:
         raise ConfigError(f"The export format must be one of {', '.join(FORMATS)}; got {format!r}.")
     path = Path(path)
@@ -65,7 +71,9 @@ def gather_points(reconstruction: Reconstruction, config: ExportConfig) -> tuple
         points.append(reconstruction.points_world(frame).reshape(-1, 3)[keep])
         colours.append(reconstruction.images[frame].reshape(-1, 3)[keep])
     if not sum(map(len, points)):
-        raise InputError("There is no point to export: lower --min-confidence, or look at the reconstruction's warnings.")
+        raise InputError(
+            "There is no point to export: lower --min-confidence, or look at the reconstruction's warnings."
+        )
     return np.concatenate(points), np.concatenate(colours)
 
 
@@ -93,8 +101,13 @@ def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> t
     """Corners (5, 3) in the world, the centre first, and edges (8, 2) of a camera's pyramid of depth `size`."""
     height, width = reconstruction.depth.shape[1:]
     pixels = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=torch.float64)
-    k, pose = (torch.tensor(value[frame], dtype=torch.float64) for value in (reconstruction.intrinsics, reconstruction.cam_to_world))
-    corners = transform_points(pose, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])).numpy()
+    k, pose = (
+        torch.tensor(value[frame], dtype=torch.float64)
+        for value in (reconstruction.intrinsics, reconstruction.cam_to_world)
+    )
+    corners = transform_points(
+        pose, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])
+    ).numpy()
     return corners, np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
 
 
@@ -114,10 +127,13 @@ def _write_colmap(reconstruction: Reconstruction, path: Path, config: ExportConf
         x, y, z, w = Rotation.from_matrix(world_to_cam[:3, :3]).as_quat()
         numbers = " ".join(f"{value:.9g}" for value in (w, x, y, z, *world_to_cam[:3, 3]))
         images += [f"{i + 1} {numbers} {i + 1} {name}", ""]
-    points, colours = gather_points(reconstruction, ExportConfig(config.min_confidence, min(config.max_points, 100_000)))
+    points, colours = gather_points(
+        reconstruction, ExportConfig(config.min_confidence, min(config.max_points, 100_000))
+    )
     rows = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
     rows += [
-        f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0" for n, (p, c) in enumerate(zip(points, colours, strict=True))
+        f"{n + 1} {p[0]:.7g} {p[1]:.7g} {p[2]:.7g} {c[0]} {c[1]} {c[2]} 0"
+        for n, (p, c) in enumerate(zip(points, colours, strict=True))
     ]
     for name, lines in zip(COLMAP_FILES, (cameras, rows, images), strict=True):
         _write_bytes(sparse / name, ("\n".join(lines) + "\n").encode())

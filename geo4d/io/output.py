@@ -94,7 +94,9 @@ def check_output_directory(
         )
 
 
-def open_output_directory(directory: str | Path, kind: str, files: Iterable[str], *, resume: bool = False, overwrite: bool = False) -> Path:
+def open_output_directory(
+    directory: str | Path, kind: str, files: Iterable[str], *, resume: bool = False, overwrite: bool = False
+) -> Path:
     """Makes the folder of a run and lists the `files` that it will write; with `overwrite` those of an earlier run are removed.
 
     Raises InputError as `check_output_directory` does, before anything is changed, or if the folder cannot be written.
@@ -178,10 +180,17 @@ def refuse_inputs_inside(out: str | Path, inputs: Iterable[tuple[str, str | Path
         path = Path(entry).expanduser()
         if not os.path.lexists(path):
             continue
-        places = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)  # where a link leads to, and where it lies
+        places = (
+            Path(os.path.realpath(path)),
+            Path(os.path.realpath(path.parent)) / path.name,
+        )  # where a link leads to, and where it lies
         folders = {folder for place in places for folder in (place, *place.parents) if folder.exists()}
-        if any(os.path.samestat(folder.stat(), ours) for folder in folders):  # by what they are: a disk may not tell A from a
-            raise InputError(f"Writing there could harm {path} ({what}), which lies in --out {out}; choose another --out, or move it.")
+        if any(
+            os.path.samestat(folder.stat(), ours) for folder in folders
+        ):  # by what they are: a disk may not tell A from a
+            raise InputError(
+                f"Writing there could harm {path} ({what}), which lies in --out {out}; choose another --out, or move it."
+            )
 
 
 def refuse_file_of(directory: str | Path, path: str | Path, names: Iterable[str] = ()) -> None:
@@ -223,7 +232,13 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
 
 def _is_plain(name: object) -> bool:
     """Whether it names a file or folder below the one it is relative to, in one way alone."""
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or "\\" in name or "\0" in name or PureWindowsPath(name).drive:
+    if (
+        not isinstance(name, str)
+        or not 0 < len(name) <= MAX_NAME
+        or "\\" in name
+        or "\0" in name
+        or PureWindowsPath(name).drive
+    ):
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
@@ -237,7 +252,9 @@ def _damaged(path: Path, why: str) -> InputError:
 def _read_own(directory: Path, kind: str) -> Listing | None:
     listing = read_listing(directory)
     if listing is not None and listing.kind != kind:
-        raise InputError(f"{directory} holds files of geo4d of another kind ({listing.kind}, not {kind}); choose another folder.")
+        raise InputError(
+            f"{directory} holds files of geo4d of another kind ({listing.kind}, not {kind}); choose another folder."
+        )
     return listing
 
 
@@ -263,7 +280,9 @@ def _refuse_links(directory: Path, names: Iterable[str]) -> None:
     """Raises InputError if a folder below `directory`, in which one of these names lies, is a link to elsewhere."""
     for parent in {parent for name in names for parent in PurePosixPath(name).parents if parent.name}:
         if (directory / parent).is_symlink():
-            raise InputError(f"{directory / parent} is a link, through which geo4d writes and removes nothing; choose another folder.")
+            raise InputError(
+                f"{directory / parent} is a link, through which geo4d writes and removes nothing; choose another folder."
+            )
 
 
 def _remove(directory: Path, listing: Listing, names: set[str]) -> None:
@@ -293,7 +312,13 @@ def _remove(directory: Path, listing: Listing, names: set[str]) -> None:
 
 def _write_list(directory: Path, listing: Listing) -> Path:
     """Writes a list in one move, under a name made of its content."""
-    entry = {"format": FORMAT, "version": VERSION, "kind": listing.kind, "files": sorted(listing.files), "folders": sorted(listing.folders)}
+    entry = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": listing.kind,
+        "files": sorted(listing.files),
+        "folders": sorted(listing.folders),
+    }
     data = json.dumps(entry, indent=1).encode()
     path = directory / f".geo4d-files-{hashlib.sha256(data).hexdigest()[:16]}.json"
     with whole_file(path, subject=f"The output folder {directory}", remedy="choose another --out") as temporary:

@@ -79,7 +79,9 @@ def read_video(
         if source is None:
             source = (frame.height, frame.width)
             if max(source) > MAX_SIDE:
-                raise InputError(f"Frames of {path} are {frame.width} x {frame.height}; at most {MAX_SIDE} pixels a side can be read.")
+                raise InputError(
+                    f"Frames of {path} are {frame.width} x {frame.height}; at most {MAX_SIDE} pixels a side can be read."
+                )
             target = resize(*source) if resize else source
         elif (frame.height, frame.width) != source:
             raise InputError(
@@ -93,7 +95,9 @@ def read_video(
         stored.append(np.asarray(frame))
         times.append(time)
     if not stored or source is None:
-        raise InputError(f"{path} gave no frame from number {selection.start} on; choose an earlier start or another file.")
+        raise InputError(
+            f"{path} gave no frame from number {selection.start} on; choose an earlier start or another file."
+        )
     timestamps = np.array(times)
     span = timestamps[-1] - timestamps[0]
     fps = (len(times) - 1) / span if len(times) > 1 and span > 0 else FOLDER_FPS
@@ -132,10 +136,14 @@ def _file_frames(path: Path, warnings: list[str]) -> Iterator[tuple[float, Calla
                 yield time, lambda frame=frame: _picture(frame)
         except av.FFmpegError as error:
             if count == 0:
-                raise InputError(f"{path} holds no frame that can be decoded ({_reason(error)}); expected a video file.") from error
+                raise InputError(
+                    f"{path} holds no frame that can be decoded ({_reason(error)}); expected a video file."
+                ) from error
             warnings.append(f"{path.name} is damaged: decoding stopped after {count} frames ({_reason(error)}).")
             return
-        if count and count < expected - 2 and last + 2.5 / rate < end:  # an edit list may hide frames that nothing is missing of
+        if (
+            count and count < expected - 2 and last + 2.5 / rate < end
+        ):  # an edit list may hide frames that nothing is missing of
             warnings.append(f"{path.name} is damaged or cut off: {count} of {expected} frames could be decoded.")
 
 
@@ -164,16 +172,23 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 def _folder_frames(folder: Path, warnings: list[str]) -> Iterator[tuple[float, Callable[[], Image.Image]]]:
     """The folder's images in natural order, at FOLDER_FPS."""
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")), key=natural_order)
+    files = sorted(
+        (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")),
+        key=natural_order,
+    )
     if not files:
-        raise InputError(f"The folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder or a video file.")
+        raise InputError(
+            f"The folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder or a video file."
+        )
     for index, file in enumerate(files):
         yield index / FOLDER_FPS, lambda file=file: _open_image(file)
 
 
 def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sorts files by name, 2 before 10: the order of frames in every folder that is read."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", path.name) if part]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.split(r"(\d+)", path.name) if part
+    ]
 
 
 def _open_image(file: Path) -> Image.Image:
@@ -181,7 +196,9 @@ def _open_image(file: Path) -> Image.Image:
         with Image.open(file) as image:
             return _flatten(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} is not an image that can be read; remove it from the folder or replace it.") from error
+        raise InputError(
+            f"{file} is not an image that can be read; remove it from the folder or replace it."
+        ) from error
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, *, crf: int = 20) -> None:

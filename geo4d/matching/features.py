@@ -41,10 +41,21 @@ class FeatureConfig:
             raise ConfigError("features need a ratio and a confidence between 0 and 1, and min_distance >= 0.")
         if self.min_matches < 8 or self.max_features < self.min_matches or self.max_side < 32:
             raise ConfigError("features need min_matches >= 8, max_features >= min_matches and max_side >= 32.")
-        if not (min(self.max_epipolar, self.reach, self.max_deviation, self.stiffness) > 0 and self.min_neighbours >= 0):
-            raise ConfigError("features need max_epipolar, reach, max_deviation and stiffness above 0, and min_neighbours >= 0.")
-        if self.passes < 0 or not 1 <= self.grid <= 1000 or not 0 <= self.min_cells <= self.grid**2 or not 0 <= self.min_share <= 1:
-            raise ConfigError("features need passes >= 0, a grid from 1 to 1000, min_cells from 0 to grid^2 and min_share from 0 to 1.")
+        if not (
+            min(self.max_epipolar, self.reach, self.max_deviation, self.stiffness) > 0 and self.min_neighbours >= 0
+        ):
+            raise ConfigError(
+                "features need max_epipolar, reach, max_deviation and stiffness above 0, and min_neighbours >= 0."
+            )
+        if (
+            self.passes < 0
+            or not 1 <= self.grid <= 1000
+            or not 0 <= self.min_cells <= self.grid**2
+            or not 0 <= self.min_share <= 1
+        ):
+            raise ConfigError(
+                "features need passes >= 0, a grid from 1 to 1000, min_cells from 0 to grid^2 and min_share from 0 to 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,9 @@ def detect(image: np.ndarray, config: FeatureConfig) -> Features:
     if descriptor is None:
         return Features(np.zeros((0, 2), np.float32), np.zeros((0, SIFT_SIZE), np.uint8))
     position = np.array([keypoint.pt for keypoint in keypoints], np.float64) + 0.5
-    return Features((position * (width / size[0], height / size[1]) - 0.5).astype(np.float32), descriptor.astype(np.uint8))
+    return Features(
+        (position * (width / size[0], height / size[1]) - 0.5).astype(np.float32), descriptor.astype(np.uint8)
+    )
 
 
 def root_sift(descriptor: np.ndarray) -> np.ndarray:
@@ -112,7 +125,11 @@ def image_descriptor(features: Features, words: np.ndarray) -> np.ndarray:
 
 
 def match_features(
-    source: Features, target: Features, source_shape: tuple[int, ...], target_shape: tuple[int, ...], config: FeatureConfig
+    source: Features,
+    target: Features,
+    source_shape: tuple[int, ...],
+    target_shape: tuple[int, ...],
+    config: FeatureConfig,
 ) -> Matches | None:
     """Verified matches of two images of these shapes (h, w); None if they are too few, disagree, or lie in one corner."""
     if min(len(source.position), len(target.position)) < config.min_matches:
@@ -144,7 +161,9 @@ def local_warps(
     weight = np.exp(-0.5 * (away**2).sum(axis=2) / config.reach**2)
     if without_self:
         np.fill_diagonal(weight, 0)
-    whole = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target.astype(np.float64), rcond=None)[0]  # (3, 2)
+    whole = np.linalg.lstsq(np.column_stack([source, np.ones(len(source))]), target.astype(np.float64), rcond=None)[
+        0
+    ]  # (3, 2)
     x = np.concatenate([away / config.reach, np.ones_like(away[..., :1])], axis=2)
     rest = target - away @ whole[:2]  # what the common linear part leaves
     prior = np.diag([config.stiffness, config.stiffness, 1e-6])  # the last keeps it solvable where no match is near

@@ -52,7 +52,12 @@ def flow_both_ways(
 
 
 def set_anew(
-    anchor: np.ndarray, image: np.ndarray, anchor_points: np.ndarray, points: np.ndarray, config: FlowConfig, max_shift: float
+    anchor: np.ndarray,
+    image: np.ndarray,
+    anchor_points: np.ndarray,
+    points: np.ndarray,
+    config: FlowConfig,
+    max_shift: float,
 ) -> np.ndarray:
     """Positions (n, 2) in the image by the patches of an earlier one: errors of the steps between do not add up.
 

@@ -21,7 +21,9 @@ class FittedDepth:
     shift: np.ndarray  # (t,)
     space: Literal["depth", "disparity"]
     far: float  # the greatest true depth of the fit; in disparity space nothing is put beyond it
-    free_scale_is_negative: np.ndarray  # (t,) bool: a free fit would turn the frame upside down; False where no scale is fitted freely
+    free_scale_is_negative: (
+        np.ndarray
+    )  # (t,) bool: a free fit would turn the frame upside down; False where no scale is fitted freely
 
     def apply(self, depth: np.ndarray) -> np.ndarray:
         """Aligned depth of all frames, (t, ...) in, (t, ...) out; holes stay holes."""
@@ -37,7 +39,9 @@ class FittedDepth:
         with np.errstate(divide="ignore", invalid="ignore"):  # holes may be 0 or infinite
             if self.space == "depth":
                 return scale * depth + shift
-            disparity = np.where(scale == 0, scale * depth, scale / depth)  # a scale of 0 leaves the shift alone, at depth 0 too
+            disparity = np.where(
+                scale == 0, scale * depth, scale / depth
+            )  # a scale of 0 leaves the shift alone, at depth 0 too
             # a fitted line may cross zero, where depth has no meaning: no prediction is put beyond the farthest truth
             return 1 / np.maximum(disparity + shift, 1 / self.far)
 
@@ -64,13 +68,23 @@ class DepthAlignment:
         require_choice("Depth alignment per", self.per, ("video", "frame"))
         require_choice("The space of depth alignment", self.space, ("depth", "disparity"))
         if self.descent is not None and (self.kind, self.loss) != ("scale_shift", "l1"):
-            raise ConfigError(f"A descent of depth alignment needs scale_shift and l1; got {self.kind} and {self.loss}.")
+            raise ConfigError(
+                f"A descent of depth alignment needs scale_shift and l1; got {self.kind} and {self.loss}."
+            )
 
     def __str__(self) -> str:
         """How the alignment is named in tables."""
         loss = f" {self.loss}" if self.kind.startswith("scale") else ""
-        descent = "" if self.descent is None else f" by {self.descent.steps} steps of {self.descent.rate:g} from the median scale"
-        return "none" if self.kind == "none" else f"{self.kind.replace('_', '+')}{loss} per {self.per} in {self.space}{descent}"
+        descent = (
+            ""
+            if self.descent is None
+            else f" by {self.descent.steps} steps of {self.descent.rate:g} from the median scale"
+        )
+        return (
+            "none"
+            if self.kind == "none"
+            else f"{self.kind.replace('_', '+')}{loss} per {self.per} in {self.space}{descent}"
+        )
 
     def fit(self, prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> FittedDepth:
         """Fits (t, ...) depth to the truth where `valid`; pixels without a finite prediction take no part.
@@ -87,7 +101,10 @@ class DepthAlignment:
         if self.per == "video" or self.kind == "none":
             scale, shift, flips = self._fit(prediction[use], truth[use])
             return FittedDepth(np.full(num, scale), np.full(num, shift), self.space, far, np.full(num, flips))
-        fits = [self._fit(prediction[i][use[i]], truth[i][use[i]]) if prediction[i][use[i]].any() else None for i in range(num)]
+        fits = [
+            self._fit(prediction[i][use[i]], truth[i][use[i]]) if prediction[i][use[i]].any() else None
+            for i in range(num)
+        ]
         whole = self._fit(prediction[use], truth[use]) if None in fits else (1.0, 0.0, False)
         scales, shifts, flipped = np.array([whole if fit is None else fit for fit in fits]).T
         return FittedDepth(scales, shifts, self.space, far, flipped.astype(bool))
@@ -130,7 +147,9 @@ class DepthAlignment:
 def _ratio_of_medians(x: np.ndarray, y: np.ndarray) -> float:
     median = weighted_median(x)
     if median <= 0:
-        raise InputError(f"Median scale needs a positive median of the prediction; got {median:g}; align by scale_shift instead.")
+        raise InputError(
+            f"Median scale needs a positive median of the prediction; got {median:g}; align by scale_shift instead."
+        )
     return weighted_median(y) / median
 
 

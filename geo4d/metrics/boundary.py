@@ -21,7 +21,9 @@ class BoundaryMetrics:
     f1: float
 
 
-def boundary_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, ratios: np.ndarray = RATIOS) -> BoundaryMetrics:
+def boundary_metrics(
+    predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, *, ratios: np.ndarray = RATIOS
+) -> BoundaryMetrics:
     """Occluding edges of (t, h, w) depth, as Depth Pro defines them (Bochkovskii et al. 2024, section 3.2).
 
     Between neighbours i and j (left, right, above or below) there is an edge with j behind if depth_j / depth_i > r. With
@@ -39,7 +41,9 @@ def boundary_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, 
         raise InputError(f"Depth must be (t, h, w) to have edges; got {predicted.shape}.")
     usable = np.isfinite(predicted) & (predicted > 0)
     require_predicted_depth(predicted[mask & usable])
-    log_p, log_t = (np.log(np.where(ok, depth, 1.0).astype(np.float64)) for depth, ok in ((predicted, usable), (true, mask)))
+    log_p, log_t = (
+        np.log(np.where(ok, depth, 1.0).astype(np.float64)) for depth, ok in ((predicted, usable), (true, mask))
+    )
     both = predicted_edges = true_edges = np.zeros(len(ratios))
     for axis in (1, 2):
         near, far = _ends(axis)
@@ -47,9 +51,15 @@ def boundary_metrics(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray, 
         step_p, step_t = (log_p[far] - log_p[near])[known], (log_t[far] - log_t[near])[known]
         step_p = np.where(judged[known], step_p, 0.0)
         counts = np.array([_count(step_p, step_t, float(np.log(ratio))) for ratio in ratios])
-        both, predicted_edges, true_edges = both + counts[:, 0], predicted_edges + counts[:, 1], true_edges + counts[:, 2]
+        both, predicted_edges, true_edges = (
+            both + counts[:, 0],
+            predicted_edges + counts[:, 1],
+            true_edges + counts[:, 2],
+        )
     if not true_edges.any():
-        raise InputError(f"Boundaries cannot be scored: true depth has no edge of ratio {ratios.min():g} or more; leave this video out.")
+        raise InputError(
+            f"Boundaries cannot be scored: true depth has no edge of ratio {ratios.min():g} or more; leave this video out."
+        )
     weight = np.where(predicted_edges + true_edges > 0, ratios, 0.0)
     weight = weight / weight.sum()
     return BoundaryMetrics(

@@ -55,7 +55,9 @@ class PointAlignment:
         if self.kind == "scale":
             square = weight @ (points**2).sum(1)
             if square == 0:
-                raise InputError("Points cannot be scaled: every predicted point is at the origin; check the reconstruction.")
+                raise InputError(
+                    "Points cannot be scaled: every predicted point is at the origin; check the reconstruction."
+                )
             scale = float(weight @ (points * true).sum(1)) / square
             return max(scale, 0.0) * points, bool(scale < 0)
         if len(points) < 3:
@@ -87,10 +89,14 @@ def point_metrics(
     c = np.zeros_like(t) if centres is None else centres.astype(np.float64)[frame]
     distance = np.linalg.norm(t - c, axis=1)
     if distance.min() == 0:
-        raise InputError("Relative point errors need true points away from their camera; take points at the camera out of the mask.")
+        raise InputError(
+            "Relative point errors need true points away from their camera; take points at the camera out of the mask."
+        )
     found = np.isfinite(p).all(1)
     if not found.any():
-        raise InputError("Points cannot be scored: no predicted point is finite where the truth is known; check the reconstruction.")
+        raise InputError(
+            "Points cannot be scored: no predicted point is finite where the truth is known; check the reconstruction."
+        )
     aligned = c.copy()
     flipped = np.zeros(len(true), bool)
     groups = [found] if alignment.per == "video" else [found & (frame == i) for i in np.unique(frame[found])]

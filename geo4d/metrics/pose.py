@@ -90,14 +90,21 @@ def align_trajectory(predicted: np.ndarray, true: np.ndarray, alignment: Traject
     return aligned
 
 
-def absolute_trajectory_error(predicted: np.ndarray, true: np.ndarray, *, alignment: TrajectoryAlignment = "sim3") -> float:
+def absolute_trajectory_error(
+    predicted: np.ndarray, true: np.ndarray, *, alignment: TrajectoryAlignment = "sim3"
+) -> float:
     """RMSE of the centres of (t, 4, 4) cam_to_world after `align_trajectory`, in units of the truth."""
     aligned = align_trajectory(predicted, true, alignment)
     return _rms(np.linalg.norm(aligned[:, :3, 3] - true[:, :3, 3], axis=1))
 
 
 def relative_pose_errors(
-    predicted: np.ndarray, true: np.ndarray, *, alignment: TrajectoryAlignment = "sim3", delta: int = 1, all_pairs: bool = True
+    predicted: np.ndarray,
+    true: np.ndarray,
+    *,
+    alignment: TrajectoryAlignment = "sim3",
+    delta: int = 1,
+    all_pairs: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the motion over `delta` frames: lengths (n,) in units of the truth, and angles (n,) in degrees.
 
@@ -106,7 +113,9 @@ def relative_pose_errors(
     """
     aligned = align_trajectory(predicted, true, alignment)
     if not 1 <= delta < len(aligned):
-        raise InputError(f"The delta of relative poses must be from 1 to {len(aligned) - 1} for {len(aligned)} poses; got {delta}.")
+        raise InputError(
+            f"The delta of relative poses must be from 1 to {len(aligned) - 1} for {len(aligned)} poses; got {delta}."
+        )
     first = np.arange(0, len(aligned) - delta, 1 if all_pairs else delta)
     p, t = _motion(aligned, first, first + delta), _motion(true.astype(np.float64), first, first + delta)
     error = _inverse(t) @ p
@@ -123,8 +132,12 @@ def relative_pose_angles(
     ones do. `up_to_sign` folds it at 90 degrees, as evaluations of two-view geometry do.
     """
     predicted, true = require_trajectories(predicted, true)
-    if pairs is not None and (pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.min() < 0 or pairs.max() >= len(true)):
-        raise InputError(f"Pairs must be (n, 2) frames from 0 to {len(true) - 1}, at least one; got an array of shape {pairs.shape}.")
+    if pairs is not None and (
+        pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.min() < 0 or pairs.max() >= len(true)
+    ):
+        raise InputError(
+            f"Pairs must be (n, 2) frames from 0 to {len(true) - 1}, at least one; got an array of shape {pairs.shape}."
+        )
     extent = np.linalg.norm(np.ptp(true[:, :3, 3], axis=0))
     rotations, directions = [], []
     for i, j in _chunks(len(true)) if pairs is None else [(pairs[:, 0], pairs[:, 1])]:
@@ -142,7 +155,9 @@ def pose_auc(error_deg: np.ndarray, limit_deg: float | int, *, binned: bool = Fa
     evaluations of relative pose do: an error counts as its next lower whole degree, so the area is greater.
     """
     if not len(error_deg) or not (np.isfinite(error_deg) & (error_deg >= 0)).all() or limit_deg <= 0:
-        raise InputError(f"AUC needs errors that are finite and not negative, and a positive limit; got {len(error_deg)} and {limit_deg}.")
+        raise InputError(
+            f"AUC needs errors that are finite and not negative, and a positive limit; got {len(error_deg)} and {limit_deg}."
+        )
     if binned and limit_deg != int(limit_deg):
         raise InputError(f"A binned AUC counts at whole degrees; got a limit of {limit_deg}; pass a whole number.")
     error = np.floor(error_deg) if binned else error_deg

@@ -64,11 +64,15 @@ def depth_stability(
     change = np.abs(z - here[second]) / here[second]
     change = change[np.isfinite(change)]
     if change.size == 0:
-        raise InputError(f"Stability cannot be measured: no static point has depth in two frames {gap} apart; track more points.")
+        raise InputError(
+            f"Stability cannot be measured: no static point has depth in two frames {gap} apart; track more points."
+        )
     return DepthStability(float(change.mean()), float(np.median(change)), change.size, float(np.isfinite(here).mean()))
 
 
-def _static_rows(tracks: Tracks, static: np.ndarray | None, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _static_rows(
+    tracks: Tracks, static: np.ndarray | None, size: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Track, frame and position, in pixels of the depth map, of the sightings that count."""
     source_height, source_width = tracks.source_size
     position = tracks.position.astype(np.float64) * [size[1] / source_width, size[0] / source_height]
@@ -106,7 +110,9 @@ def _sample(depth: np.ndarray, frame: np.ndarray, position: np.ndarray) -> np.nd
     return 1 / ((1 - b) * upper + b * lower)
 
 
-def _check(depth: np.ndarray, intrinsics: np.ndarray, cameras: np.ndarray, tracks: Tracks, static: np.ndarray | None, gap: int) -> None:
+def _check(
+    depth: np.ndarray, intrinsics: np.ndarray, cameras: np.ndarray, tracks: Tracks, static: np.ndarray | None, gap: int
+) -> None:
     frames = len(depth)
     if depth.ndim != 3 or intrinsics.shape != (frames, 3, 3) or len(cameras) != frames or tracks.num_frames != frames:
         raise InputError(
@@ -114,6 +120,8 @@ def _check(depth: np.ndarray, intrinsics: np.ndarray, cameras: np.ndarray, track
             f"got {depth.shape}, {intrinsics.shape}, {len(cameras)} cameras and tracks of {tracks.num_frames} frames."
         )
     if static is not None and (static.ndim != 1 or static.dtype != bool or len(static) < tracks.num_tracks):
-        raise InputError(f"`static` must be bool, one for each of {tracks.num_tracks} tracks; got {static.dtype} {static.shape}.")
+        raise InputError(
+            f"`static` must be bool, one for each of {tracks.num_tracks} tracks; got {static.dtype} {static.shape}."
+        )
     if not 1 <= gap < frames:
         raise InputError(f"The gap between sightings must be from 1 to {frames - 1} for {frames} frames; got {gap}.")

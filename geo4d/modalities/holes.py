@@ -26,7 +26,9 @@ def without_holes(clip: Clip) -> Clip:
     depth = clip.depth.clone()
     for frame in (hole & has_depth).flatten(-2).any(dim=-1).nonzero().tolist():
         place = tuple(frame)
-        depth[place] = torch.where(hole[place], nearest_depth(clip.depth[place], clip.valid[place].cpu().numpy()), depth[place])
+        depth[place] = torch.where(
+            hole[place], nearest_depth(clip.depth[place], clip.valid[place].cpu().numpy()), depth[place]
+        )
     alone = hole & ~has_depth
     return replace(clip, depth=torch.where(alone, 0.0, depth), sky=clip.sky | alone)
 

@@ -90,7 +90,9 @@ class PointsModality:
             c = torch.where(clip.sky[..., None], MEAN_SKY * self._sky_rays(clip), own) / MEAN_RANGE
             image = torch.cat([c[..., :2], 2 * c[..., 2:] - 1], dim=-1)
         else:
-            normalized = torch.where(clip.sky[..., None], SKY_DISTANCE * self._sky_rays(clip), points / scale[..., None])
+            normalized = torch.where(
+                clip.sky[..., None], SKY_DISTANCE * self._sky_rays(clip), points / scale[..., None]
+            )
             c = torch.asinh(ASINH_GAIN * normalized) / ASINH_NORM
             image = torch.cat([c[..., :2], 2 * c[..., 2:] - 1], dim=-1)
             image = image.clamp(-CHANNEL_LIMIT, CHANNEL_LIMIT)

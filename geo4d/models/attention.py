@@ -13,7 +13,9 @@ IMAGE_TOKENS = 16  # of a frame
 WRITTEN_OUT = 1 << 24  # weights of attention that are kept for a backward pass on a CPU
 
 
-def attend(q: Float[Tensor, "n h s d"], k: Float[Tensor, "n h k d"], v: Float[Tensor, "n h k d"]) -> Float[Tensor, "n h s d"]:
+def attend(
+    q: Float[Tensor, "n h s d"], k: Float[Tensor, "n h k d"], v: Float[Tensor, "n h k d"]
+) -> Float[Tensor, "n h s d"]:
     """Scaled dot-product attention of all heads.
 
     The backward pass of torch's fused kernel is slow on CPUs: small attention that is trained there is written out instead, which
@@ -28,7 +30,9 @@ def attend(q: Float[Tensor, "n h s d"], k: Float[Tensor, "n h k d"], v: Float[Te
 class CrossAttention(nn.Module):
     """Multi-head attention; with `image_branch` a second set of keys and values for the image tokens, added up."""
 
-    def __init__(self, channels: int, context: int | None, heads: int, head_channels: int, *, image_branch: bool = False) -> None:
+    def __init__(
+        self, channels: int, context: int | None, heads: int, head_channels: int, *, image_branch: bool = False
+    ) -> None:
         super().__init__()
         inner = heads * head_channels
         source = context or channels
@@ -42,7 +46,9 @@ class CrossAttention(nn.Module):
             self.to_v_ip = nn.Linear(source, inner, bias=False)
         self.image_branch = image_branch
 
-    def forward(self, x: Float[Tensor, "n s c"], context: Float[Tensor, "n k d"] | None = None) -> Float[Tensor, "n s c"]:
+    def forward(
+        self, x: Float[Tensor, "n s c"], context: Float[Tensor, "n k d"] | None = None
+    ) -> Float[Tensor, "n s c"]:
         """Attends to `context`, or to `x` itself."""
         q = self._split(self.to_q(x))
         text = x if context is None else context[:, :TEXT_TOKENS] if self.image_branch else context
@@ -82,14 +88,18 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self attention, then attention to the context (or to itself where there is none), then the feed-forward."""
 
-    def __init__(self, channels: int, context: int | None, heads: int, head_channels: int, *, image_branch: bool, ff_mult: int) -> None:
+    def __init__(
+        self, channels: int, context: int | None, heads: int, head_channels: int, *, image_branch: bool, ff_mult: int
+    ) -> None:
         super().__init__()
         self.attn1 = CrossAttention(channels, None, heads, head_channels)
         self.ff = FeedForward(channels, ff_mult)
         self.attn2 = CrossAttention(channels, context, heads, head_channels, image_branch=image_branch)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Float[Tensor, "n s c"], context: Float[Tensor, "m k d"] | None, groups: int) -> Float[Tensor, "n s c"]:
+    def forward(
+        self, x: Float[Tensor, "n s c"], context: Float[Tensor, "m k d"] | None, groups: int
+    ) -> Float[Tensor, "n s c"]:
         """`groups` rows in a row attend to each other in the self attention (space-time); 1: each row by itself."""
         joined = self.norm1(x).reshape(-1, groups * x.shape[1], x.shape[2])
         x = x + self.attn1(joined).reshape(x.shape)
@@ -109,20 +119,26 @@ def joint_group_norm(x: Float[Tensor, "b s c"], norm: nn.GroupNorm) -> Float[Ten
 class SpatialTransformer(nn.Module):
     """Attention within a frame (or, with `space_time`, among all pixels of all frames) and to the context."""
 
-    def __init__(self, channels: int, context: int | None, heads: int, head_channels: int, options: dict[str, object]) -> None:
+    def __init__(
+        self, channels: int, context: int | None, heads: int, head_channels: int, options: dict[str, object]
+    ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         inner = heads * head_channels
         self.proj_in = nn.Linear(channels, inner)
         block = {"image_branch": bool(options["image_branch"]), "ff_mult": int(options["ff_mult"])}  # type: ignore[call-overload]
         depth = int(options["depth"])  # type: ignore[call-overload]
-        self.transformer_blocks = nn.ModuleList(TransformerBlock(inner, context, heads, head_channels, **block) for _ in range(depth))  # type: ignore[arg-type]
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(inner, context, heads, head_channels, **block) for _ in range(depth)
+        )  # type: ignore[arg-type]
         self.proj_out = nn.Linear(inner, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
         self.space_time = bool(options["space_time"])
 
-    def forward(self, x: Float[Tensor, "n c y x"], context: Float[Tensor, "n k d"] | None, frames: int) -> Float[Tensor, "n c y x"]:
+    def forward(
+        self, x: Float[Tensor, "n c y x"], context: Float[Tensor, "n k d"] | None, frames: int
+    ) -> Float[Tensor, "n c y x"]:
         """`n` = batch times frames."""
         tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # (n, y x, c)
         tokens = self.proj_in(tokens)
@@ -135,14 +151,17 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
     """Attention of each pixel over the frames, twice a block; no positions, no mask."""
 
-    def __init__(self, channels: int, heads: int, head_channels: int, *, depth: int, linear: bool, ff_mult: int) -> None:
+    def __init__(
+        self, channels: int, heads: int, head_channels: int, *, depth: int, linear: bool, ff_mult: int
+    ) -> None:
         super().__init__()
         inner = heads * head_channels
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         # the checkpoint's first one has 1-tap convolutions instead of linear layers: the same product
         self.proj_in: nn.Module = nn.Linear(channels, inner) if linear else nn.Conv1d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(inner, None, heads, head_channels, image_branch=False, ff_mult=ff_mult) for _ in range(depth)
+            TransformerBlock(inner, None, heads, head_channels, image_branch=False, ff_mult=ff_mult)
+            for _ in range(depth)
         )
         self.proj_out: nn.Module = nn.Linear(inner, channels) if linear else nn.Conv1d(inner, channels, 1)
         nn.init.zeros_(self.proj_out.weight)  # type: ignore[arg-type]

@@ -69,7 +69,9 @@ class Autoencoder(ModelMixin, ConfigMixin):
             self.uncertainty = nn.ModuleDict(
                 {
                     "blocks": nn.ModuleList(
-                        ResnetBlock2D(in_channels=width, out_channels=width, temb_channels=None, groups=norm_groups, eps=1e-6)
+                        ResnetBlock2D(
+                            in_channels=width, out_channels=width, temb_channels=None, groups=norm_groups, eps=1e-6
+                        )
                         for _ in range(uncertainty_blocks)
                     ),
                     "norm_out": nn.GroupNorm(norm_groups, width, eps=1e-6),
@@ -89,7 +91,9 @@ class Autoencoder(ModelMixin, ConfigMixin):
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
         """Mean and log variance of the posterior. Raises ConfigError if this is a decoder alone."""
         if not self.config.has_encoder:
-            raise ConfigError("This autoencoder has no encoder: it is the decoder of point maps; encode with the image autoencoder.")
+            raise ConfigError(
+                "This autoencoder has no encoder: it is the decoder of point maps; encode with the image autoencoder."
+            )
         hidden = pixel_unshuffle(images, self.config.patch_size)
         mean, logvar = self.quant_conv(self.encoder(hidden)).chunk(2, dim=1)
         if self.config.pca_skip:
@@ -106,7 +110,9 @@ class Autoencoder(ModelMixin, ConfigMixin):
         Raises ConfigError if there is no such branch.
         """
         if not self.config.uncertainty_blocks:
-            raise ConfigError("This autoencoder has no uncertainty branch; use the point decoder (vae.ckpt of the release).")
+            raise ConfigError(
+                "This autoencoder has no uncertainty branch; use the point decoder (vae.ckpt of the release)."
+            )
         hidden = self._features(latents)
         images = self._images(hidden, latents)
         for block in self.uncertainty["blocks"]:  # type: ignore[union-attr]

@@ -41,9 +41,13 @@ class TemporalConvolution(nn.Module):
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding between them, a skip, then the temporal convolution."""
 
-    def __init__(self, channels: int, embedding: int, out_channels: int, *, dropout: float, temporal_layers: int) -> None:
+    def __init__(
+        self, channels: int, embedding: int, out_channels: int, *, dropout: float, temporal_layers: int
+    ) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels))
         last = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         nn.init.zeros_(last.weight)
@@ -52,9 +56,13 @@ class ResBlock(nn.Module):
         same = channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
         if temporal_layers:
-            self.temopral_conv = TemporalConvolution(out_channels, temporal_layers, dropout)  # the checkpoint's spelling
+            self.temopral_conv = TemporalConvolution(
+                out_channels, temporal_layers, dropout
+            )  # the checkpoint's spelling
 
-    def forward(self, x: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n e"], frames: int) -> Float[Tensor, "n d y x"]:
+    def forward(
+        self, x: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n e"], frames: int
+    ) -> Float[Tensor, "n d y x"]:
         """`n` = batch times `frames`."""
         hidden = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
         x = self.skip_connection(x) + self.out_layers(hidden)

@@ -123,17 +123,28 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
         place.check(tensors, f"The tensors of {base}", others_allowed=True)
     context = constant_context(conditioner, towers, tensors)
     if (context - model.get_buffer("context").cpu()).abs().max() > CONTEXT_TOLERANCE * context.abs().max():
-        raise CheckpointError(f"{base} gives other context tokens than the model was trained with; give the checkpoint it began with.")
+        raise CheckpointError(
+            f"{base} gives other context tokens than the model was trained with; give the checkpoint it began with."
+        )
     for part, module in (("unet", model.unet), ("autoencoder", model.autoencoder)):
-        tensors = {key: value for key, value in tensors.items() if not (key.startswith(PREFIXES[part]) and "adaptor" not in key)}
+        tensors = {
+            key: value
+            for key, value in tensors.items()
+            if not (key.startswith(PREFIXES[part]) and "adaptor" not in key)
+        }
         tensors |= Place(module, part, PREFIXES[part]).write()
     adaptors = _adaptors(model)
     tensors = {**{PREFIXES["autoencoder"] + key: value for key, value in adaptors.items()}, **tensors}
     with whole_model(directory) as folder:
         _save(tensors, folder / "model.ckpt")
         if model.spec.uncertainty_blocks:
-            parts = [Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)]
-            _save({**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **parts[0], **parts[1]}, folder / "vae.ckpt")
+            parts = [
+                Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)
+            ]
+            _save(
+                {**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **parts[0], **parts[1]},
+                folder / "vae.ckpt",
+            )
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
@@ -141,16 +152,24 @@ def read_released(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}; give the path of a released .ckpt file.")
     content = read_torch_file(path)
-    inside = next((content[key] for key in ("state_dict", "module") if isinstance(content, dict) and key in content), content)
+    inside = next(
+        (content[key] for key in ("state_dict", "module") if isinstance(content, dict) and key in content), content
+    )
     if not isinstance(inside, dict) or not any(isinstance(value, Tensor) for value in inside.values()):
-        raise CheckpointError(f"{path} holds {type(content).__name__} without tensors; expected a dictionary with state_dict or module.")
+        raise CheckpointError(
+            f"{path} holds {type(content).__name__} without tensors; expected a dictionary with state_dict or module."
+        )
     strange = [name for name, value in inside.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if strange:
-        raise CheckpointError(f"{path} holds things that are no tensors under {strange[:10]}; expected named tensors alone.")
+        raise CheckpointError(
+            f"{path} holds things that are no tensors under {strange[:10]}; expected named tensors alone."
+        )
     if "module" in content and "state_dict" not in content:
         foreign = [name for name in inside if not name.startswith(DEEPSPEED_PREFIX)]
         if foreign:
-            raise CheckpointError(f"{path} has DeepSpeed's layout, but names without {DEEPSPEED_PREFIX!r}: {foreign[:10]}.")
+            raise CheckpointError(
+                f"{path} has DeepSpeed's layout, but names without {DEEPSPEED_PREFIX!r}: {foreign[:10]}."
+            )
         inside = {name.removeprefix(DEEPSPEED_PREFIX): value for name, value in inside.items()}
     return {name.replace(*RENAMED): value for name, value in inside.items()}
 
@@ -158,7 +177,10 @@ def read_released(path: Path) -> dict[str, Tensor]:
 def recognise_spec(tensors: Tensors, origin: str) -> ModelSpec:
     """The preset of the release that a whole checkpoint belongs to, by the channels of its U-Net."""
     for preset in ("geo4d", "dynamicrafter"):
-        if _unet_channels(tensors) == (PRESETS[preset].unet.get("in_channels", 20), PRESETS[preset].unet.get("out_channels", 16)):
+        if _unet_channels(tensors) == (
+            PRESETS[preset].unet.get("in_channels", 20),
+            PRESETS[preset].unet.get("out_channels", 16),
+        ):
             return PRESETS[preset]
     raise CheckpointError(f"{origin} is not a released model.ckpt; it seems to be {seems_to_be(tensors)}.")
 
@@ -169,8 +191,12 @@ def seems_to_be(tensors: Tensors) -> str:
     if channels is not None:
         known = {(20, 16): "Geo4D's model.ckpt", (8, 4): "DynamiCrafter's model.ckpt"}
         if not any("temopral_conv" in name for name in tensors):
-            return f"an image diffusion model without temporal layers ({channels[0]} input, {channels[1]} output channels)"
-        return known.get(channels, f"a video diffusion model with {channels[0]} input and {channels[1]} output channels")
+            return (
+                f"an image diffusion model without temporal layers ({channels[0]} input, {channels[1]} output channels)"
+            )
+        return known.get(
+            channels, f"a video diffusion model with {channels[0]} input and {channels[1]} output channels"
+        )
     if "model.decoder.conv_in.weight" in tensors:
         return "Geo4D's vae.ckpt" if "model.decoder_adaptor.conv_out.weight" in tensors else "an image autoencoder"
     if any("resblocks" in name for name in tensors):
@@ -182,7 +208,9 @@ def seems_to_be(tensors: Tensors) -> str:
 def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Tensors) -> Float[Tensor, "1 m c"]:
     """The tokens of the prompt and of a zero image, computed on weights that stay in the file."""
     for place in towers:
-        place.module.load_state_dict({name: value.float() for name, value in place.read(tensors, bare=True).items()}, assign=True)
+        place.module.load_state_dict(
+            {name: value.float() for name, value in place.read(tensors, bare=True).items()}, assign=True
+        )
         number_positions(place.module.eval())
     return conditioner.constant_context(PROMPT).clone()
 
@@ -220,13 +248,19 @@ class Place:
     def check(self, tensors: Tensors, what: str, *, others_allowed: bool = False) -> None:
         """Raises CheckpointError if a name or shape is missing, left over or wrong."""
         expected = self.shapes()
-        found = {key: tuple(v.shape) for key, v in tensors.items() if key in expected or not (others_allowed or self.may_be_unread(key))}
+        found = {
+            key: tuple(v.shape)
+            for key, v in tensors.items()
+            if key in expected or not (others_allowed or self.may_be_unread(key))
+        }
         if wrong := differences(expected, found):
             raise CheckpointError(f"{what} do not fit the {self.part}: {wrong}; it seems to be {seems_to_be(tensors)}.")
 
     def read(self, tensors: Tensors, *, bare: bool = False) -> dict[str, Tensor]:
         """Our tensors as views of the released ones; `bare`: under the module's own names."""
-        return {("" if bare else self.ours) + name: source.take(tensors[source.key]) for name, source in self.table.items()}
+        return {
+            ("" if bare else self.ours) + name: source.take(tensors[source.key]) for name, source in self.table.items()
+        }
 
     def write(self) -> dict[str, Tensor]:
         """The released tensors that hold the module's."""
@@ -275,7 +309,11 @@ def _adaptors(model: GeometryModel) -> dict[str, Tensor]:
     weights |= {"encoder_adaptor.norm_out": (width,), "encoder_adaptor.conv_out": (3, width, 3, 3)}
     weights |= {**block("decoder_adaptor.up.0.block.0"), **block("decoder_adaptor.up.0.block.1")}
     weights |= {"decoder_adaptor.norm_out": (width,), "decoder_adaptor.conv_out": (1, width, 3, 3)}
-    shapes = {f"{name}.{kind}": shape if kind == "weight" else shape[:1] for name, shape in weights.items() for kind in ("weight", "bias")}
+    shapes = {
+        f"{name}.{kind}": shape if kind == "weight" else shape[:1]
+        for name, shape in weights.items()
+        for kind in ("weight", "bias")
+    }
     return {name: torch.zeros(shape) for name, shape in shapes.items()}
 
 
@@ -287,13 +325,17 @@ def _save(tensors: Tensors, path: Path) -> None:
 
 
 def _build_unet(config: Mapping[str, Any]) -> nn.Module:
-    return VideoUNet(**{key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in config.items()})
+    return VideoUNet(
+        **{key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in config.items()}
+    )
 
 
 def _build_autoencoder(config: Mapping[str, Any]) -> nn.Module:
     dd, adaptor = config["ddconfig"], config.get("adaptorconfig")
     if list(dd.get("attn_resolutions", [])) or dd["z_channels"] != 4:
-        raise ConfigError("The autoencoder has 4 latent channels and attention in its middle only; got another ddconfig.")
+        raise ConfigError(
+            "The autoencoder has 4 latent channels and attention in its middle only; got another ddconfig."
+        )
     return Autoencoder(
         block_out_channels=tuple(dd["ch"] * multiple for multiple in dd["ch_mult"]),
         layers_per_block=dd["num_res_blocks"],
@@ -311,7 +353,11 @@ def _build_image_tower(config: Mapping[str, Any]) -> nn.Module:
     vision = config["vision_cfg"]
     optional = {name: vision[name] for name in ("image_size", "mlp_ratio") if name in vision}
     heads = vision["width"] // vision.get("head_width", 64)
-    return ImageTower(TowerConfig(width=vision["width"], layers=vision["layers"], heads=heads, patch_size=vision["patch_size"], **optional))
+    return ImageTower(
+        TowerConfig(
+            width=vision["width"], layers=vision["layers"], heads=heads, patch_size=vision["patch_size"], **optional
+        )
+    )
 
 
 _BUILDERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {

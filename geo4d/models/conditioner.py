@@ -72,7 +72,12 @@ class ImageTower(nn.Module):
 
         self.size = config.image_size
         self.model = CLIPVisionModel(
-            CLIPVisionConfig(image_size=config.image_size, patch_size=config.patch_size, num_hidden_layers=config.layers, **_shape(config))
+            CLIPVisionConfig(
+                image_size=config.image_size,
+                patch_size=config.patch_size,
+                num_hidden_layers=config.layers,
+                **_shape(config),
+            )
         )
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k c"]:

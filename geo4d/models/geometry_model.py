@@ -33,7 +33,9 @@ class GeometryModel(nn.Module):
         self.unet = VideoUNet(**spec.unet)
         self.autoencoder = Autoencoder(**spec.autoencoder)
         if spec.uncertainty_blocks:
-            self.point_decoder = Autoencoder(**spec.autoencoder, has_encoder=False, uncertainty_blocks=spec.uncertainty_blocks)
+            self.point_decoder = Autoencoder(
+                **spec.autoencoder, has_encoder=False, uncertainty_blocks=spec.uncertainty_blocks
+            )
         if spec.context_tokens:  # the prompt and a zero image are constants of a checkpoint (compat 3)
             self.register_buffer("context", torch.zeros(1, spec.context_tokens, self.unet.config.context_dim))
         if spec.per_frame:
@@ -60,16 +62,22 @@ class GeometryModel(nn.Module):
         """Latents as the denoiser knows them (mean of the posterior)."""
         return self.normalizer.normalize(name, self.autoencoder.encode(images.to(self.dtype))[0].float())
 
-    def encode_posterior(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
+    def encode_posterior(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
         """Mean and standard deviation of the condition latents, of which the released script draws samples."""
         mean, logvar = self.autoencoder.encode(images.to(self.dtype))
-        return self.normalizer.normalize("rgb", mean.float()), (0.5 * logvar.float()).exp() / self.normalizer.std("rgb")[:, None, None]
+        return self.normalizer.normalize("rgb", mean.float()), (0.5 * logvar.float()).exp() / self.normalizer.std(
+            "rgb"
+        )[:, None, None]
 
     def decode_images(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
         """Images of the denoiser's latents."""
         return self.autoencoder.decode(self.normalizer.denormalize(name, latents.float()).to(self.dtype)).float()
 
-    def decode_points(self, latents: Float[Tensor, "n 4 y x"]) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
+    def decode_points(
+        self, latents: Float[Tensor, "n 4 y x"]
+    ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
         """Point images and the Laplace scale sigma of every pixel, in units of the channels; 1 without a point decoder."""
         if not self.spec.uncertainty_blocks:
             images = self.decode_images("points", latents)
@@ -81,7 +89,9 @@ class GeometryModel(nn.Module):
     def image_tokens(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k c"]:
         """What the image tower says of frames in [-1, 1]. Raises ConfigError if the model has no tower."""
         if not self.spec.per_frame:
-            raise ConfigError("This model was stored without its image tower; convert it again with --per-frame-images.")
+            raise ConfigError(
+                "This model was stored without its image tower; convert it again with --per-frame-images."
+            )
         return self.image_tower(images.to(self.dtype))
 
     def frame_context(self, tokens: Float[Tensor, "b v k c"]) -> Float[Tensor, "b m c"]:

@@ -36,7 +36,11 @@ def grow_unet(unet: VideoUNet, slots: Sequence[int | None]) -> VideoUNet:
     with torch.device("meta"):
         grown = VideoUNet(**names)
     state = {name: value.detach().clone() for name, value in unet.state_dict().items()}
-    places = [None if slot is None else LATENT_CHANNELS * slot + channel for slot in slots for channel in range(LATENT_CHANNELS)]
+    places = [
+        None if slot is None else LATENT_CHANNELS * slot + channel
+        for slot in slots
+        for channel in range(LATENT_CHANNELS)
+    ]
     rest = list(range(unet.config.out_channels, state[FIRST].shape[1]))  # the frames' latents, and coordinates
     state[FIRST] = _take(state[FIRST].transpose(0, 1), [*places, *rest]).transpose(0, 1).contiguous()
     for name in LAST:
@@ -57,7 +61,9 @@ def grow_model(
     old = {image: i for i, image in enumerate(spec.image_names)}
     if spec.image_names == ("video",):
         old = {image_names[0]: 0}
-    grown_spec = replace(spec, name=name or spec.name, modalities=modalities, image_names=image_names, unet={**spec.unet})
+    grown_spec = replace(
+        spec, name=name or spec.name, modalities=modalities, image_names=image_names, unet={**spec.unet}
+    )
     unet = grow_unet(model.unet, [old.get(image) for image in image_names])
     grown_spec.unet.update(in_channels=unet.config.in_channels, out_channels=unet.config.out_channels)
     with torch.device("meta"):

@@ -66,4 +66,6 @@ class LatentNormalizer(nn.Module):
         if mean.shape[1:] != latents.shape[-2:]:
             mean = interpolate(mean[None], size=latents.shape[-2:], mode="bilinear", align_corners=False)[0]
         middle = [1] * (latents.ndim - 4)
-        return mean.reshape(4, *middle, *mean.shape[1:]).to(latents), self.std(name).reshape(4, *middle, 1, 1).to(latents)
+        return mean.reshape(4, *middle, *mean.shape[1:]).to(latents), self.std(name).reshape(4, *middle, 1, 1).to(
+            latents
+        )

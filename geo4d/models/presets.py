@@ -27,7 +27,9 @@ class ModelSpec:
     towers: dict[str, Any] = field(default_factory=dict)  # of the `Conditioner`; none: ViT-H/14 as released
     base_size: tuple[int, int] = (320, 512)  # (height, width): where the latent statistics live
     sizes: tuple[tuple[int, int], ...] = field(default=((320, 512),))  # working resolutions
-    error_scale: float = 1.0  # true by expected errors of depth on validation clips: what all windows get wrong alike does not show
+    error_scale: float = (
+        1.0  # true by expected errors of depth on validation clips: what all windows get wrong alike does not show
+    )
 
 
 SMALL_AUTOENCODER = {
@@ -90,7 +92,13 @@ PRESETS = {
     ),
     "tiny": ModelSpec(
         name="tiny",
-        unet={**SMALL_UNET, "model_channels": 32, "channel_mult": (1, 1), "attention_resolutions": (2,), "context_dim": 8},
+        unet={
+            **SMALL_UNET,
+            "model_channels": 32,
+            "channel_mult": (1, 1),
+            "attention_resolutions": (2,),
+            "context_dim": 8,
+        },
         autoencoder={**SMALL_AUTOENCODER, "block_out_channels": (8, 8, 8), "norm_groups": 4},
         points_normalization="asinh",
         uncertainty_blocks=1,

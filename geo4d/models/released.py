@@ -58,7 +58,11 @@ Table = dict[str, Source]
 
 def sources(part: str, own: Iterable[str], *, levels: int = 4) -> Table:
     """For each of a part's own names where it lies, without the part's prefix; `levels` are the autoencoder's."""
-    rules = {"autoencoder": lambda key: _autoencoder(key, levels), "text_tower": _text_tower, "image_tower": _image_tower}
+    rules = {
+        "autoencoder": lambda key: _autoencoder(key, levels),
+        "text_tower": _text_tower,
+        "image_tower": _image_tower,
+    }
     rule = rules.get(part, Source)
     return {key: rule(key) for key in own}
 

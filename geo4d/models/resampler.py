@@ -87,4 +87,6 @@ class Resampler(nn.Module):
 
 def _feed_forward(dim: int, multiple: int) -> nn.Sequential:
     inner = dim * multiple
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False))
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False)
+    )

@@ -35,7 +35,9 @@ HUB_NAME = r"[\w.-]+/[\w.-]+"
 HUB_FILES = [CONFIG, "*.safetensors", "*.safetensors.index.json", NOTICE]
 
 
-def save_model(model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.float16, notes: dict[str, Any] | None = None) -> None:
+def save_model(
+    model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.float16, notes: dict[str, Any] | None = None
+) -> None:
     """Writes one safetensors file, atomically; the spec and `notes` are in its metadata."""
     tensors = {name: value.detach().to(dtype).contiguous().cpu() for name, value in model.state_dict().items()}
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(model.spec)), "notes": json.dumps(notes or {})}
@@ -44,11 +46,18 @@ def save_model(model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.f
 
 
 def save_folder(
-    model: GeometryModel, directory: Path, *, notes: dict[str, Any] | None = None, notice: str = "", max_shard_size: str = "2GB"
+    model: GeometryModel,
+    directory: Path,
+    *,
+    notes: dict[str, Any] | None = None,
+    notice: str = "",
+    max_shard_size: str = "2GB",
 ) -> None:
     """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
     with whole_model(directory) as temporary:
-        save_torch_state_dict(dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
+        save_torch_state_dict(
+            dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"}
+        )
         config = {"format": FORMAT, "spec": asdict(model.spec), "notes": notes or {}}
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (temporary / NOTICE).write_text(notice or DEFAULT_NOTICE)
@@ -57,7 +66,9 @@ def save_folder(
 def check_new(directory: Path) -> None:
     """Raises CheckpointError if a folder to be written holds something already."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CheckpointError(f"{directory} is not an empty folder; choose a new one for the model, or remove it first.")
+        raise CheckpointError(
+            f"{directory} is not an empty folder; choose a new one for the model, or remove it first."
+        )
 
 
 @contextmanager
@@ -71,7 +82,9 @@ def whole_model(directory: Path) -> Iterator[Path]:
         with whole_folder(directory) as temporary:
             yield temporary
     except OSError as error:
-        raise CheckpointError(f"The model cannot be written to {directory} ({error.strerror or error}); choose another place.") from error
+        raise CheckpointError(
+            f"The model cannot be written to {directory} ({error.strerror or error}); choose another place."
+        ) from error
 
 
 def remove_folder(directory: Path) -> None:
@@ -84,7 +97,11 @@ def remove_folder(directory: Path) -> None:
 
 
 def load_model(
-    model: str | Path, *, vae: str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str | Path,
+    *,
+    vae: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> GeometryModel:
     """A model in evaluation mode.
 
@@ -106,11 +123,15 @@ def load_model(
 
         return load_released(path, vae, device=device, dtype=dtype)
     if vae is not None:
-        raise ConfigError(f"{path} is a geo4d model and holds its own point decoder; vae goes with a released checkpoint alone.")
+        raise ConfigError(
+            f"{path} is a geo4d model and holds its own point decoder; vae goes with a released checkpoint alone."
+        )
     return _load_folder(path, device, dtype) if path.is_dir() else _load_file(path, device, dtype)
 
 
-def push_to_hub(model: GeometryModel, repository: str, *, private: bool | None = None, token: str | None = None, message: str = "") -> str:
+def push_to_hub(
+    model: GeometryModel, repository: str, *, private: bool | None = None, token: str | None = None, message: str = ""
+) -> str:
     """Uploads the model's folder to a repository of the hub, made if need be; returns the commit's address.
 
     Raises CheckpointError if the hub refuses.
@@ -143,7 +164,9 @@ def spec_from_json(text: str | dict[str, Any], origin: str) -> ModelSpec:
     try:
         return ModelSpec(**convert(json.loads(text) if isinstance(text, str) else text))
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{origin} does not describe a geo4d model ({error}); was it made by a newer version?") from error
+        raise CheckpointError(
+            f"{origin} does not describe a geo4d model ({error}); was it made by a newer version?"
+        ) from error
 
 
 def build_empty(spec: ModelSpec, origin: str) -> GeometryModel:
@@ -158,21 +181,27 @@ def build_empty(spec: ModelSpec, origin: str) -> GeometryModel:
 def _load_file(path: Path, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
     tensors = SafeTensors([path])
     if tensors.metadata.get("format") != FORMAT or "spec" not in tensors.metadata:
-        raise CheckpointError(f"{path} is not a geo4d model: its metadata says {tensors.metadata.get('format')!r}, expected {FORMAT!r}.")
+        raise CheckpointError(
+            f"{path} is not a geo4d model: its metadata says {tensors.metadata.get('format')!r}, expected {FORMAT!r}."
+        )
     return _load(tensors, spec_from_json(tensors.metadata["spec"], str(path)), str(path), device, dtype)
 
 
 def _load_folder(path: Path, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
     shards = sorted(path.glob("*.safetensors"))
     if not (path / CONFIG).exists() or not shards:
-        raise CheckpointError(f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d convert.")
+        raise CheckpointError(
+            f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d convert."
+        )
     config = read_json(path / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("spec"), dict):
         raise CheckpointError(f"{path / CONFIG} is not a geo4d model's; expected the format {FORMAT!r}.")
     return _load(SafeTensors(shards), spec_from_json(config["spec"], str(path / CONFIG)), str(path), device, dtype)
 
 
-def _load(tensors: SafeTensors, spec: ModelSpec, origin: str, device: torch.device | str, dtype: torch.dtype) -> GeometryModel:
+def _load(
+    tensors: SafeTensors, spec: ModelSpec, origin: str, device: torch.device | str, dtype: torch.dtype
+) -> GeometryModel:
     model = build_empty(spec, origin)
     if wrong := differences({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors.shapes()):
         raise CheckpointError(f"{origin} does not fit its own spec: {wrong}.")
@@ -190,7 +219,9 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"There is no folder {name}, and the hub repository of that name cannot be read ({reason}).") from error
+        raise CheckpointError(
+            f"There is no folder {name}, and the hub repository of that name cannot be read ({reason})."
+        ) from error
 
 
 DEFAULT_NOTICE = """# Notice

@@ -88,7 +88,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
         first = in_channels + 2 * coordinate_channels
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(first, model_channels, 3, padding=1)])])
         if addition_attention:
-            initial = TemporalTransformer(model_channels, 8, num_head_channels, depth=transformer_depth, linear=False, ff_mult=ff_mult)
+            initial = TemporalTransformer(
+                model_channels, 8, num_head_channels, depth=transformer_depth, linear=False, ff_mult=ff_mult
+            )
             self.init_attn = nn.ModuleList([initial])
         skips = [model_channels]
         channels, scale = model_channels, 1
@@ -168,7 +170,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
                 hidden = layer(hidden)
         return hidden
 
-    def _embedding(self, timesteps: Tensor, fps: Tensor | None, frame_index: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    def _embedding(
+        self, timesteps: Tensor, fps: Tensor | None, frame_index: Tensor | None, shape: tuple[int, int]
+    ) -> Tensor:
         """Sum of the time, rate and frame embeddings, one row a frame."""
         c, (b, v) = self.config, shape
         dtype = self.time_embed[0].weight.dtype
@@ -207,12 +211,16 @@ class VideoUNet(ModelMixin, ConfigMixin):
             "depth": c.transformer_depth,
             "space_time": scale in c.space_time_resolutions,
         }
-        return SpatialTransformer(channels, c.context_dim, channels // c.num_head_channels, c.num_head_channels, options)
+        return SpatialTransformer(
+            channels, c.context_dim, channels // c.num_head_channels, c.num_head_channels, options
+        )
 
     def _temporal(self, channels: int) -> TemporalTransformer:
         c = self.config
         heads = channels // c.num_head_channels
-        return TemporalTransformer(channels, heads, c.num_head_channels, depth=c.transformer_depth, linear=True, ff_mult=c.ff_mult)
+        return TemporalTransformer(
+            channels, heads, c.num_head_channels, depth=c.transformer_depth, linear=True, ff_mult=c.ff_mult
+        )
 
     def _stage(self, channels: int, out_channels: int, scale: int) -> nn.ModuleList:
         stage = nn.ModuleList([self._res(channels, out_channels)])

@@ -135,15 +135,26 @@ def differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tup
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     wrong = [
-        f"{name} {list(found[name])} instead of {list(shape)}" for name, shape in expected.items() if name in found and found[name] != shape
+        f"{name} {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
     ]
     said = [(missing, "missing"), (extra, "left over"), (wrong, "of the wrong shape")]
     return "; ".join(
-        f"{len(names)} {what} ({', '.join(map(str, names[:SHOWN]))}{', ...' * (len(names) > SHOWN)})" for names, what in said if names
+        f"{len(names)} {what} ({', '.join(map(str, names[:SHOWN]))}{', ...' * (len(names) > SHOWN)})"
+        for names, what in said
+        if names
     )
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype | None, device: torch.device | str, origin: str) -> None:
+def fill(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    origin: str,
+) -> None:
     """Gives a module that was built without memory its weights, one tensor after the other; names and shapes must fit.
 
     `dtype` None keeps each tensor's own. Raises CheckpointError if a value is not a finite number.
@@ -153,10 +164,14 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, dtype: torch.dtype
         kept = torch.float32 if name.startswith(KEPT_FLOAT32) else dtype
         value = tensors[name].detach()
         if value.layout != torch.strided or not value.is_floating_point():
-            raise CheckpointError(f"{origin}: {name} is {value.dtype} ({value.layout}), expected plain floating-point numbers.")
+            raise CheckpointError(
+                f"{origin}: {name} is {value.dtype} ({value.layout}), expected plain floating-point numbers."
+            )
         state[name] = value.to(device=device, dtype=kept or value.dtype, copy=True).contiguous()
         if not all(bound.isfinite() for bound in state[name].float().aminmax()):
-            raise CheckpointError(f"{origin}: {name} holds values that are not finite; download it again, or use another dtype.")
+            raise CheckpointError(
+                f"{origin}: {name} holds values that are not finite; download it again, or use another dtype."
+            )
     module.load_state_dict(state, assign=True)
 
 
@@ -165,7 +180,9 @@ def read_json(path: Path) -> Any:
     try:
         return arrays.read_json(path, MAX_STRUCTURE)
     except arrays.Unreadable as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); expected a few kilobytes of JSON that geo4d wrote.") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); expected a few kilobytes of JSON that geo4d wrote."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,10 @@ from numpy.lib import format as npy
 from geo4d.errors import InputError
 
 MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
-UNPACKED, UNPACKED_RATIO = 2**28, 100  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
+UNPACKED, UNPACKED_RATIO = (
+    2**28,
+    100,
+)  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
            NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
@@ -45,7 +48,9 @@ def map_array(path: str | Path, mode: Literal["r", "c"] = "r") -> np.ndarray:
     return found
 
 
-def read_archive(path: str | Path, names: Collection[str] | None = None, *, prefix: str = "\0") -> dict[str, np.ndarray]:
+def read_archive(
+    path: str | Path, names: Collection[str] | None = None, *, prefix: str = "\0"
+) -> dict[str, np.ndarray]:
     """The arrays of an .npz file that bear one of these names or begin with `prefix`, or all; others are not read.
 
     Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or

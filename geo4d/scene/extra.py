@@ -20,7 +20,11 @@ def check_extra(extra: Mapping[str, Any], leading: tuple[int, ...], what: str) -
     """Raises InputError for names that no file can have, for what holds no numbers, or for other leading axes than `what` has."""
     for name, value in extra.items():
         if not NAME.fullmatch(name):
-            raise InputError(f"The extra field {name!r} of {what} must be named in small letters, digits and underscores.")
+            raise InputError(
+                f"The extra field {name!r} of {what} must be named in small letters, digits and underscores."
+            )
         shape, kind = tuple(value.shape), str(value.dtype).removeprefix("torch.")
         if shape[: len(leading)] != leading or not kind.startswith(("float", "int", "uint", "bool")):
-            raise InputError(f"The extra field {name!r} of {what} must be of numbers {leading} and more axes; got {kind} {shape}.")
+            raise InputError(
+                f"The extra field {name!r} of {what} must be of numbers {leading} and more axes; got {kind} {shape}."
+            )

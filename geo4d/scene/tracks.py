@@ -11,7 +11,10 @@ from geo4d.errors import InputError
 from geo4d.scene.arrays import picture_size
 
 FARTHEST = 1e6  # pixels from the corner at which a tracked point may be
-SPARSEST, FEWEST = 16, 4096  # numbers of tracks by row, and in any case: what is kept for each track then fits beside the rows
+SPARSEST, FEWEST = (
+    16,
+    4096,
+)  # numbers of tracks by row, and in any case: what is kept for each track then fits beside the rows
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,14 @@ class Tracks:
             shapes = [list(array.shape) for array in (self.track, self.frame, self.position)]
             raise InputError(f"Tracks need track (m,), frame (m,) and position (m, 2); got {shapes}.")
         kinds = [array.dtype.name for array in (self.track, self.frame, self.position)]
-        if self.track.dtype.kind not in "iu" or self.frame.dtype.kind not in "iu" or self.position.dtype.kind not in "fiu":
-            raise InputError(f"Tracks need whole numbers of tracks and frames, and positions in pixels; got {', '.join(kinds)}.")
+        if (
+            self.track.dtype.kind not in "iu"
+            or self.frame.dtype.kind not in "iu"
+            or self.position.dtype.kind not in "fiu"
+        ):
+            raise InputError(
+                f"Tracks need whole numbers of tracks and frames, and positions in pixels; got {', '.join(kinds)}."
+            )
         if self.num_frames:  # a tracker that was given nothing yet knows no size
             picture_size(self.source_size, "The source_size of tracks")
         if not 0 <= self.num_frames < 2**31:
@@ -40,7 +49,9 @@ class Tracks:
         if rows and (self.track.min() < 0 or self.frame.min() < 0 or self.frame.max() >= self.num_frames):
             raise InputError(f"Tracks must have numbers from 0 and frames from 0 to {self.num_frames - 1}.")
         if self.num_tracks > min(max(SPARSEST * rows, FEWEST), 2**31):
-            raise InputError(f"The {rows} rows of tracks hold the number {self.track.max()}; number tracks from 0 without large gaps.")
+            raise InputError(
+                f"The {rows} rows of tracks hold the number {self.track.max()}; number tracks from 0 without large gaps."
+            )
         if not (np.abs(self.position) <= FARTHEST).all():  # nan fails too
             raise InputError(
                 f"Tracks hold positions that are not finite or beyond {FARTHEST:.0f} pixels; leave out rows in which a point was not seen."

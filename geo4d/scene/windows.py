@@ -11,7 +11,16 @@ from geo4d._typing import Float, Int, Tensor
 from geo4d.errors import InputError
 from geo4d.scene.extra import check_extra
 
-OF_WINDOWS = ("windows", "points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
+OF_WINDOWS = (
+    "windows",
+    "points",
+    "weight",
+    "disparity",
+    "disparity_weight",
+    "ray_direction",
+    "ray_moment",
+    "ray_cam_to_win",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,12 @@ class WindowPredictions:
     def __post_init__(self) -> None:
         """Raises InputError if no modality is present, or an extra field is not of these windows."""
         check_extra(self.extra, tuple(self.windows.shape), "window predictions")
-        if self.points is None and self.disparity is None and self.ray_direction is None and self.ray_cam_to_win is None:
+        if (
+            self.points is None
+            and self.disparity is None
+            and self.ray_direction is None
+            and self.ray_cam_to_win is None
+        ):
             raise InputError("Window predictions need at least one of points, disparity or rays; got none of them.")
 
     def map_windows(self, function: Callable[[Tensor], Tensor]) -> WindowPredictions:

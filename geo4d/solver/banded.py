@@ -66,7 +66,9 @@ def arrange(sizes: np.ndarray, pairs: np.ndarray, border: int) -> Structure:
     low, high = np.minimum(first[pairs[:, 0]], first[pairs[:, 1]]), np.maximum(first[pairs[:, 0]], first[pairs[:, 1]])
     last = np.where(first[pairs[:, 0]] >= first[pairs[:, 1]], sizes[pairs[:, 0]], sizes[pairs[:, 1]])
     width = int((high + last - 1 - low).max()) if len(pairs) else int(sizes.max()) - 1
-    return Structure(torch.from_numpy(np.append(place, main + np.arange(border))), border, max(width, int(sizes.max()) - 1))
+    return Structure(
+        torch.from_numpy(np.append(place, main + np.arange(border))), border, max(width, int(sizes.max()) - 1)
+    )
 
 
 class NormalEquations:
@@ -80,7 +82,9 @@ class NormalEquations:
         self._values = torch.zeros(total + 1, dtype=torch.float64)  # the last one takes what symmetry says twice
         self.gradient = torch.zeros(structure.size, dtype=torch.float64)
 
-    def add(self, columns: Int[Tensor, "... c"], blocks: Float[Tensor, "... c c"], gradient: Float[Tensor, "... c"]) -> None:
+    def add(
+        self, columns: Int[Tensor, "... c"], blocks: Float[Tensor, "... c c"], gradient: Float[Tensor, "... c"]
+    ) -> None:
         """Adds blocks at the unknowns `columns`, and their gradients."""
         s = self.structure
         n, m = s.size - s.border, s.border
@@ -169,7 +173,9 @@ class _Banded:
         self.factor = cholesky_banded(band, lower=True, check_finite=False), True
         self.beside = beside
         self.reach = cho_solve_banded(self.factor, beside, check_finite=False) if beside.shape[1] else beside
-        self.border = cho_factor(corner - beside.T @ self.reach, lower=True, check_finite=False) if beside.shape[1] else None
+        self.border = (
+            cho_factor(corner - beside.T @ self.reach, lower=True, check_finite=False) if beside.shape[1] else None
+        )
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         inner = cho_solve_banded(self.factor, right[: self.main], check_finite=False)
@@ -183,7 +189,9 @@ class _Banded:
         result = _tridiagonal_inverse(self.band, at)
         if self.border is not None:
             reach = self.reach[at]  # (k, c, m)
-            spread = cho_solve(self.border, reach.reshape(-1, reach.shape[-1]).T, check_finite=False).T.reshape(reach.shape)
+            spread = cho_solve(self.border, reach.reshape(-1, reach.shape[-1]).T, check_finite=False).T.reshape(
+                reach.shape
+            )
             result += reach @ spread.transpose(0, 2, 1)
         return result
 

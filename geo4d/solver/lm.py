@@ -100,7 +100,9 @@ class Minimum(Generic[State, Fixed]):
     summary: Summary
 
 
-def minimise(problem: Problem[State, Fixed], state: State, *, iterations: int, damping: Damping) -> Minimum[State, Fixed]:
+def minimise(
+    problem: Problem[State, Fixed], state: State, *, iterations: int, damping: Damping
+) -> Minimum[State, Fixed]:
     """Steps until the cost no longer falls, at most `iterations` of them.
 
     The problems of a batch have a damping each and end together: each keeps the best state that it has reached.

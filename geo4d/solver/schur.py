@@ -34,7 +34,11 @@ class PointElimination:
     def __init__(self, point: np.ndarray, camera: np.ndarray, num_points: int, num_cameras: int) -> None:
         """Rows (m,) of who sees whom; the same pair may come several times."""
         self.num_cameras = num_cameras
-        first, last, count = np.full(num_points, num_cameras), np.zeros(num_points, int), np.bincount(point, minlength=num_points)
+        first, last, count = (
+            np.full(num_points, num_cameras),
+            np.zeros(num_points, int),
+            np.bincount(point, minlength=num_points),
+        )
         np.minimum.at(first, point, camera)
         np.maximum.at(last, point, camera)
         # points with a gap come last: their cameras are few and far apart

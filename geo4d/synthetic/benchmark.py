@@ -31,7 +31,11 @@ BENCHMARK_SPLIT = 920001
 MANIFEST = "manifest.json"
 Category = Literal["indoor", "outdoor", "driving"]
 Motion = Literal["easy", "medium", "hard"]
-SIZES: dict[Category, tuple[int, int]] = {"indoor": (128, 168), "outdoor": (128, 192), "driving": (112, 192)}  # height, width
+SIZES: dict[Category, tuple[int, int]] = {
+    "indoor": (128, 168),
+    "outdoor": (128, 192),
+    "driving": (112, 192),
+}  # height, width
 SHARES: dict[Category, tuple[float, float]] = {"indoor": (1.0, 0.0), "outdoor": (0.0, 1.0), "driving": (0.0, 0.0)}
 FIELD_OF_VIEW_DEG = (45.0, 85.0)
 
@@ -133,7 +137,11 @@ class BenchmarkClip:
         return SceneConfig(indoor, outdoor, FIELD_OF_VIEW_DEG, compression=False, staging=self._staging())
 
     def _staging(self) -> Staging:
-        moving = {"is_still": self.motion == "easy", "camera": self.camera, "pace": {"easy": 0.5, "medium": 1.0, "hard": 2.0}[self.motion]}
+        moving = {
+            "is_still": self.motion == "easy",
+            "camera": self.camera,
+            "pace": {"easy": 0.5, "medium": 1.0, "hard": 2.0}[self.motion],
+        }
         if self.category == "driving":
             blocks, movers = self.frames // 40, {"easy": 1, "medium": 4, "hard": 9}[self.motion]
             return Staging(speed=(4.0, 10.0), blocks=blocks, movers=movers, mover_distance=(5.0, 22.0), **moving)
@@ -161,7 +169,9 @@ def benchmark_clips(version: str, *, only: str = "*", num: int | None = None) ->
     clips = tuple(clip for clip in BENCHMARKS[version] if fnmatchcase(clip.name, only))[:num]
     if not clips:
         names = ", ".join(clip.name for clip in BENCHMARKS[version][:3])
-        raise ConfigError(f"No clip of benchmark {version} is chosen by {only!r}; expected a pattern of names such as {names}.")
+        raise ConfigError(
+            f"No clip of benchmark {version} is chosen by {only!r}; expected a pattern of names such as {names}."
+        )
     return clips
 
 
@@ -181,7 +191,9 @@ def parameters_hash(clip: BenchmarkClip) -> str:
 
 def render_benchmark_clip(clip: BenchmarkClip) -> Clip:
     """The clip, (t, h, w)."""
-    return render_clips([clip.seed], num_frames=clip.frames, size=clip.size, config=clip.config).map(lambda values: values[0])
+    return render_clips([clip.seed], num_frames=clip.frames, size=clip.size, config=clip.config).map(
+        lambda values: values[0]
+    )
 
 
 def summary(clip: Clip) -> dict[str, float]:
@@ -199,7 +211,9 @@ def summary(clip: Clip) -> dict[str, float]:
     }
 
 
-def build_benchmark(version: str, clips: Sequence[BenchmarkClip], out: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+def build_benchmark(
+    version: str, clips: Sequence[BenchmarkClip], out: Path, *, progress: Callable[[int, int], None] | None = None
+) -> None:
     """Renders the clips into folders of `out`, as geo4d synth lays them out; those that are there are left alone.
 
     Frames are written without loss. The manifest lists the clips of the benchmark that are in `out`. Raises InputError if `out`
@@ -208,7 +222,13 @@ def build_benchmark(version: str, clips: Sequence[BenchmarkClip], out: Path, *, 
     _claim_manifest(version, out)
     for done, clip in enumerate(clips, 1):
         folder = out / clip.name
-        entry = {**asdict(clip), "name": clip.name, "seed": str(clip.seed), "size": clip.size, "parameters": parameters_hash(clip)}
+        entry = {
+            **asdict(clip),
+            "name": clip.name,
+            "seed": str(clip.seed),
+            "size": clip.size,
+            "parameters": parameters_hash(clip),
+        }
         if folder.exists():
             _require_same(folder, entry)
         else:
@@ -221,7 +241,9 @@ def build_benchmark(version: str, clips: Sequence[BenchmarkClip], out: Path, *, 
 def _write(folder: Path, clip: BenchmarkClip, entry: dict[str, Any]) -> None:
     rendered = render_benchmark_clip(clip)
     rendered = rendered.map(partial(_small, most=int(rendered.instance.max())))
-    save_clip(folder, rendered, lossless=True, extra={CLIP_FILE: json.dumps(entry | {"summary": summary(rendered)}, indent=1)})
+    save_clip(
+        folder, rendered, lossless=True, extra={CLIP_FILE: json.dumps(entry | {"summary": summary(rendered)}, indent=1)}
+    )
 
 
 def _small(values: torch.Tensor, most: int) -> torch.Tensor:
@@ -246,7 +268,9 @@ def read_entry(folder: Path) -> dict[str, Any]:
 
 def _require_same(folder: Path, entry: dict[str, Any]) -> None:
     if read_entry(folder)["parameters"] != entry["parameters"]:
-        raise InputError(f"{folder} was rendered from other scene parameters than {entry['name']} has; remove it, or choose another --out.")
+        raise InputError(
+            f"{folder} was rendered from other scene parameters than {entry['name']} has; remove it, or choose another --out."
+        )
 
 
 def _claim_manifest(version: str, out: Path) -> None:

@@ -8,7 +8,9 @@ from geo4d.synthetic.looks import Look, paint, random_rotation
 from geo4d.synthetic.primitives import Builder, Shape
 
 
-def add_thing(rng: np.random.Generator, builder: Builder, position: np.ndarray, size: float, moving: dict[str, object]) -> None:
+def add_thing(
+    rng: np.random.Generator, builder: Builder, position: np.ndarray, size: float, moving: dict[str, object]
+) -> None:
     """One simple body that stands at `position` (its lowest point) and is about `size` across."""
     shape = Shape(rng.choice([0, 1, 1, 2, 3, 4], p=[0.34, 0.14, 0.14, 0.16, 0.1, 0.12]))
     half = size / 2 * np.exp(rng.normal(size=3) * 0.3)
@@ -24,10 +26,21 @@ def add_thing(rng: np.random.Generator, builder: Builder, position: np.ndarray, 
         rise = half[1]
     place = np.array([position[0], position[1] - rise, position[2]])
     look = paint(rng, Look(texture_scale=(0.5, 3.0), specular=0.5))
-    builder.add(shape, size=half, base=place, yaw=rng.uniform(0, 6.3), tilt=tilt.ravel(), instance=builder.new_instance(), **look, **moving)
+    builder.add(
+        shape,
+        size=half,
+        base=place,
+        yaw=rng.uniform(0, 6.3),
+        tilt=tilt.ravel(),
+        instance=builder.new_instance(),
+        **look,
+        **moving,
+    )
 
 
-def add_figure(rng: np.random.Generator, builder: Builder, place: np.ndarray, *, circle: float, walk: float = 0.0) -> None:
+def add_figure(
+    rng: np.random.Generator, builder: Builder, place: np.ndarray, *, circle: float, walk: float = 0.0
+) -> None:
     """A person of capsules: walks on a circle of this radius, or straight along z at this speed, legs and arms swinging."""
     tall = rng.uniform(0.9, 1.15)
     stride = rng.uniform(3.5, 6.0)
@@ -37,7 +50,11 @@ def add_figure(rng: np.random.Generator, builder: Builder, place: np.ndarray, *,
         root |= {"velocity": (0, 0, walk), "yaw": 0.0 if walk > 0 else np.pi}
     elif circle > 0:
         speed = 0.22 * stride
-        root |= {"circle_radius": circle, "circle_rate": turn * speed / max(circle, 0.3), "circle_phase": rng.uniform(0, 6.3)}
+        root |= {
+            "circle_radius": circle,
+            "circle_rate": turn * speed / max(circle, 0.3),
+            "circle_phase": rng.uniform(0, 6.3),
+        }
         root |= {"follow": 1.0, "yaw": turn * np.pi / 2}
     cloth, trousers, skin = (paint(rng, Look(contrast=0.6)) for _ in range(3))
     skin |= {"colour0": np.array([0.8, 0.6, 0.5]) * rng.uniform(0.4, 1.1), "texture": 21}
@@ -85,10 +102,20 @@ def add_tree(rng: np.random.Generator, builder: Builder, place: np.ndarray) -> N
     tall, thick = rng.uniform(1.2, 3.5), rng.uniform(0.08, 0.25)
     crown = np.array([1, rng.uniform(0.8, 1.6), 1]) * rng.uniform(0.7, 1.8)
     instance = builder.new_instance()
-    bark = {"colour0": (0.3, 0.22, 0.15), "colour1": (0.45, 0.35, 0.25), "texture": rng.integers(0, 6), "texture_scale": 1.5}
+    bark = {
+        "colour0": (0.3, 0.22, 0.15),
+        "colour1": (0.45, 0.35, 0.25),
+        "texture": rng.integers(0, 6),
+        "texture_scale": 1.5,
+    }
     builder.add(Shape.CYLINDER, size=(thick, tall / 2, thick), base=place - [0, tall / 2, 0], instance=instance, **bark)
     green = np.array([rng.uniform(0.1, 0.45), rng.uniform(0.3, 0.6), rng.uniform(0.05, 0.25)])
-    leaves = {"colour0": green * 0.5, "colour1": green * 1.4, "texture": rng.integers(0, 3), "texture_scale": rng.uniform(0.5, 1.5)}
+    leaves = {
+        "colour0": green * 0.5,
+        "colour1": green * 1.4,
+        "texture": rng.integers(0, 3),
+        "texture_scale": rng.uniform(0.5, 1.5),
+    }
     builder.add(Shape.ELLIPSOID, size=crown, base=place - [0, tall + 0.7 * crown[1], 0], instance=instance, **leaves)
 
 

@@ -45,15 +45,23 @@ def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], d
 def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
     """Raises InputError unless the folder holds the clip of that entry."""
     try:
-        found = json.loads((folder / CLIP_FILE).read_text()) if (folder / CLIP_FILE).is_file() else _guess_entry(folder, entry)
+        found = (
+            json.loads((folder / CLIP_FILE).read_text())
+            if (folder / CLIP_FILE).is_file()
+            else _guess_entry(folder, entry)
+        )
         found.setdefault("detail", "plain")  # before there was another
         changed = [key for key in entry if found.get(key) != entry[key]]
     except (OSError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"{folder} holds no clip of geo4d synth that can be read; remove it, or choose another --out.") from error
+        raise InputError(
+            f"{folder} holds no clip of geo4d synth that can be read; remove it, or choose another --out."
+        ) from error
     if changed:
         key = changed[0]
         got = f"{found[key]}" if found.get(key) is not None else "another"
-        raise InputError(f"{folder} holds a clip of {key} {got}, asked for {entry[key]}; remove it, or choose another --out.")
+        raise InputError(
+            f"{folder} holds a clip of {key} {got}, asked for {entry[key]}; remove it, or choose another --out."
+        )
 
 
 def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def develop(colour: Float[Tensor, "b t h w 3"], style: FilmStyle, seeds: list[in
     image = (colour * per_clip(style.exposure) * per_clip(style.tint)).clamp(1e-4, 1).pow(per_clip(style.gamma))
     blurred = _binomial(image)
     image = image + (blurred - image) * per_clip(style.blur)
-    noise = torch.stack([torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])
+    noise = torch.stack(
+        [torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds]
+    )
     image = image + noise.to(image) * per_clip(style.noise)
     return _compress(image, style.quantization).clamp(0, 1)
 

@@ -146,7 +146,10 @@ def _near_rays(shape: Shape, o: Axes, d: Axes, size: Axes) -> tuple[Tensor, Tens
 
 
 def _keep_nearest(
-    found: tuple[Tensor, Tensor], rays: tuple[Tensor, Tensor, Tensor], axes: tuple[Axes, Axes, Axes], primitive: tuple[Shape, int]
+    found: tuple[Tensor, Tensor],
+    rays: tuple[Tensor, Tensor, Tensor],
+    axes: tuple[Axes, Axes, Axes],
+    primitive: tuple[Shape, int],
 ) -> None:
     """Puts a primitive where it is the nearest yet.
 
@@ -194,7 +197,9 @@ def cast(
     for slot in range(n):
         for shape in set(host_shapes[:, slot].tolist()) - {-1}:
             rows = torch.nonzero(host_shapes[:, slot] == shape)[:, 0].to(directions.device)
-            o, d, size = (x if len(rows) == f else x[rows] for x in (o_local[:, slot], d_local[:, slot], sizes[:, slot, :, None]))
+            o, d, size = (
+                x if len(rows) == f else x[rows] for x in (o_local[:, slot], d_local[:, slot], sizes[:, slot, :, None])
+            )
             axes = o.unbind(1), d.unbind(1), size.unbind(1)
             at, ray = _near_rays(Shape(shape), *axes)
             if len(at) == 0:
@@ -211,7 +216,9 @@ class Squares:
     may_hit: Tensor  # (f, n, squares)
 
     @classmethod
-    def around(cls, rays: tuple[Tensor, Tensor], scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, grid: tuple[int, int]) -> Squares:
+    def around(
+        cls, rays: tuple[Tensor, Tensor], scene: tuple[Tensor, Tensor, Tensor], apex: Tensor, grid: tuple[int, int]
+    ) -> Squares:
         """Compares the cone around each square's rays with the balls around the primitives.
 
         Args:
@@ -254,7 +261,9 @@ def _cones_meet_balls(
     return near & (shapes >= 0)[..., None]
 
 
-def cast_bundle(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares) -> tuple[Tensor, Tensor]:
+def cast_bundle(
+    directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares
+) -> tuple[Tensor, Tensor]:
     """The same as `cast` but for rounding, and many times as fast: only the squares that may hit a primitive are tried against it.
 
     `origins` are (f, 1 or p, 3), `scene` is (to_world, sizes, shapes).
@@ -272,7 +281,9 @@ def cast_bundle(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor
     return torch.stack([t for t, _ in hits]), torch.stack([winner for _, winner in hits])
 
 
-def _cast_frame(directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares) -> tuple[Tensor, Tensor]:
+def _cast_frame(
+    directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares
+) -> tuple[Tensor, Tensor]:
     """Nearest hits (p,) of one frame's rays (3, p); origins are (3, p) or (3, 1)."""
     to_world, sizes, shapes = scene
     wide = directions.shape[1]

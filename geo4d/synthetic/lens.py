@@ -50,7 +50,9 @@ def expose(
     wave = torch.sin(lens.drift_rate[:, None] * time + lens.drift_phase[:, None])[..., None] * lens.drift[:, None]
     gain = torch.exp(wave[..., :1] + wave[..., 1:])  # (b, t, 3)
     image = image * fall[:, None, :, :, None] * gain[:, :, None, None]
-    noise = torch.stack([torch.randn((t, h, w, 3), generator=torch.Generator().manual_seed((seed + 1) % 2**63)) for seed in seeds])
+    noise = torch.stack(
+        [torch.randn((t, h, w, 3), generator=torch.Generator().manual_seed((seed + 1) % 2**63)) for seed in seeds]
+    )
     return image + noise.to(image) * image.clamp_min(0).sqrt() * lens.grain.reshape(b, 1, 1, 1, 1)
 
 
@@ -68,7 +70,11 @@ def _defocus(colour: Tensor, depth: Tensor, lens: Lens) -> Tensor:
     unit = max(1, round(colour.shape[3] / 192))
     little = _blurred(colour, 2 * unit + 1)
     much = _blurred(little, 4 * unit + 1)
-    return colour + (little - colour) * away.clamp_max(1) + (much - little) * (away - 1).clamp(0, MOST_DEFOCUS - 1) / (MOST_DEFOCUS - 1)
+    return (
+        colour
+        + (little - colour) * away.clamp_max(1)
+        + (much - little) * (away - 1).clamp(0, MOST_DEFOCUS - 1) / (MOST_DEFOCUS - 1)
+    )
 
 
 def _blurred(colour: Tensor, width: int) -> Tensor:

@@ -40,13 +40,17 @@ def shape_to_world(parts: Primitives, time: Float[Tensor, "b t"]) -> Float[Tenso
 
     wave = torch.sin(column("sway_rate") * t + column("sway_phase"))  # (b, t, n)
     angle = column("circle_phase") + column("circle_rate") * t
-    circle = torch.stack([angle.sin(), torch.zeros_like(angle), angle.cos()], dim=-1) * column("circle_radius")[..., None]
+    circle = (
+        torch.stack([angle.sin(), torch.zeros_like(angle), angle.cos()], dim=-1) * column("circle_radius")[..., None]
+    )
     root = column("base") + column("velocity") * t[..., None] + column("sway") * wave[..., None] + circle
     lift = column("bounce") * wave.abs()
     root = torch.stack([root[..., 0], root[..., 1] - lift, root[..., 2]], dim=-1)
     turn = _rotation_y(column("yaw") + column("yaw_rate") * t + column("follow") * angle)
     swing_angle = column("swing_rate") * t
-    swing_angle = swing_angle + column("swing_amplitude") * torch.sin(column("swing_frequency") * t + column("swing_phase"))
+    swing_angle = swing_angle + column("swing_amplitude") * torch.sin(
+        column("swing_frequency") * t + column("swing_phase")
+    )
     swing = _rotation_x(swing_angle)
     arm = column("pivot") + (swing @ column("offset")[..., None])[..., 0]
     translation = root + (turn @ arm[..., None])[..., 0]
@@ -58,7 +62,9 @@ def is_moving(parts: Primitives) -> Tensor:
     names = ("bounce", "circle_radius", "yaw_rate", "swing_rate", "swing_amplitude")
     moving = (parts["velocity"].abs().sum(-1) > 0) | ((parts["sway"].abs().sum(-1) > 0) & (parts["sway_rate"] != 0))
     for name in names:
-        rate = parts["circle_rate"] if name == "circle_radius" else parts["sway_rate"] if name == "bounce" else parts[name]
+        rate = (
+            parts["circle_rate"] if name == "circle_radius" else parts["sway_rate"] if name == "bounce" else parts[name]
+        )
         moving = moving | ((parts[name] != 0) & (rate != 0))
     return moving
 
@@ -96,7 +102,11 @@ def camera_to_scene(paths: CameraPaths, time: Float[Tensor, "b t"]) -> Float[Ten
     turns = paths.shake_angle[:, None, None] * shake[..., 3:]
     yaw = paths.yaw[:, None] + paths.yaw_rate[:, None] * time + turns[..., 0]
     yaw = yaw + paths.yaw_swing[:, None] * torch.sin(paths.sway_rate[:, None] * time)
-    rotation = _rotation_y(yaw) @ _rotation_x(paths.pitch[:, None] + turns[..., 1]) @ _rotation_z(paths.roll[:, None] + turns[..., 2])
+    rotation = (
+        _rotation_y(yaw)
+        @ _rotation_x(paths.pitch[:, None] + turns[..., 1])
+        @ _rotation_z(paths.roll[:, None] + turns[..., 2])
+    )
     wave = torch.sin(paths.sway_rate[:, None] * time + paths.sway_phase[:, None])[..., None]
     ahead = torch.stack([yaw.sin(), torch.zeros_like(yaw), yaw.cos()], dim=-1)
     position = paths.base[:, None] + paths.velocity[:, None] * time[..., None] + paths.sway[:, None] * wave

@@ -18,7 +18,12 @@ from geo4d.synthetic.studio import Studio, corner_shade, shade_lifelike, soften
 
 Group = TypeVar("Group")  # a dataclass of tensors
 Scene = tuple[Tensor, Tensor, Tensor]  # to_world (f, n, 4, 4), sizes (f, n, 3), shapes (f, n)
-SUBPIXELS = ((-0.35, -0.15), (0.15, -0.35), (0.35, 0.15), (-0.15, 0.35))  # where the edges of lifelike worlds are seen, beside the middle
+SUBPIXELS = (
+    (-0.35, -0.15),
+    (0.15, -0.35),
+    (0.35, 0.15),
+    (-0.15, 0.35),
+)  # where the edges of lifelike worlds are seen, beside the middle
 NEIGHBOURS = (0, 1, -1)  # and a row up and down: where the light of a subpixel is looked for
 
 
@@ -73,7 +78,9 @@ class _Hits:
 
 
 def _take(values: Tensor, pick: Tensor) -> Tensor:
-    return torch.gather(values, 1, pick.reshape(*pick.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+    return torch.gather(
+        values, 1, pick.reshape(*pick.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
+    )
 
 
 def picked(group: Group, rows: Tensor) -> Group:
@@ -109,7 +116,10 @@ def _end_of_rays(view: View, stage: Stage, directions: Tensor, t: Tensor, winner
     t = torch.where(sky, view.far, t)
     points = view.poses[:, None, :3, 3] + t[..., None] * directions
     pick = winner.clamp_min(0)
-    rotation, centre = _take(transforms[..., :3, :3].flatten(2), pick).unflatten(-1, (3, 3)), _take(transforms[..., :3, 3], pick)
+    rotation, centre = (
+        _take(transforms[..., :3, :3].flatten(2), pick).unflatten(-1, (3, 3)),
+        _take(transforms[..., :3, 3], pick),
+    )
     local = ((points - centre)[..., None, :] @ rotation)[..., 0, :]
     facing = local_normal(local, _take(sizes, pick), _take(shapes, pick))
     normal = normalize((rotation @ facing[..., None])[..., 0], dim=-1)
@@ -121,7 +131,11 @@ def _plain_colour(view: View, stage: Stage, hits: _Hits, directions: Tensor) -> 
     names = ("texture", "texture_scale", "colour0", "colour1")
     painted = albedo(hits.local, {name: hits.take(stage.parts[name]) for name in names}, hits.footprint)
     surface = Surface(hits.points, hits.normal, painted, hits.take(stage.parts["specular"]), hits.t, hits.sky)
-    lit = light_reaches(surface.points, surface.normals, stage.lights, stage.scene, view.size) if view.shadows else torch.ones_like(hits.t)
+    lit = (
+        light_reaches(surface.points, surface.normals, stage.lights, stage.scene, view.size)
+        if view.shadows
+        else torch.ones_like(hits.t)
+    )
     return shade(surface, view.poses[:, None, :3, 3], directions, stage.lights, lit)
 
 
@@ -139,7 +153,13 @@ def _light(view: View, stage: Stage, hits: _Hits) -> tuple[Tensor, Tensor]:
 def _lifelike_colour(stage: Stage, hits: _Hits, directions: Tensor, light: tuple[Tensor, Tensor]) -> Tensor:
     assert stage.lifelike is not None
     finish = hits.take(stage.lifelike[0])
-    painted = coat(hits.local, hits.facing, (hits.take(stage.parts["colour0"]), hits.take(stage.parts["colour1"])), finish, hits.footprint)
+    painted = coat(
+        hits.local,
+        hits.facing,
+        (hits.take(stage.parts["colour0"]), hits.take(stage.parts["colour1"])),
+        finish,
+        hits.footprint,
+    )
     surface = Surface(hits.points, hits.normal, painted, hits.take(stage.parts["specular"]), hits.t, hits.sky)
     return shade_lifelike(surface, directions, (stage.lights, stage.lifelike[1]), finish, light)
 

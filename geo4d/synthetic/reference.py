@@ -44,7 +44,13 @@ def load_reference(file: Path) -> Reference:
     """Reads one. Raises InputError if it is not there or something else."""
     try:
         content = read_archive(file, ("names", "parameters", "place", "rgb", "depth"))
-        return Reference(content["names"].tolist(), content["parameters"].tolist(), content["place"], content["rgb"], content["depth"])
+        return Reference(
+            content["names"].tolist(),
+            content["parameters"].tolist(),
+            content["place"],
+            content["rgb"],
+            content["depth"],
+        )
     except (Unreadable, KeyError) as error:
         raise InputError(f"{file} is not the reference of a benchmark; install geo4d again.") from error
 
@@ -59,7 +65,11 @@ def write_reference(clips: Sequence[BenchmarkClip], root: Path, file: Path) -> N
 
 
 def check_benchmark(
-    clips: Sequence[BenchmarkClip], root: Path, reference: Reference, *, progress: Callable[[int, int], None] | None = None
+    clips: Sequence[BenchmarkClip],
+    root: Path,
+    reference: Reference,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """One sentence for every clip that is not as published; nothing if all are. Raises InputError for folders that are no clips."""
     faults = []
@@ -102,7 +112,9 @@ def _read(folder: Path, clip: BenchmarkClip) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{folder / 'depth.npy'} cannot be read; remove the folder and build it again.") from error
     expected = (clip.frames, *clip.size)
     if pictures.shape[:3] != expected or depths.shape != expected:
-        raise InputError(f"{folder} holds {pictures.shape[:3]} pixels and {depths.shape} depths; expected {expected}; build it again.")
+        raise InputError(
+            f"{folder} holds {pictures.shape[:3]} pixels and {depths.shape} depths; expected {expected}; build it again."
+        )
     return pictures, depths
 
 
@@ -112,7 +124,9 @@ def _draw(folder: Path, clip: BenchmarkClip) -> tuple[np.ndarray, np.ndarray, np
     places = []
     for frame in np.linspace(0, clip.frames - 1, FRAMES).round().astype(int):
         even = np.argwhere(_is_even(pictures[frame], np.asarray(depths[frame])))
-        chosen = even[np.random.default_rng([clip.number, int(frame)]).choice(len(even), PIXELS, replace=len(even) < PIXELS)]
+        chosen = even[
+            np.random.default_rng([clip.number, int(frame)]).choice(len(even), PIXELS, replace=len(even) < PIXELS)
+        ]
         places.append(np.column_stack([np.full(PIXELS, frame), chosen]))
     place = np.stack(places).astype(np.int16)
     frame, row, column = np.moveaxis(place.astype(np.int64), -1, 0)

@@ -61,7 +61,13 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Moves everything."""
         lifelike = None if self.lifelike is None else self.lifelike.to(device)
-        return Batch(self.parts.to(device), self.cameras.to(device), _moved(self.lights, device), _moved(self.style, device), lifelike)
+        return Batch(
+            self.parts.to(device),
+            self.cameras.to(device),
+            _moved(self.lights, device),
+            _moved(self.style, device),
+            lifelike,
+        )
 
 
 def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
@@ -72,7 +78,9 @@ def make_batch(seeds: list[int], config: SceneConfig) -> Batch:
         looks = [look | {"quantization": 0.0} for look in looks]
 
     def columns(rows: list[dict[str, object]], kind: type) -> dict[str, Tensor]:
-        return {f.name: torch.tensor(np.array([row[f.name] for row in rows]), dtype=torch.float32) for f in fields(kind)}
+        return {
+            f.name: torch.tensor(np.array([row[f.name] for row in rows]), dtype=torch.float32) for f in fields(kind)
+        }
 
     built = [world.builder.build() for world in worlds]
     lifelike = None
@@ -190,7 +198,9 @@ def _place(batch: Batch, time: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
     return intrinsics, camera_to_scene(batch.cameras, time), shape_to_world(batch.parts, time)
 
 
-def _render_frames(batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+def _render_frames(
+    batch: Batch, config: SceneConfig, placed: tuple[Tensor, Tensor, Tensor], size: tuple[int, int]
+) -> dict[str, Tensor]:
     """All frames of all clips, a chunk at a time."""
     clips, frames = placed[0].shape[:2]
     clip_of = torch.arange(clips, device=placed[0].device).repeat_interleave(frames)

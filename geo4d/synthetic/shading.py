@@ -79,7 +79,9 @@ def sky_colour(directions: Float[Tensor, "f p 3"], lights: Lights) -> Float[Tens
     up = (-unit[..., 1]).clamp(0, 1)
     base = lights.sky_low[:, None] + (lights.sky_high - lights.sky_low)[:, None] * up[..., None].sqrt()
     plane = unit / (up[..., None] + 0.15)
-    noise = look_up(torch.full_like(up, 2, dtype=torch.int64), plane * torch.tensor([0.12, 0.0, 0.12], device=up.device))
+    noise = look_up(
+        torch.full_like(up, 2, dtype=torch.int64), plane * torch.tensor([0.12, 0.0, 0.12], device=up.device)
+    )
     cover = ((noise - 0.5) * 4).clamp(0, 1) * lights.clouds[:, None]
     return base + (0.95 - base) * cover[..., None]
 

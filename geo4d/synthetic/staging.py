@@ -66,16 +66,24 @@ def _on_the_road(rng: np.random.Generator, staging: Staging, world: World, track
         return True
     lane = rng.choice([-1, 1])
     velocity = -lane * rng.uniform(2.0, 6.0) * staging.pace
-    meeting = ahead * (1 + max(0.0, -velocity) / max(track[-1, 2] / 9.0, 2.0))  # what comes towards the camera starts farther off
-    return add_car(rng, world.builder, np.array([lane * half_road * rng.uniform(0.5, 0.7), 0.0, meeting]), velocity, track)
+    meeting = ahead * (
+        1 + max(0.0, -velocity) / max(track[-1, 2] / 9.0, 2.0)
+    )  # what comes towards the camera starts farther off
+    return add_car(
+        rng, world.builder, np.array([lane * half_road * rng.uniform(0.5, 0.7), 0.0, meeting]), velocity, track
+    )
 
 
-def _before_the_camera(rng: np.random.Generator, staging: Staging, world: World, is_free: Free, track: np.ndarray) -> bool:
+def _before_the_camera(
+    rng: np.random.Generator, staging: Staging, world: World, is_free: Free, track: np.ndarray
+) -> bool:
     """A figure or a body that moves within the view of the first frame; whether there was room."""
     half_view = 0.4 * float(world.camera["field_of_view"])
     angle = float(world.camera["yaw"]) + rng.uniform(-half_view, half_view)
     distance = rng.uniform(*staging.mover_distance)
-    start = track[0] + np.asarray(world.camera["velocity"]) * rng.uniform(0.0, 4.0)  # those who travel meet some on the way
+    start = track[0] + np.asarray(world.camera["velocity"]) * rng.uniform(
+        0.0, 4.0
+    )  # those who travel meet some on the way
     place = start * [1, 0, 1] + distance * np.array([np.sin(angle), 0.0, np.cos(angle)])
     size = rng.uniform(*staging.mover_size)
     is_figure = rng.random() < 0.45
@@ -108,7 +116,11 @@ def _lively(rng: np.random.Generator, pace: float, size: float) -> tuple[dict[st
         sway = far * np.array([np.sin(heading), 0.0, np.cos(heading)])
         return {"sway": sway, "sway_rate": rng.uniform(0.8, 1.8) * pace, "sway_phase": phase, "yaw_rate": spin}, far
     if style == "bounce":
-        return {"bounce": rng.uniform(0.5, 1.2) * max(size, 0.4), "sway_rate": rng.uniform(1.5, 3.0) * pace, "yaw_rate": spin}, 0.0
+        return {
+            "bounce": rng.uniform(0.5, 1.2) * max(size, 0.4),
+            "sway_rate": rng.uniform(1.5, 3.0) * pace,
+            "yaw_rate": spin,
+        }, 0.0
     radius = rng.uniform(0.3, 0.7) * (0.6 + 0.4 * pace)
     rate = turn * rng.uniform(0.6, 1.3) * pace
     return {"circle_radius": radius, "circle_rate": rate, "circle_phase": phase, "yaw_rate": spin}, radius

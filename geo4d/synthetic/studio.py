@@ -34,7 +34,11 @@ class Studio:
 
 
 def corner_shade(
-    points: Float[Tensor, "f p 3"], normals: Float[Tensor, "f p 3"], depth: Float[Tensor, "f p"], focal: Tensor, grid: tuple[int, int]
+    points: Float[Tensor, "f p 3"],
+    normals: Float[Tensor, "f p 3"],
+    depth: Float[Tensor, "f p"],
+    focal: Tensor,
+    grid: tuple[int, int],
 ) -> Tensor:
     """Share of ambient light (f, p) that reaches each point past what else is seen near it."""
     height, width = grid
@@ -49,7 +53,9 @@ def corner_shade(
         there = torch.gather(points, 1, (row * width + column)[..., None].expand(-1, -1, 3)) - points
         squared = there.square().sum(-1)
         rise = (there * normals).sum(-1) - CORNER_BIAS * depth
-        blocked = blocked + rise.clamp_min(0) / (squared + 0.1 * CORNER_REACH**2).sqrt() / (1 + squared / CORNER_REACH**2)
+        blocked = blocked + rise.clamp_min(0) / (squared + 0.1 * CORNER_REACH**2).sqrt() / (
+            1 + squared / CORNER_REACH**2
+        )
     return (1 - 2.2 * blocked / (DIRECTIONS * len(RINGS))).clamp(0.1, 1)
 
 
@@ -103,7 +109,9 @@ def shade_lifelike(
     facing = -(unit * surface.normals).sum(-1, keepdim=True)
     mirrored = unit + 2 * facing * surface.normals
     reflection = finish_column(finish, "reflection")[..., None]
-    mirror = reflection + (0.6 * (reflection * 8).clamp_max(1.0) - reflection).clamp_min(0) * (1 - facing.clamp(0, 1)).pow(5)
+    mirror = reflection + (0.6 * (reflection * 8).clamp_max(1.0) - reflection).clamp_min(0) * (
+        1 - facing.clamp(0, 1)
+    ).pow(5)
     half = normalize(to_light - unit, dim=-1)
     gloss = (half * surface.normals).sum(-1).clamp_min(0).pow(GLOSS_POWER) * surface.specular * lit
     seen = mirror * _surroundings(mirrored, surface, lamp, studio) * (0.4 + 0.6 * open_share[..., None])

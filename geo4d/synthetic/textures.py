@@ -23,7 +23,10 @@ def texture_bank() -> Tensor:
     volumes += [((grid // side).sum(-1) % 2).astype(float) for side in (16, 8, 4)]
     volumes += [_stripes(grid, axis, count) for axis, count in ((0, 2), (1, 2), (2, 4), (1, 4))]
     volumes += [_bricks(grid, rows) for rows in (4, 8)]
-    volumes += [_voronoi(generator, grid, cells, edges=edges) for cells, edges in ((12, False), (40, False), (20, True), (60, True))]
+    volumes += [
+        _voronoi(generator, grid, cells, edges=edges)
+        for cells, edges in ((12, False), (40, False), (20, True), (60, True))
+    ]
     volumes += [grid[..., axis] / (SIZE - 1) for axis in (1, 0)]
     volumes += [np.full((SIZE,) * 3, 0.5), _dots(grid), 0.5 * _noise(generator, 1.5) + 0.5 * ((grid // 8).sum(-1) % 2)]
     return torch.from_numpy(np.stack(volumes).astype(np.float32)).flatten()

@@ -42,7 +42,11 @@ class NoiseLaw:
 
     def scaled(self, factor: float) -> NoiseLaw:
         """Every error by so much larger, at most a third of the pixels being outliers."""
-        sizes = {f.name: getattr(self, f.name) * factor for f in fields(self) if f.name not in ("flagged", "constant_disparity")}
+        sizes = {
+            f.name: getattr(self, f.name) * factor
+            for f in fields(self)
+            if f.name not in ("flagged", "constant_disparity")
+        }
         return replace(self, **{**sizes, "outliers": min(sizes["outliers"], 0.33)})
 
 
@@ -50,7 +54,9 @@ def simulate_windows(clip: Clip, windows: Int[Tensor, "g v"], law: NoiseLaw, see
     """All windows of a clip (t, h, w) in memory; sky has no weight."""
     made = list(iterate_windows(clip, windows, law, seed))
     images = (clip.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return WindowPredictions(windows=windows, **{name: torch.stack([one[name] for one in made]) for name in made[0]}, images=images)
+    return WindowPredictions(
+        windows=windows, **{name: torch.stack([one[name] for one in made]) for name in made[0]}, images=images
+    )
 
 
 def iterate_windows(clip: Clip, windows: Int[Tensor, "g v"], law: NoiseLaw, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -65,13 +71,20 @@ def _one_window(clip: Clip, window: Tensor, law: NoiseLaw, generator: torch.Gene
     relative = invert_rigid(poses[:1]) @ poses
     middle = float(depth[valid].median()) if valid.any() else 1.0
     safe = torch.where(valid, depth, 3 * middle)
-    instance = torch.zeros_like(valid, dtype=torch.int64) if clip.instance is None else clip.instance[window].long().clamp_min(0)
+    instance = (
+        torch.zeros_like(valid, dtype=torch.int64)
+        if clip.instance is None
+        else clip.instance[window].long().clamp_min(0)
+    )
 
     seen, wild = _spoil(safe, instance, law, generator)
     rays = pixel_rays_cam(clip.intrinsics[window].double(), *depth.shape[1:])
     points = _lift(_jitter(relative, law, middle, generator), seen[..., None] * rays)
     z = points[..., 2][valid] if valid.any() else points[..., 2].flatten()
-    low, high = float(torch.quantile(z[:: max(1, len(z) // 10_000)], 0.02)), float(torch.quantile(z[:: max(1, len(z) // 10_000)], 0.98))
+    low, high = (
+        float(torch.quantile(z[:: max(1, len(z) // 10_000)], 0.02)),
+        float(torch.quantile(z[:: max(1, len(z) // 10_000)], 0.98)),
+    )
     scale = max(high - low, 1e-3) * (0.85 + 0.35 * float(torch.rand((), generator=generator)))
     points = (points - torch.tensor([0.0, 0.0, low], dtype=torch.float64)) / scale
     sigma = (law.smooth**2 + law.objects**2 + law.pixels**2 + 1e-6) ** 0.5 * safe / scale
@@ -84,7 +97,9 @@ def _one_window(clip: Clip, window: Tensor, law: NoiseLaw, generator: torch.Gene
     return {
         name: value.float()
         for name, value in zip(
-            ("points", "weight", "disparity", "ray_direction", "ray_moment"), (points, weight, disparity, direction, moment), strict=True
+            ("points", "weight", "disparity", "ray_direction", "ray_moment"),
+            (points, weight, disparity, direction, moment),
+            strict=True,
         )
     }
 
@@ -95,10 +110,16 @@ def _spoil(depth: Tensor, instance: Tensor, law: NoiseLaw, generator: torch.Gene
     error = law.smooth * (0.6 * shared + 0.8 * _field(len(depth), depth.shape[1:], generator))
     offsets = torch.randn(int(instance.max()) + 1, generator=generator, dtype=torch.float64)
     error = error + law.objects * offsets[instance]
-    tail = torch.from_numpy(np.random.default_rng(int(torch.randint(2**31, (), generator=generator))).standard_t(TAIL, depth.shape))
+    tail = torch.from_numpy(
+        np.random.default_rng(int(torch.randint(2**31, (), generator=generator))).standard_t(TAIL, depth.shape)
+    )
     error = error + law.pixels / TAIL**0.5 * tail
     mixed = avg_pool2d(depth[:, None].log(), 3, stride=1, padding=1, count_include_pad=False)[:, 0]
-    bleeds = (torch.rand(depth.shape, generator=generator) < BLEEDING) & ((mixed - depth.log()).abs() > 0.05) if law.pixels > 0 else None
+    bleeds = (
+        (torch.rand(depth.shape, generator=generator) < BLEEDING) & ((mixed - depth.log()).abs() > 0.05)
+        if law.pixels > 0
+        else None
+    )
     log_depth = depth.log() if bleeds is None else torch.where(bleeds, mixed, depth.log())
     wild = torch.rand(depth.shape, generator=generator) < law.outliers
     leap = WILD * (2 * torch.rand(depth.shape, generator=generator, dtype=torch.float64) - 1)
@@ -114,7 +135,9 @@ def _field(count: int, size: tuple[int, ...], generator: torch.Generator) -> Flo
     return total / 0.8
 
 
-def _jitter(relative: Float[Tensor, "v 4 4"], law: NoiseLaw, unit: float, generator: torch.Generator) -> Float[Tensor, "v 4 4"]:
+def _jitter(
+    relative: Float[Tensor, "v 4 4"], law: NoiseLaw, unit: float, generator: torch.Generator
+) -> Float[Tensor, "v 4 4"]:
     """Cameras with correlated errors that grow from the window's first one, which is exact."""
     steps = torch.randn(len(relative), 6, generator=generator, dtype=torch.float64)
     walk = steps.clone()
@@ -148,7 +171,10 @@ def _rays(
     law, middle, scale = sizes
     size = clip.depth.shape[1:3]
     grid = min(RAY_GRID[0], size[0]), min(RAY_GRID[1], size[1])
-    intrinsics = clip.intrinsics[window].double() * torch.tensor([grid[1] / size[1], grid[0] / size[0], 1.0], dtype=torch.float64)[:, None]
+    intrinsics = (
+        clip.intrinsics[window].double()
+        * torch.tensor([grid[1] / size[1], grid[0] / size[0], 1.0], dtype=torch.float64)[:, None]
+    )
     cameras = _jitter(relative, law, middle, generator)
     direction = torch.einsum("vij,vhwj->vhwi", cameras[:, :3, :3], pixel_rays_cam(intrinsics, *grid))
     noise = torch.randn(direction.shape, generator=generator, dtype=torch.float64)

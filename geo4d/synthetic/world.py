@@ -32,7 +32,9 @@ class SceneConfig:
     compression: bool = True  # half of the clips lose detail as a compressed video does
     staging: Staging = field(default_factory=Staging)
     detail: Detail = "plain"  # simple bodies; or furnished rooms, traffic, people, materials, a lens
-    smooth_edges: bool = False  # of lifelike worlds: several rays a pixel where things meet; did not help what was learnt from them
+    smooth_edges: bool = (
+        False  # of lifelike worlds: several rays a pixel where things meet; did not help what was learnt from them
+    )
 
 
 LIFELIKE = SceneConfig(0.6, 0.15, (40.0, 85.0), detail="lifelike")
@@ -81,12 +83,17 @@ def draw_camera(
         camera["base"] = np.array([0.0, -height, float(camera["radius"])])
     elif style == "dolly":
         direction = rng.uniform(-np.pi, np.pi)
-        camera["sway"] = reach * rng.uniform(0.3, 0.9) * np.array([np.sin(direction), 0.1 * rng.normal(), np.cos(direction)])
+        camera["sway"] = (
+            reach * rng.uniform(0.3, 0.9) * np.array([np.sin(direction), 0.1 * rng.normal(), np.cos(direction)])
+        )
         camera["sway_phase"] = rng.choice([0.0, np.pi]) + rng.normal() * 0.4
     elif style == "pan":
         camera |= {"yaw_swing": rng.choice([-1, 1]) * rng.uniform(0.2, 0.6), "sway": rng.normal(size=3) * 0.08 * reach}
     elif style == "walk":
-        camera |= {"velocity": np.array([0.0, 0.0, walk / PATH_SECONDS[-1] * rng.uniform(0.7, 1.0)]), "yaw_swing": rng.normal() * 0.2}
+        camera |= {
+            "velocity": np.array([0.0, 0.0, walk / PATH_SECONDS[-1] * rng.uniform(0.7, 1.0)]),
+            "yaw_swing": rng.normal() * 0.2,
+        }
         camera |= {"shake_position": rng.uniform(0.01, 0.04), "shake_angle": rng.uniform(0.01, 0.03)}
     else:
         camera |= {"shake_position": 0.0, "shake_angle": 0.0}

@@ -12,7 +12,15 @@ from geo4d.synthetic.lifelike.makers import sample_lifelike
 from geo4d.synthetic.looks import Look, paint
 from geo4d.synthetic.primitives import Builder, Shape
 from geo4d.synthetic.staging import Staging, add_movers
-from geo4d.synthetic.world import DENSE_SECONDS, PATH_SECONDS, SceneConfig, World, camera_track, draw_camera, keeps_clear
+from geo4d.synthetic.world import (
+    DENSE_SECONDS,
+    PATH_SECONDS,
+    SceneConfig,
+    World,
+    camera_track,
+    draw_camera,
+    keeps_clear,
+)
 
 __all__ = ["SceneConfig", "World", "sample_world"]
 
@@ -29,7 +37,13 @@ def sample_world(seed: int, config: SceneConfig) -> World:
     world.camera["field_of_view"] = np.deg2rad(rng.uniform(*config.field_of_view_deg))
     if config.staging.movers:
         track = camera_track(world.camera, DENSE_SECONDS)
-        add_movers(np.random.default_rng([seed, 2]), config.staging, world, lambda place, radius: keeps_clear(place, radius, track), track)
+        add_movers(
+            np.random.default_rng([seed, 2]),
+            config.staging,
+            world,
+            lambda place, radius: keeps_clear(place, radius, track),
+            track,
+        )
     return world
 
 
@@ -44,9 +58,15 @@ def _motion(rng: np.random.Generator, *, scale: float, chance: float) -> tuple[d
     style = rng.choice(["sway", "bounce", "circle", "spin"])
     if style == "sway":
         sway = rng.normal(size=3) * np.array([1, 0, 1]) * 0.5 * scale
-        return {"sway": sway, "sway_rate": rng.uniform(0.6, 2.5), "sway_phase": rng.uniform(0, 6.3)}, float(np.abs(sway).max())
+        return {"sway": sway, "sway_rate": rng.uniform(0.6, 2.5), "sway_phase": rng.uniform(0, 6.3)}, float(
+            np.abs(sway).max()
+        )
     if style == "bounce":
-        return {"bounce": rng.uniform(0.2, 1.0) * scale, "sway_rate": rng.uniform(2, 5), "sway_phase": rng.uniform(0, 6.3)}, 0.0
+        return {
+            "bounce": rng.uniform(0.2, 1.0) * scale,
+            "sway_rate": rng.uniform(2, 5),
+            "sway_phase": rng.uniform(0, 6.3),
+        }, 0.0
     if style == "circle":
         radius, rate = rng.uniform(0.3, 0.8) * scale, rng.choice([-1, 1]) * rng.uniform(0.4, 1.5)
         return {"circle_radius": radius, "circle_rate": rate, "circle_phase": rng.uniform(0, 6.3)}, radius
@@ -70,18 +90,37 @@ def _indoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wor
         size = np.array([rng.uniform(0.3, 0.8), rng.uniform(0.3, 1.0), 0.03])
         on_side = rng.random() < 0.4
         place = centre + ([side * half_x, -1.4, along * half_z] if on_side else [along * half_x, -1.4, half_z])
-        builder.add(Shape.BOX, structure=True, size=size[[2, 1, 0]] if on_side else size, base=place, **paint(rng, Look(contrast=1.0)))
+        builder.add(
+            Shape.BOX,
+            structure=True,
+            size=size[[2, 1, 0]] if on_side else size,
+            base=place,
+            **paint(rng, Look(contrast=1.0)),
+        )
     for _ in range(rng.integers(4, 10)):
         _furnish(rng, builder, centre, (half_x, height, half_z), track, still=staging.is_still)
     light: dict[str, np.ndarray | float] = {
         "position": centre + [rng.uniform(-0.6, 0.6) * half_x, -height + 0.25, rng.uniform(-0.6, 0.6) * half_z]
     }
     light |= {"ambient": rng.uniform(0.35, 0.6), "strength": rng.uniform(0.5, 0.8), "haze": 0.0}
-    return World("indoor", builder, camera, light, room=(half_x, height, half_z), extras={"centre_x": centre[0], "centre_z": centre[2]})
+    return World(
+        "indoor",
+        builder,
+        camera,
+        light,
+        room=(half_x, height, half_z),
+        extras={"centre_x": centre[0], "centre_z": centre[2]},
+    )
 
 
 def _furnish(
-    rng: np.random.Generator, builder: Builder, centre: np.ndarray, room: tuple[float, float, float], track: np.ndarray, *, still: bool
+    rng: np.random.Generator,
+    builder: Builder,
+    centre: np.ndarray,
+    room: tuple[float, float, float],
+    track: np.ndarray,
+    *,
+    still: bool,
 ) -> None:
     """One piece of furniture, figure or toy, somewhere on the floor and clear of the camera; may give up."""
     for _ in range(6):
@@ -104,7 +143,12 @@ def _furnish(
             tall = rng.uniform(0.3, 1.1)
             half = np.array([size / 2, tall, rng.uniform(0.2, 0.5)])
             builder.add(
-                Shape.BOX, size=half, base=place - [0, tall, 0], yaw=rng.choice([0, np.pi / 2]), instance=builder.new_instance(), **look
+                Shape.BOX,
+                size=half,
+                base=place - [0, tall, 0],
+                yaw=rng.choice([0, np.pi / 2]),
+                instance=builder.new_instance(),
+                **look,
             )
         else:
             add_thing(rng, builder, place - [0, 0.6 * (rng.random() < 0.15), 0], size, moving)
@@ -138,7 +182,15 @@ def _hills(rng: np.random.Generator, builder: Builder, most: int) -> None:
 
 def _building(rng: np.random.Generator, builder: Builder, place: np.ndarray, half: np.ndarray, yaw: float) -> None:
     look = paint(rng, Look(texture_scale=(0.08, 0.4), contrast=0.6))
-    builder.add(Shape.BOX, structure=True, size=half, base=place - [0, half[1], 0], yaw=yaw, instance=builder.new_instance(), **look)
+    builder.add(
+        Shape.BOX,
+        structure=True,
+        size=half,
+        base=place - [0, half[1], 0],
+        yaw=yaw,
+        instance=builder.new_instance(),
+        **look,
+    )
 
 
 def _outdoor(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
@@ -176,7 +228,11 @@ def _street(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wor
     speed = rng.uniform(*staging.speed) if rng.random() < 0.8 or staging.camera == "drive" else 0.0
     camera |= {"velocity": np.array([0, 0, speed]), "sway": np.zeros(3), "radius": 0.0, "yaw_rate": 0.0}
     camera |= {"base": np.array([rng.uniform(-1.5, 1.5), -rng.uniform(1.1, 2.0), 0.0]), "yaw": rng.normal() * 0.06}
-    camera |= {"yaw_swing": rng.normal() * 0.05, "shake_position": rng.uniform(0, 0.015), "shake_angle": rng.uniform(0, 0.008)}
+    camera |= {
+        "yaw_swing": rng.normal() * 0.05,
+        "shake_position": rng.uniform(0, 0.015),
+        "shake_angle": rng.uniform(0, 0.008),
+    }
     camera["pitch"] = rng.normal() * 0.04 - 0.03
     if staging.camera == "static":
         camera |= {"velocity": np.zeros(3), "yaw_swing": 0.0, "shake_position": 0.0, "shake_angle": 0.0}
@@ -185,7 +241,13 @@ def _street(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wor
     half_road = rng.uniform(2.8, 6.0)
     road = {"colour0": np.full(3, rng.uniform(0.15, 0.3)), "colour1": np.full(3, rng.uniform(0.3, 0.45))}
     builder.add(
-        Shape.BOX, structure=True, size=(half_road, 0.02, 390), base=(0, 0, 0), texture=rng.integers(0, 6), texture_scale=0.4, **road
+        Shape.BOX,
+        structure=True,
+        size=(half_road, 0.02, 390),
+        base=(0, 0, 0),
+        texture=rng.integers(0, 6),
+        texture_scale=0.4,
+        **road,
     )
     white = {"colour0": np.full(3, 0.85), "colour1": np.full(3, 0.95)}
     for x in (-half_road * 0.95, half_road * 0.95):
@@ -203,7 +265,11 @@ def _street(rng: np.random.Generator, builder: Builder, staging: Staging) -> Wor
             add_tree(rng, builder, place)
         if rng.random() < 0.5 and not staging.is_still:
             add_figure(
-                rng, builder, np.array([side * (half_road + 1.2), 0, rng.uniform(5, 25)]), circle=0.0, walk=rng.choice([-1, 1]) * 1.3
+                rng,
+                builder,
+                np.array([side * (half_road + 1.2), 0, rng.uniform(5, 25)]),
+                circle=0.0,
+                walk=rng.choice([-1, 1]) * 1.3,
             )
     for _ in range(rng.integers(1, 4)):
         lane = rng.choice([-1, 1])

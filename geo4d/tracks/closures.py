@@ -33,7 +33,9 @@ class LoopClosures:
     def __init__(self, config: LoopClosureConfig) -> None:
         self.config = config
         self._keyframes: list[Keyframe] = []
-        self._descriptors: list[np.ndarray | None] = []  # of the keyframes as wholes; None: before there was a vocabulary
+        self._descriptors: list[
+            np.ndarray | None
+        ] = []  # of the keyframes as wholes; None: before there was a vocabulary
         self._words: np.ndarray | None = None
         self._features: Features | None = None  # of the frame last given to `find`
         self._found: set[int] = set()
@@ -42,7 +44,9 @@ class LoopClosures:
         """Whether the frame of this number is one."""
         return frame % self.config.interval == 0
 
-    def find(self, frame: int, image: np.ndarray, number: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find(
+        self, frame: int, image: np.ndarray, number: np.ndarray, position: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (k,) and positions (k, 2) of tracks that are not followed any more but are seen in this image.
 
         `image` is (h, w) uint8; `number` (n,) and `position` (n, 2) are those being followed. No track is found twice,
@@ -53,7 +57,9 @@ class LoopClosures:
         taken = position[[n in self._found for n in number.tolist()]]
         numbers, positions = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.float32)]
         for keyframe in self._candidates(frame, self._features, alive):
-            matches = match_features(keyframe.features, self._features, keyframe.image.shape, image.shape, self.config.features)
+            matches = match_features(
+                keyframe.features, self._features, keyframe.image.shape, image.shape, self.config.features
+            )
             if matches is None:
                 continue
             which, places = self._relocate(keyframe, image, matches, alive)
@@ -94,7 +100,9 @@ class LoopClosures:
                 break
         return chosen
 
-    def _relocate(self, keyframe: Keyframe, image: np.ndarray, matches: Matches, alive: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _relocate(
+        self, keyframe: Keyframe, image: np.ndarray, matches: Matches, alive: set[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (k,) and positions (k, 2) in the image, of a keyframe's points that are not followed any more."""
         c = self.config
         lost = np.array([n not in alive for n in keyframe.number.tolist()], bool)

@@ -39,7 +39,9 @@ class TrackerConfig:
     max_side: int = 640  # pixels, longer side: larger frames are reduced to it, for time
     blur: float = 0.7  # pixels of the source frame (sigma), against noise and compression
     window: int = 15  # pixels, side of the patch that is compared: smaller is less certain, larger spans surfaces
-    levels: int = 5  # of the pyramid above the image: steps up to about 2^levels half windows are found, as of a head that turns
+    levels: int = (
+        5  # of the pyramid above the image: steps up to about 2^levels half windows are found, as of a head that turns
+    )
     anchor_levels: int = 1  # the same where a point is set anew: it is nearly there already
     border: int = 2  # pixels from the edge of the image, within which too little of a patch is seen
     max_cycle_error: float = 0.25  # pixels, forward-backward error: right steps come back nearer, lost ones seldom
@@ -48,19 +50,39 @@ class TrackerConfig:
     corner_distance: float = 0.6  # spacings between new corners: nearer ones hardly add to what is known
     clearance: float = 0.5  # spacings from followed points to new corners: crowds leave gaps elsewhere
     corner_block: int = 5  # pixels, side of the patch whose gradients make a corner: large ones find weak corners
-    quality: float = 0.002  # of a corner, relative to the best: dark and hazy parts have some too, and the best may be far better
+    quality: float = (
+        0.002  # of a corner, relative to the best: dark and hazy parts have some too, and the best may be far better
+    )
     cell: float = 2.0  # spacings, side of the cells in which points are counted: each should hold a few
-    empty_share: float = 0.15  # of the cells, without any point, from which corners are sought: a still camera needs none
+    empty_share: float = (
+        0.15  # of the cells, without any point, from which corners are sought: a still camera needs none
+    )
     min_length: int = 3  # frames in which a track is seen: where the camera turns fast, few are seen in more
-    closures: LoopClosureConfig | None = field(default_factory=LoopClosureConfig)  # None: points that are lost stay lost
+    closures: LoopClosureConfig | None = field(
+        default_factory=LoopClosureConfig
+    )  # None: points that are lost stay lost
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
-        if self.window < 5 or self.spacing < 2 or self.max_side < self.min_side or self.min_side < 16 or self.min_length < 2:
-            raise ConfigError("tracks need window >= 5, spacing >= 2, min_side >= 16, max_side >= min_side and min_length >= 2.")
+        if (
+            self.window < 5
+            or self.spacing < 2
+            or self.max_side < self.min_side
+            or self.min_side < 16
+            or self.min_length < 2
+        ):
+            raise ConfigError(
+                "tracks need window >= 5, spacing >= 2, min_side >= 16, max_side >= min_side and min_length >= 2."
+            )
         if not (0 <= self.levels <= 8 and 0 <= self.anchor_levels <= 8 and self.border >= 0 and self.corner_block >= 2):
             raise ConfigError("tracks need levels and anchor_levels from 0 to 8, border >= 0 and corner_block >= 2.")
-        if not (self.max_cycle_error > 0 and self.max_anchor_shift >= 0 and 0 <= self.blur <= 100 and 0 < self.quality < 1):
-            raise ConfigError("tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 and 1.")
+        if not (
+            self.max_cycle_error > 0 and self.max_anchor_shift >= 0 and 0 <= self.blur <= 100 and 0 < self.quality < 1
+        ):
+            raise ConfigError(
+                "tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 and 1."
+            )
         if not (0 <= self.corner_distance <= 100 and 0 <= self.clearance <= 100 and 0 < self.cell <= 100):
-            raise ConfigError("tracks need corner_distance, clearance and cell from 0 to 100 spacings, and a cell above 0.")
+            raise ConfigError(
+                "tracks need corner_distance, clearance and cell from 0 to 100 spacings, and a cell above 0."
+            )

@@ -55,7 +55,12 @@ class PointFollower:
 
     def add(self, frame: np.ndarray) -> None:
         """The next frame, uint8 (h, w, 3), all of one size. Raises InputError for another shape."""
-        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or self._size not in ((0, 0), frame.shape[:2]):
+        if (
+            frame.ndim != 3
+            or frame.shape[2] != 3
+            or frame.dtype != np.uint8
+            or self._size not in ((0, 0), frame.shape[:2])
+        ):
             raise InputError(f"The tracker takes uint8 frames (h, w, 3) of one size; got {frame.dtype} {frame.shape}.")
         self._size = (frame.shape[0], frame.shape[1])
         image = self._prepare(frame)

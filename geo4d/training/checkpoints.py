@@ -53,7 +53,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps there are complete checkpoints of, ascending."""
-        names = [path.name for path in self.directory.glob("step_*") if path.name[5:].isdigit() and (path / STATE).is_file()]
+        names = [
+            path.name for path in self.directory.glob("step_*") if path.name[5:].isdigit() and (path / STATE).is_file()
+        ]
         return sorted(int(name[5:]) for name in names)
 
     def path(self, step: int) -> Path:
@@ -91,7 +93,9 @@ class Checkpoints:
                 return step
             logger.warning("The checkpoint %s is damaged (%s); the one before it is taken.", self.path(step), fault)
         if steps:
-            raise CheckpointError(f"Every checkpoint in {self.directory} is damaged; restore one, or remove the folder to begin anew.")
+            raise CheckpointError(
+                f"Every checkpoint in {self.directory} is damaged; restore one, or remove the folder to begin anew."
+            )
         return None
 
     def load(self, step: int, *, shared_memory: bool = False) -> Snapshot:

@@ -106,7 +106,9 @@ class DenoiserConfig:
     batch_frames: int = 16  # of a micro-batch
     short_frames: int = 2
     long_frames: int = 16
-    short_share: float = 0.0  # of the run, on short clips alone; afterwards long and short ones in turn. 0: long ones alone
+    short_share: float = (
+        0.0  # of the run, on short clips alone; afterwards long and short ones in turn. 0: long ones alone
+    )
     fit_statistics: bool = False  # mean and spread of latents that are new, from the pool; else those of the release
 
 
@@ -141,7 +143,9 @@ class StageConfig:
     preset: str | None = None  # begin with random weights of this shape ...
     start: str | None = None  # ... or with a model: an earlier stage's, a file, a folder, a released checkpoint
     vae: str | None = None  # the point-map autoencoder of a released checkpoint
-    modalities: tuple[str, ...] = ()  # the denoiser's after this stage; it grows by what is new. None named: as they are
+    modalities: tuple[
+        str, ...
+    ] = ()  # the denoiser's after this stage; it grows by what is new. None named: as they are
     seed: int = 0
     device: str = "auto"
     export: str | None = None  # also write the finished model as one file, in half precision

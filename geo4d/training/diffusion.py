@@ -65,7 +65,9 @@ class _Objective:
     def __init__(self, model: GeometryModel, layout: Layout, schedule: Schedule, config: ObjectiveConfig) -> None:
         unknown = sorted({*config.image_weights, *config.squared_images} - set(ALL_IMAGES))
         if unknown:
-            raise ConfigError(f"There is no image {unknown[0]!r} to weigh; expected names out of {', '.join(ALL_IMAGES)}.")
+            raise ConfigError(
+                f"There is no image {unknown[0]!r} to weigh; expected names out of {', '.join(ALL_IMAGES)}."
+            )
         if (config.drop_text or config.drop_both) and not model.spec.context_tokens:
             raise ConfigError("This model has no text tokens that could be dropped; set drop_text and drop_both to 0.")
         self.model, self.layout, self.schedule, self.config = model, layout, schedule, config
@@ -85,7 +87,9 @@ class _Objective:
         x0 = layout.join({name: model.normalizer.normalize(name, batch[name].float()) for name in layout.image_names})
         state = self._noisy(x0, generator)
         condition, context = self._dropped(condition, generator)
-        v = model.unet_forward(state.x_t, condition, state.t, batch["fps"].float(), batch["frame_index"], context).float()
+        v = model.unet_forward(
+            state.x_t, condition, state.t, batch["fps"].float(), batch["frame_index"], context
+        ).float()
         predicted = x0_from_v(state.x_t, v, state.alpha)
         value, numbers = self._latent_loss(state, v, predicted)
         with torch.no_grad():

@@ -68,12 +68,18 @@ def latents_of(model: GeometryModel) -> str:
     digest = hashlib.sha256()
     for name, value in model.autoencoder.state_dict().items():
         if not name.startswith("decoder."):
-            digest.update(name.encode() + value.detach().half().cpu().numpy().tobytes())  # models are saved in half precision too
+            digest.update(
+                name.encode() + value.detach().half().cpu().numpy().tobytes()
+            )  # models are saved in half precision too
     return f"{digest.hexdigest()[:16]} {model.spec.points_normalization}"
 
 
 def fill_pool(
-    job: EncodeJob, source: ClipSource, model: GeometryModel, layout: Layout, progress: Callable[[int, int], None] | None = None
+    job: EncodeJob,
+    source: ClipSource,
+    model: GeometryModel,
+    layout: Layout,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Renders or reads, and encodes, every shard of the job that is not there yet. Raises InputError for a pool of other latents."""
     job.directory.mkdir(parents=True, exist_ok=True)
@@ -126,7 +132,9 @@ class LatentPool:
                         "way; begin with the model that encoded it, or encode anew into another folder."
                     )
 
-    def draw(self, at: Place, *, seed: int, frames: int, clip_frames: int, sizes: Sequence[tuple[int, int]] = ()) -> dict[str, Tensor]:
+    def draw(
+        self, at: Place, *, seed: int, frames: int, clip_frames: int, sizes: Sequence[tuple[int, int]] = ()
+    ) -> dict[str, Tensor]:
         """A batch of about `frames` frames in clips of `clip_frames`, all of one size (any, or one of `sizes`), the same at every part.
 
         Raises InputError if the pool has no such clips, or a shard is broken.
@@ -139,7 +147,9 @@ class LatentPool:
                 f"{' and one of the wanted sizes' if wanted else ''}. Encode some, or set other sizes."
             )
         counts = np.array([len(self.groups[name]) for name in names], dtype=float)
-        group = self.groups[names[np.random.default_rng([seed, at.step, 1]).choice(len(names), p=counts / counts.sum())]]
+        group = self.groups[
+            names[np.random.default_rng([seed, at.step, 1]).choice(len(names), p=counts / counts.sum())]
+        ]
         generator = np.random.default_rng([seed, at.number, 2])
         picks = []
         for _ in range(max(1, frames // clip_frames)):
@@ -156,7 +166,9 @@ class LatentPool:
             )
         archives = [self._archive(path) for name in names for path in self.groups[name][:shards]]
         keys = [key for key in archives[0].keys() if key not in ("frame_index", "fps")]
-        return {key: torch.cat([a.get_tensor(key).movedim(2, 1).flatten(0, 1) for a in archives]).float() for key in keys}
+        return {
+            key: torch.cat([a.get_tensor(key).movedim(2, 1).flatten(0, 1) for a in archives]).float() for key in keys
+        }
 
     def _clip(self, path: Path, where: float) -> dict[str, Tensor]:
         archive = self._archive(path)
@@ -170,7 +182,9 @@ class LatentPool:
             try:
                 self._open[path] = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
-                raise InputError(f"The latents {path} cannot be read ({error}); remove the file and encode again.") from error
+                raise InputError(
+                    f"The latents {path} cannot be read ({error}); remove the file and encode again."
+                ) from error
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
         self._open.move_to_end(path)

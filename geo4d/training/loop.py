@@ -48,7 +48,9 @@ class TrainingLoop:
     `numbers` of the loss are averaged for the log, but for "samples", which is summed and gives the throughput.
     """
 
-    def __init__(self, name: str, module: nn.Module, config: LoopConfig, directory: Path, device: torch.device | None = None) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, config: LoopConfig, directory: Path, device: torch.device | None = None
+    ) -> None:
         self.name, self.config, self.directory = name, config, directory
         device = ranks.choose_device() if device is None else device
         if config.gradient_checkpointing:
@@ -88,7 +90,9 @@ class TrainingLoop:
         EMA weights in place; its numbers are averaged over the processes and logged. SIGTERM saves a checkpoint, then exits.
         """
         self.module.train()
-        if self.progress >= 1.0 and on_checkpoint is not None:  # killed after its last step, perhaps before it was validated
+        if (
+            self.progress >= 1.0 and on_checkpoint is not None
+        ):  # killed after its last step, perhaps before it was validated
             self._validate(on_checkpoint)
         last_save, self._clock = self.elapsed, time.monotonic()
         with StopRequest() as stop, contextlib.closing(self.log):
@@ -101,7 +105,11 @@ class TrainingLoop:
                     self.save()
                     if is_stopped:
                         ranks.wait()  # a launcher that sees one process end soon kills the others
-                        logger.warning("%s: stopped at step %d by a signal; started again it goes on from there.", self.name, self.step)
+                        logger.warning(
+                            "%s: stopped at step %d by a signal; started again it goes on from there.",
+                            self.name,
+                            self.step,
+                        )
                         raise SystemExit(STOPPED_BY_SIGNAL)
                     if on_checkpoint is not None:
                         self._validate(on_checkpoint)
@@ -174,8 +182,17 @@ class TrainingLoop:
         c = self.config
         self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
         losses = ", ".join(f"{each['loss']:.4g}" for each in numbers)
-        logger.warning("%s: step %d left out on all processes (loss %s, gradient norm %.4g).", self.name, self.step - 1, losses, norm)
-        in_a_row, too_many = self.bad_in_a_row >= c.max_bad_steps, self.bad_steps > c.max_bad_share * max(self.step, 1000)
+        logger.warning(
+            "%s: step %d left out on all processes (loss %s, gradient norm %.4g).",
+            self.name,
+            self.step - 1,
+            losses,
+            norm,
+        )
+        in_a_row, too_many = (
+            self.bad_in_a_row >= c.max_bad_steps,
+            self.bad_steps > c.max_bad_share * max(self.step, 1000),
+        )
         if in_a_row or too_many:
             how = f"{self.bad_in_a_row} times in a row" if in_a_row else f"in {self.bad_steps} of {self.step} steps"
             raise Geo4DError(
@@ -195,7 +212,9 @@ class TrainingLoop:
 
         with self.ema.in_module(), torch.no_grad():
             numbers = self.updates.forward(quietly, self.step)
-        means = Window.merged([{key: [float(value), 1.0] for key, value in each.items()} for each in ranks.from_all_ranks(numbers)]).means()
+        means = Window.merged(
+            [{key: [float(value), 1.0] for key, value in each.items()} for each in ranks.from_all_ranks(numbers)]
+        ).means()
         self.log.write(self.step, {"seconds": self.elapsed, **means})
         if self.is_main:
             logger.info("%s %d  validation  %s", self.name, self.step, _shown(means))
@@ -212,7 +231,9 @@ class TrainingLoop:
         if window.total(SUMMED):
             rates["samples_per_second"] = window.total(SUMMED) / max(seconds, 1e-9)
         if self._flops:
-            rates["flops_share"] = self._flops * rates["steps_per_second"] / peak_flops(self.device, self.config.precision)[0]
+            rates["flops_share"] = (
+                self._flops * rates["steps_per_second"] / peak_flops(self.device, self.config.precision)[0]
+            )
         rate = learning_rate(self.config, self.step, self.progress)
         entry = {"seconds": self.elapsed, "learning_rate": rate, "bad_steps": self.bad_steps}
         self.log.write(self.step, {**entry, **means, **rates})
@@ -251,7 +272,10 @@ class TrainingLoop:
         draws = self.config.accumulate * self.world
         if draws != counters["draws_per_step"]:
             logger.warning(
-                "%s: %d micro-batches a step, before %d; the run goes on, with other data.", self.name, draws, counters["draws_per_step"]
+                "%s: %d micro-batches a step, before %d; the run goes on, with other data.",
+                self.name,
+                draws,
+                counters["draws_per_step"],
             )
         if self.is_main:
             logger.info("%s: resumed at step %d", self.name, step)
@@ -259,7 +283,9 @@ class TrainingLoop:
     def _load(self, snapshot: Snapshot) -> None:
         """Puts a snapshot's tensors where they belong; raises CheckpointError where they do not fit."""
         own = self.module.state_dict()
-        if own.keys() != snapshot.module.keys() or any(own[key].shape != value.shape for key, value in snapshot.module.items()):
+        if own.keys() != snapshot.module.keys() or any(
+            own[key].shape != value.shape for key, value in snapshot.module.items()
+        ):
             raise CheckpointError(
                 f"The checkpoint in {self.checkpoints.directory} is of another {type(self.module).__name__}: its weights have other "
                 "names or shapes; use another folder, or the settings it was made with."

@@ -50,4 +50,6 @@ def switch_on_checkpointing(module: nn.Module) -> None:
             network.enable_gradient_checkpointing()
             switched += 1
     if not switched:
-        raise ConfigError(f"gradient_checkpointing is set, but {type(module).__name__} has no switch for it; leave it off for this stage.")
+        raise ConfigError(
+            f"gradient_checkpointing is set, but {type(module).__name__} has no switch for it; leave it off for this stage."
+        )

@@ -47,9 +47,13 @@ def choose_device(name: str = "auto") -> torch.device:
     """
     on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
     if is_deepspeed() and importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError("The accelerate config asks for DeepSpeed, which is not installed; run `pip install geo4d[deepspeed]`.")
+        raise ConfigError(
+            "The accelerate config asks for DeepSpeed, which is not installed; run `pip install geo4d[deepspeed]`."
+        )
     if is_deepspeed() and on_cpu:
-        raise ConfigError("Accelerate runs DeepSpeed on GPUs alone, and the device is the CPU; launch with `torchrun` for DDP.")
+        raise ConfigError(
+            "Accelerate runs DeepSpeed on GPUs alone, and the device is the CPU; launch with `torchrun` for DDP."
+        )
     device = torch.device("cpu") if on_cpu else pick_device(name)
     state = PartialState(cpu=on_cpu, timeout=WAIT)
     if on_cpu:
@@ -86,7 +90,11 @@ def make_accelerator(device: torch.device, config: LoopConfig) -> Accelerator:
         cpu=device.type == "cpu",
         device_placement=False,
         mixed_precision="bf16" if config.precision == "bf16" and not is_deepspeed() else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                find_unused_parameters=config.find_unused_parameters, gradient_as_bucket_view=True
+            )
+        ],
     )
     kind = accelerator.distributed_type
     if kind == DistributedType.MEGATRON_LM or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
@@ -153,7 +161,9 @@ class StopRequest:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 

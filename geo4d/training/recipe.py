@@ -40,7 +40,13 @@ logger = logging.getLogger(__name__)
 
 COMMON, SETTINGS, MODEL, DONE = "common.yaml", "config.yaml", "model", "finished"
 FOLDER_KIND = "training"
-MAY_DIFFER = {"out", "device", "latents", "validation", "export"}  # settings that do not make another model of a finished stage
+MAY_DIFFER = {
+    "out",
+    "device",
+    "latents",
+    "validation",
+    "export",
+}  # settings that do not make another model of a finished stage
 MAY_CHANGE = MAY_DIFFER | {"loop"}  # nor of one that goes on: a run that diverged may go on more slowly
 FIXED_LATENTS = {"modalities"}
 TRAINED: dict[str, Callable[[Stage], GeometryModel]] = {
@@ -66,7 +72,9 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> l
             files.append(path)
     if not files and not overrides:
         raise ConfigError("Nothing to train; give a folder of stages (configs/train/small) or a stage's file.")
-    stages = [_load_stage(file, overrides) for file in files] or [_named(load_config(StageConfig, [], overrides), "stage")]
+    stages = [_load_stage(file, overrides) for file in files] or [
+        _named(load_config(StageConfig, [], overrides), "stage")
+    ]
     places = [Path(stage.out) / stage.name for stage in stages]
     if len(set(places)) < len(places):
         raise ConfigError(f"Two stages would write to {max(places, key=places.count)}; name them differently.")
@@ -82,7 +90,9 @@ def _named(config: StageConfig, name: str) -> StageConfig:
     return config if config.name else replace(config, name=name)
 
 
-def run_recipe(stages: Sequence[StageConfig], make_validate: Callable[[ValidationConfig], Validate | None] | None = None) -> None:
+def run_recipe(
+    stages: Sequence[StageConfig], make_validate: Callable[[ValidationConfig], Validate | None] | None = None
+) -> None:
     """Runs the stages in order; those that are finished are passed over, one that was stopped goes on."""
     for number, config in enumerate(stages):
         logger.info("stage %d of %d: %s", number + 1, len(stages), config.name)
@@ -136,7 +146,9 @@ def _is_finished(config: StageConfig, directory: Path) -> bool:
             f"The stage in {directory} is finished, with other settings of {', '.join(changed)}; remove the folder to run it "
             "anew, or choose another out."
         )
-    return config.kind != "latents" or before.latents.shards >= config.latents.shards  # more shards are added to those there
+    return (
+        config.kind != "latents" or before.latents.shards >= config.latents.shards
+    )  # more shards are added to those there
 
 
 def _claim(config: StageConfig, directory: Path) -> None:
@@ -165,7 +177,9 @@ def _load_settings(path: Path) -> DictConfig:
     try:
         found = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as the settings of a stage; restore it, or choose another out.") from error
+        raise ConfigError(
+            f"{path} cannot be read as the settings of a stage; restore it, or choose another out."
+        ) from error
     if not isinstance(found, DictConfig) or not isinstance(found.get("latents"), DictConfig):
         raise ConfigError(f"{path} does not hold the settings of a stage of geo4d train; choose another out.")
     return found
@@ -178,5 +192,9 @@ def _changed(config: StageConfig, path: Path, may_differ: set[str]) -> tuple[lis
         if "data" in settings:
             settings.data.readers = 0
     changed = sorted(key for key in map(str, now) if key not in may_differ and before.get(key) != now[key])
-    changed += [f"latents.{key}" for key in map(str, now.latents) if key in FIXED_LATENTS and before.latents.get(key) != now.latents[key]]
+    changed += [
+        f"latents.{key}"
+        for key in map(str, now.latents)
+        if key in FIXED_LATENTS and before.latents.get(key) != now.latents[key]
+    ]
     return changed, before

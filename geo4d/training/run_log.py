@@ -13,7 +13,9 @@ from geo4d.scene.atomic import whole_file
 
 logger = logging.getLogger(__name__)
 
-SUMMED = "samples"  # the one number of a loss that is added up over micro-batches and processes; the others are averaged
+SUMMED = (
+    "samples"  # the one number of a loss that is added up over micro-batches and processes; the others are averaged
+)
 
 
 class Window:
@@ -97,7 +99,9 @@ class RunLog:
         """The writer, made at the first line; None where TensorBoard is not wanted or not installed (said once)."""
         if self._writer is None and self._boards is not None:
             if importlib.util.find_spec("tensorboard") is None:
-                logger.info("TensorBoard is not installed, log.jsonl is written alone; `pip install geo4d[train]` adds it.")
+                logger.info(
+                    "TensorBoard is not installed, log.jsonl is written alone; `pip install geo4d[train]` adds it."
+                )
                 self._boards = None
                 return None
             from torch.utils.tensorboard import SummaryWriter

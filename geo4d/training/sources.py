@@ -132,7 +132,9 @@ class MixtureSource:
         own = self.config.mixture
         strides = tuple(range(1, MOST_APART + 1)) if length.frames == 2 else own.strides
         ratios = {name: own.ratios.get(name, 1.0) for name in self.sets}
-        config = replace(own, ratios=ratios, sizes=list(sizes), frames=length.frames, batch=length.clips, strides=strides)
+        config = replace(
+            own, ratios=ratios, sizes=list(sizes), frames=length.frames, batch=length.clips, strides=strides
+        )
         return Mixture(self.sets, config, seed=self.seed)
 
 
@@ -162,7 +164,9 @@ class _Stream:
         if self.readers and rhythm > 0 and at == replace(first, step=at.step):
             steps, workers = range(at.step, at.step + rhythm * FAR_AHEAD, rhythm), self.readers
             ranks = [place.part for place in self._asked]
-        self._batches = batches(self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, tally=self.tally)
+        self._batches = batches(
+            self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, tally=self.tally
+        )
         self._places = islice((Place(step, part, at.parts) for step in steps for part in ranks), 1, None)
 
 
@@ -182,10 +186,14 @@ def open_source(config: DataConfig, *, seed: int, stream: int, device: str = "cp
 def _open_set(name: str, entry: SetConfig, stream: int, most_bad: float) -> DataSet:
     if entry.kind == "procedural":
         if entry.fill is not None:
-            raise ConfigError(f"Procedural scenes have no holes to fill: leave out data.sets.{name}.fill; got {entry.fill}.")
+            raise ConfigError(
+                f"Procedural scenes have no holes to fill: leave out data.sets.{name}.fill; got {entry.fill}."
+            )
         return ProceduralSet(render_clips, partial(scene_seed, stream))
     if entry.root is None:
-        raise ConfigError(f"The data set {name} needs a folder: set data.sets.{name}.root=FOLDER, or leave it out (null).")
+        raise ConfigError(
+            f"The data set {name} needs a folder: set data.sets.{name}.root=FOLDER, or leave it out (null)."
+        )
     data = open_data(entry.root, entry.kind, include=entry.include, far=entry.far, fill=entry.fill)
     _report_losses(name, data, most_bad)
     return data
@@ -196,7 +204,12 @@ def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
     for problem in data.problems[:NAMED]:
         logger.warning("Warning: %s: %s: %s.", name, problem.file, problem.reason)
     if len(data.problems) > NAMED:
-        logger.warning("Warning: %s: %d more problems; geo4d data check %s names them all.", name, len(data.problems) - NAMED, data.root)
+        logger.warning(
+            "Warning: %s: %d more problems; geo4d data check %s names them all.",
+            name,
+            len(data.problems) - NAMED,
+            data.root,
+        )
     lost = data.lost()
     if len(lost) > most_bad * len(data.names):
         raise InputError(

@@ -94,8 +94,12 @@ def run_latents(stage: Stage) -> None:
     """Fills the pool: each process of the run its share, in `latents.workers` processes each."""
     own, world = stage.config.latents, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if world > 1 else 0
-    config = replace(stage.config, device=str(stage.device))  # a process of its own does not know which GPU is its parent's
-    jobs = [(config, stage.directory, rank * own.workers + worker, world * own.workers) for worker in range(own.workers)]
+    config = replace(
+        stage.config, device=str(stage.device)
+    )  # a process of its own does not know which GPU is its parent's
+    jobs = [
+        (config, stage.directory, rank * own.workers + worker, world * own.workers) for worker in range(own.workers)
+    ]
     if own.workers == 1:
         encode_shards(*jobs[0], model=stage.model)
         return
@@ -106,7 +110,9 @@ def run_latents(stage: Stage) -> None:
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise InputError("A process that fills the latent pool failed; its message stands above. Started again, it goes on from there.")
+        raise InputError(
+            "A process that fills the latent pool failed; its message stands above. Started again, it goes on from there."
+        )
 
 
 def _encode_apart(config: StageConfig, directory: Path, worker: int, workers: int) -> None:
@@ -147,7 +153,11 @@ def run_denoiser(stage: Stage) -> GeometryModel:
         if pool is None:
             raise InputError("denoiser.fit_statistics needs a pool of latents: set denoiser.latents=FOLDER.")
         fit_statistics(model, pool)
-    source = None if pool is not None else open_source(config.data, seed=config.seed, stream=POOL_STREAM, device=str(stage.device))
+    source = (
+        None
+        if pool is not None
+        else open_source(config.data, seed=config.seed, stream=POOL_STREAM, device=str(stage.device))
+    )
     for layer in model.unet.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # faster by a fifteenth on a CPU, where that was measured

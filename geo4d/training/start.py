@@ -30,7 +30,9 @@ def starting_model(config: StageConfig, device: torch.device) -> GeometryModel:
     spec = PRESETS[config.preset]
     if config.modalities:
         spec = _spec_with(spec, config.modalities)
-    return build_model(replace(spec, uncertainty_blocks=0), seed=config.seed).to(device)  # the point decoder comes in its own stage
+    return build_model(replace(spec, uncertainty_blocks=0), seed=config.seed).to(
+        device
+    )  # the point decoder comes in its own stage
 
 
 def layout_of(model: GeometryModel) -> Layout:
@@ -47,7 +49,9 @@ def fit_statistics(model: GeometryModel, pool: LatentPool) -> list[str]:
         sample = pool.sample(model.spec.base_size, FITTED_SHARDS)
         missing = [name for name in names if name not in sample]
         if missing:
-            raise ConfigError(f"The latents in {pool.directory} have no {missing[0]}; encode them again with all modalities.")
+            raise ConfigError(
+                f"The latents in {pool.directory} have no {missing[0]}; encode them again with all modalities."
+            )
         for name in names:
             model.normalizer.fit(name, sample[name])
     return names
@@ -56,7 +60,9 @@ def fit_statistics(model: GeometryModel, pool: LatentPool) -> list[str]:
 def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
     lost = [name for name in model.spec.modalities if name not in modalities]
     if lost:
-        raise ConfigError(f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of them.")
+        raise ConfigError(
+            f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of them."
+        )
     layout = make_layout(modalities, normalization=model.spec.points_normalization)
     if layout.image_names == model.spec.image_names:
         return model

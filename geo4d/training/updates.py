@@ -43,7 +43,9 @@ class Updates:
     hold them.
     """
 
-    def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig) -> None:
+    def __init__(
+        self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
+    ) -> None:
         self.accelerator, self.module, self.optimizer, self.config = accelerator, module, optimizer, config
         self._wrapped, _ = accelerator.prepare(AnyForward(module), optimizer)
 
@@ -92,7 +94,9 @@ class ZeroUpdates(Updates):
     and bf16 arithmetic is torch's autocast, whatever the accelerate config says of it.
     """
 
-    def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig) -> None:
+    def __init__(
+        self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
+    ) -> None:
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         check_deepspeed(settings)
@@ -142,7 +146,10 @@ class ZeroUpdates(Updates):
             return {}  # all steps were left out so far
         names = [key for key, value in flat[0].items() if value.ndim]
         return {
-            i: {"step": flat[0]["step"].cpu().clone(), **{key: safe_get_full_optimizer_state(weight, key).cpu() for key in names}}
+            i: {
+                "step": flat[0]["step"].cpu().clone(),
+                **{key: safe_get_full_optimizer_state(weight, key).cpu() for key in names},
+            }
             for i, weight in enumerate(self._trained)
         }
 
@@ -166,11 +173,15 @@ class ZeroUpdates(Updates):
                     safe_set_full_optimizer_state(self._trained[i], value.to(self._trained[i].device), key)
 
 
-def make_updates(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig) -> Updates:
+def make_updates(
+    accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer, config: LoopConfig
+) -> Updates:
     """The way of stepping that fits how the processes were launched. Raises ConfigError for what cannot go together."""
     is_zero = accelerator.distributed_type == DistributedType.DEEPSPEED
     if config.optimizer == "adamw_8bit" and (is_zero or accelerator.is_fsdp2):
-        raise ConfigError("optimizer=adamw_8bit keeps no sharded state; with FSDP or DeepSpeed set optimizer=adamw_fused.")
+        raise ConfigError(
+            "optimizer=adamw_8bit keeps no sharded state; with FSDP or DeepSpeed set optimizer=adamw_fused."
+        )
     if accelerator.is_fsdp2:
         leave_out_absent(accelerator.state.fsdp_plugin, module)
     return (ZeroUpdates if is_zero else Updates)(accelerator, module, optimizer, config)
@@ -193,6 +204,10 @@ def check_deepspeed(settings: dict[str, Any]) -> None:
         )
     for name in ("fp16", "bf16"):
         if settings.get(name, {}).get("enabled") is True:
-            raise ConfigError(f"The DeepSpeed config holds weights in {name}; leave {name} out of it and set loop.precision=bf16.")
+            raise ConfigError(
+                f"The DeepSpeed config holds weights in {name}; leave {name} out of it and set loop.precision=bf16."
+            )
     if (zero.get("offload_optimizer") or {}).get("device", "none") != "none":
-        raise ConfigError("The loop does not offload the optimiser's state under DeepSpeed; set `offload_optimizer_device: none`.")
+        raise ConfigError(
+            "The loop does not offload the optimiser's state under DeepSpeed; set `offload_optimizer_device: none`."
+        )

@@ -81,18 +81,27 @@ def _score(fields: dict[str, Any], truth: dict[str, Any], batch: ClipBatch) -> d
     if "points" in fields:
         scores["abs_rel_points"] = _median_abs_rel(fields["points"][..., 2], truth["points"][..., 2], valid)
     if "disparity" in fields:
-        scores["abs_rel_disparity"] = _median_abs_rel(fields["disparity"], 1 / batch.clip.depth.clamp_min(1e-3), valid, inverse=True)
+        scores["abs_rel_disparity"] = _median_abs_rel(
+            fields["disparity"], 1 / batch.clip.depth.clamp_min(1e-3), valid, inverse=True
+        )
     if "ray_direction" in fields:
         cosine = torch.nn.functional.cosine_similarity(fields["ray_direction"], truth["ray_direction"], dim=-1)
         degrees = cosine.clamp(-1, 1).arccos().rad2deg().flatten(1).mean(dim=1)
         error = (fields["ray_moment"] - truth["ray_moment"]).norm(dim=-1).flatten(1).mean(dim=1)
         moment = truth["ray_moment"].norm(dim=-1).flatten(1).mean(dim=1)
-        scores |= {"ray_direction_deg": float(degrees.median()), "ray_moment": float((error / moment.clamp_min(1e-6)).median())}
+        scores |= {
+            "ray_direction_deg": float(degrees.median()),
+            "ray_moment": float((error / moment.clamp_min(1e-6)).median()),
+        }
     return scores
 
 
 def _median_abs_rel(
-    predicted: Float[Tensor, "b v h w"], target: Float[Tensor, "b v h w"], valid: Bool[Tensor, "b v h w"], *, inverse: bool = False
+    predicted: Float[Tensor, "b v h w"],
+    target: Float[Tensor, "b v h w"],
+    valid: Bool[Tensor, "b v h w"],
+    *,
+    inverse: bool = False,
 ) -> float:
     """Fits one L1 scale (not negative) and shift a clip in the map's own space, scores in depth.
 

@@ -44,7 +44,9 @@ def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: 
         times = np.asarray(reconstruction.timestamps, dtype=np.float64).tolist()
         data = script_json({"frames": frames, "times": times})
     except ValueError as error:
-        raise InputError("The reconstruction's cameras and times must be finite numbers to be drawn; run geo4d infer again.") from error
+        raise InputError(
+            "The reconstruction's cameras and times must be finite numbers to be drawn; run geo4d infer again."
+        ) from error
     with whole_file(Path(path), alone=True) as temporary:
         temporary.write_text(text.replace(PLACEHOLDER, f"const DATA = {data};"), encoding="utf-8")
 
@@ -59,7 +61,9 @@ def script_json(value: Any) -> str:
 
 
 def _pack(array: np.ndarray) -> str:
-    return base64.b64encode(array.astype(np.float16).tobytes() if array.dtype == np.float32 else array.tobytes()).decode()
+    return base64.b64encode(
+        array.astype(np.float16).tobytes() if array.dtype == np.float32 else array.tobytes()
+    ).decode()
 
 
 def _unit(reconstruction: Reconstruction) -> float:

@@ -40,7 +40,9 @@ def serve(
         server = viser.ViserServer(host=host, port=port, verbose=False)
     if not opened:
         server.stop()
-        raise InputError(f"Foreign pages cannot be kept out of viser {viser.__version__}; install viser 1.1, or use --html.")
+        raise InputError(
+            f"Foreign pages cannot be kept out of viser {viser.__version__}; install viser 1.1, or use --html."
+        )
     server.scene.set_up_direction("-y")
     stage = _Stage(server, reconstruction, max_points)
     logger.info("Look at http://%s:%d (Ctrl-C to stop)", host, port)
@@ -91,7 +93,11 @@ class _Stage:
         points, colours = (np.concatenate(parts) for parts in zip(*clouds, strict=True))
         pixel = self.unit / self.reconstruction.intrinsics[0, 0, 0] * self.stride
         self.server.scene.add_point_cloud(  # type: ignore[attr-defined]
-            "/points", points.astype(np.float32), colours, point_size=float(pixel * self.size.value), point_shape="square"
+            "/points",
+            points.astype(np.float32),
+            colours,
+            point_size=float(pixel * self.size.value),
+            point_shape="square",
         )
         for i, handle in enumerate(self.handles):
             handle.visible = bool(self.cameras.value) and (self.everything.value or i == frame or i % 8 == 0)
@@ -135,7 +141,9 @@ def _check_address(host: str, port: int) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"Port {port} of {host} is in use; choose another with --port.") from error
-        raise InputError(f"Nothing can listen at {host}:{port} ({error.strerror}); choose --host and --port.") from error
+        raise InputError(
+            f"Nothing can listen at {host}:{port} ({error.strerror}); choose --host and --port."
+        ) from error
 
 
 def _typical_depth(reconstruction: Reconstruction) -> float:

@@ -70,7 +70,9 @@ class Predictor:
         """
         results: dict[int, dict[str, Any]] = {} if cache is None else cache.load(len(windows))
         numbers = range(len(windows))
-        batches = [list(numbers[i : i + self.config.windows_per_batch]) for i in numbers[:: self.config.windows_per_batch]]
+        batches = [
+            list(numbers[i : i + self.config.windows_per_batch]) for i in numbers[:: self.config.windows_per_batch]
+        ]
         missing = [batch for batch in batches if not all(g in results for g in batch)]
         conditions = self._encode(frames, progress) if missing else None
         done = len(windows) - sum(map(len, missing))
@@ -107,7 +109,9 @@ class Predictor:
                 progress("encode", min(i + size, len(frames)), len(frames))
         return Conditions(torch.cat(mean), torch.cat(std) if std else None, torch.cat(tokens) if tokens else None)
 
-    def _predict_batch(self, conditions: Conditions, windows: Int[Tensor, "g v"], batch: list[int], fps: float) -> list[dict[str, Any]]:
+    def _predict_batch(
+        self, conditions: Conditions, windows: Int[Tensor, "g v"], batch: list[int], fps: float
+    ) -> list[dict[str, Any]]:
         config, picked = self.config, windows[batch]
         # the released script meets its last window twice, each time with noise of its own
         keys = batch if config.as_released else picked[:, 0].tolist()
@@ -119,14 +123,20 @@ class Predictor:
         context = None if conditions.tokens is None else self.model.frame_context(conditions.tokens[picked])
         index = (picked - picked[:, :1]).to(condition.device)
         rate = RELEASED_FPS if config.as_released else min(max(float(fps), FPS_RANGE[0]), FPS_RANGE[1])
-        denoise = self.model.denoiser(condition, torch.full((len(batch),), rate, device=condition.device), index, context)
+        denoise = self.model.denoiser(
+            condition, torch.full((len(batch),), rate, device=condition.device), index, context
+        )
         shape = (self.layout.latent_channels, *condition.shape[2:])
         if config.steps == 0 or (config.steps is None and self.model.spec.sampler == "one_step"):
             x0 = one_step(denoise, condition.new_zeros(len(batch), *shape), self.schedule)
         else:
             start = torch.stack([_noise(shape, config.seed, key) for key in keys]).to(condition)
-            x0 = ddim(denoise, start, self.schedule, steps=config.steps or self.model.spec.steps, compat=config.sampler_compat)
-        return [self._decode({name: latent[b] for name, latent in self.layout.split(x0).items()}) for b in range(len(batch))]
+            x0 = ddim(
+                denoise, start, self.schedule, steps=config.steps or self.model.spec.steps, compat=config.sampler_compat
+            )
+        return [
+            self._decode({name: latent[b] for name, latent in self.layout.split(x0).items()}) for b in range(len(batch))
+        ]
 
     def _decode(self, latents: dict[str, Tensor]) -> dict[str, Any]:
         """Fields of one window, on the CPU in float32."""

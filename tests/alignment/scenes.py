@@ -39,7 +39,9 @@ def render(poses, intrinsics, size=SIZE):
     return torch.stack(hits).amin(dim=0), rays
 
 
-def exact_windows(frames=24, *, shifted=False, noise=0.0, length=16, poses=None, size=SIZE, focal=FOCAL, stride=4, move_depth=None):
+def exact_windows(
+    frames=24, *, shifted=False, noise=0.0, length=16, poses=None, size=SIZE, focal=FOCAL, stride=4, move_depth=None
+):
     """Window predictions with known nuisances; and the truth: depth and poses.
 
     `focal` may be one a frame; `move_depth` (t, h, w) multiplies the depth, as if the scene moved.
@@ -57,7 +59,10 @@ def exact_windows(frames=24, *, shifted=False, noise=0.0, length=16, poses=None,
         relative = torch.linalg.inv(poses[window[0]]) @ poses[window]
         scale = 1.5 + 0.4 * g
         d = depth[window] * (1 + noise * torch.randn(depth[window].shape, generator=generator, dtype=torch.float64))
-        points = torch.einsum("vij,vhwj->vhwi", relative[:, :3, :3], d[..., None] * rays[window]) + relative[:, None, None, :3, 3]
+        points = (
+            torch.einsum("vij,vhwj->vhwi", relative[:, :3, :3], d[..., None] * rays[window])
+            + relative[:, None, None, :3, 3]
+        )
         shift = torch.tensor([0, 0, 0.7 if shifted else 0.0], dtype=torch.float64)
         parts["points"].append((points - shift) / scale)
         inverse = 1 / depth[window]
@@ -70,7 +75,10 @@ def exact_windows(frames=24, *, shifted=False, noise=0.0, length=16, poses=None,
     tensors = {name: torch.stack(values).float() for name, values in parts.items()}
     weight = torch.ones_like(tensors["disparity"])
     origin = "unknown" if shifted else "camera"
-    return WindowPredictions(windows=windows, weight=weight, points_origin=origin, **tensors), (depth.numpy(), poses.numpy())
+    return WindowPredictions(windows=windows, weight=weight, points_origin=origin, **tensors), (
+        depth.numpy(),
+        poses.numpy(),
+    )
 
 
 def check(result, truth, *, depth=1e-3, ate=1e-3, focal=0.005, true_focal=FOCAL):

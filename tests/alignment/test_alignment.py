@@ -83,7 +83,9 @@ def test_symmetries_of_the_method():
     weight[1] /= 2.5
     disparity[0] = 0.5 * disparity[0] + 0.3
     order = torch.tensor([2, 0, 1])[: len(points)]
-    moved = replace(predictions, points=points, weight=weight, disparity=disparity, disparity_weight=torch.ones_like(disparity))
+    moved = replace(
+        predictions, points=points, weight=weight, disparity=disparity, disparity_weight=torch.ones_like(disparity)
+    )
     reference = align(replace(predictions, disparity_weight=torch.ones_like(disparity)))
     shuffled = {
         name: getattr(moved, name)[order]
@@ -122,7 +124,10 @@ def test_disparity_alone_and_rays_alone():
 def test_noise_for_input_gives_finite_output():
     predictions, _ = exact_windows()
     generator = torch.Generator().manual_seed(1)
-    noisy = {n: torch.randn(getattr(predictions, n).shape, generator=generator) for n in ("points", "ray_direction", "ray_moment")}
+    noisy = {
+        n: torch.randn(getattr(predictions, n).shape, generator=generator)
+        for n in ("points", "ray_direction", "ray_moment")
+    }
     noisy["disparity"] = torch.rand(predictions.disparity.shape, generator=generator)
     result = align(replace(predictions, **noisy))
     assert np.isfinite(result.cam_to_world).all() and np.isfinite(result.depth[result.valid]).all()
@@ -133,7 +138,9 @@ def test_noise_for_input_gives_finite_output():
 def test_the_same_input_gives_the_same_result():
     predictions, _ = exact_windows(noise=0.02)
     first, second = align(predictions), align(predictions)
-    assert np.array_equal(first.depth, second.depth, equal_nan=True) and np.array_equal(first.cam_to_world, second.cam_to_world)
+    assert np.array_equal(first.depth, second.depth, equal_nan=True) and np.array_equal(
+        first.cam_to_world, second.cam_to_world
+    )
 
 
 def test_bad_input_is_refused():

@@ -46,7 +46,13 @@ def scene(
         rows += [(track, frame, *(pixel[track] + noise * rng.normal(size=2))) for track in np.flatnonzero(seen)]
     table = np.array(rows)
     _, track = np.unique(table[:, 0], return_inverse=True)
-    tracks = Tracks(track.astype(np.int32), table[:, 1].astype(np.int32), table[:, 2:].astype(np.float32), (HEIGHT, WIDTH), len(poses))
+    tracks = Tracks(
+        track.astype(np.int32),
+        table[:, 1].astype(np.int32),
+        table[:, 2:].astype(np.float32),
+        (HEIGHT, WIDTH),
+        len(poses),
+    )
     return tracks, world, moves[np.unique(table[:, 0].astype(int))]
 
 
@@ -54,7 +60,11 @@ def guess(frames: int, *, depth: float = 4.0, focal: float = FOCAL, poses: np.nd
     """A network that knows one depth and no motion."""
     log_depth = torch.full((frames, HEIGHT // 2, WIDTH // 2), float(np.log(depth)))
     poses = np.tile(np.eye(4), (frames, 1, 1)) if poses is None else poses
-    cameras = Cameras.of(torch.from_numpy(poses), torch.full((frames,), focal / WIDTH, dtype=torch.float64), FixedIntrinsics.ideal(frames))
+    cameras = Cameras.of(
+        torch.from_numpy(poses),
+        torch.full((frames,), focal / WIDTH, dtype=torch.float64),
+        FixedIntrinsics.ideal(frames),
+    )
     return Draft(cameras, Dense(log_depth, torch.ones_like(log_depth), torch.ones_like(log_depth)))
 
 

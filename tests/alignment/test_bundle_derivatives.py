@@ -72,7 +72,9 @@ def without_observations(evidence):
 
 def without_priors(evidence):
     """Observations alone."""
-    none = {name: getattr(evidence, name)[:0] for name in ("prior_point", "prior_frame", "prior_log_depth", "prior_sigma")}
+    none = {
+        name: getattr(evidence, name)[:0] for name in ("prior_point", "prior_frame", "prior_log_depth", "prior_sigma")
+    }
     return replace(evidence, **none)
 
 
@@ -96,7 +98,9 @@ def matrix_of(system):
 
 def moved(state, step):
     frames = len(state.centre)
-    return state.moved(step[: CAMERA * frames].unflatten(0, (-1, CAMERA)), step[CAMERA * frames :].unflatten(0, (-1, 3)))
+    return state.moved(
+        step[: CAMERA * frames].unflatten(0, (-1, CAMERA)), step[CAMERA * frames :].unflatten(0, (-1, 3))
+    )
 
 
 def numeric_gradient(function, size, h=1e-6):
@@ -117,7 +121,9 @@ PARTS = {
     "depth priors": lambda e, s: without_observations(e),
     "a firm focal length elsewhere": lambda e, s: replace(e, log_focal=0.2, log_focal_sigma=1e-3),
     "smooth centres": lambda e, s: replace(e, **SMOOTH),
-    "all but rotations": lambda e, s: replace(replace(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()),
+    "all but rotations": lambda e, s: replace(
+        replace(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()
+    ),
 }
 
 
@@ -158,8 +164,13 @@ def test_the_gradient_of_the_expected_motion():
     for sigmas in ({}, {"step_sigma": torch.full((FRAMES - 1,), 1e4, dtype=torch.float64)}):
         known = replace(cameras_alone(evidence), motion=expected_motion(truth, **sigmas))
         found = gradient_of(system_of(known, state, tracks))
-        expected = numeric_gradient(lambda step, known=known: cost(known, moved(state, step), SIGMA, tracks), len(found))
-        (rotation, centre), (expected_rotation, expected_centre) = rotation_and_centre(found), rotation_and_centre(expected)
+        expected = numeric_gradient(
+            lambda step, known=known: cost(known, moved(state, step), SIGMA, tracks), len(found)
+        )
+        (rotation, centre), (expected_rotation, expected_centre) = (
+            rotation_and_centre(found),
+            rotation_and_centre(expected),
+        )
         torch.testing.assert_close(centre, expected_centre, rtol=1e-5, atol=1e-6)
     assert float((rotation - expected_rotation).norm()) < 0.05 * float(expected_rotation.norm())
     assert float(expected_rotation.norm()) > 1 and float(rotation.norm()) > 1
@@ -232,7 +243,8 @@ def simulated(evidence, truth, sigma, seed):
     return replace(
         evidence,
         pixel=evidence.pixel + sigma * normal(len(evidence.pixel), 2, seed=seed),
-        prior_log_depth=evidence.prior_log_depth + evidence.prior_sigma * normal(len(evidence.prior_sigma), seed=1000 + seed),
+        prior_log_depth=evidence.prior_log_depth
+        + evidence.prior_sigma * normal(len(evidence.prior_sigma), seed=1000 + seed),
         log_focal=evidence.log_focal + evidence.log_focal_sigma * float(normal(1, seed=2000 + seed)),
     )
 
@@ -261,7 +273,9 @@ def test_covariances_are_those_of_simulated_noise():
 def test_fewer_independent_frames_say_less():
     evidence, truth = scene(points=40)
     solution = solve_bundle(simulated(evidence, truth, 3e-4, 0), truth, iterations=40)
-    each = [camera_covariance(told(evidence, independent_frames=count), solution)[0][1:] for count in (1.0, 2.0, 5.0, 50.0)]
+    each = [
+        camera_covariance(told(evidence, independent_frames=count), solution)[0][1:] for count in (1.0, 2.0, 5.0, 50.0)
+    ]
     for wide, narrow in pairwise(each[:3]):
         assert float(torch.linalg.eigvalsh(wide - narrow).min()) > 0
     torch.testing.assert_close(each[2], each[3])  # each point is seen in five frames

@@ -20,7 +20,9 @@ from geo4d.scene import Tracks
 
 
 def adjusted(draft: Draft, tracks: Tracks, priors: Priors | None = None) -> Adjusted:
-    return adjust_cameras(draft.cameras, draft.dense.log_depth, tracks, tracks.source_size, BundleConfig(), priors or Priors())
+    return adjust_cameras(
+        draft.cameras, draft.dense.log_depth, tracks, tracks.source_size, BundleConfig(), priors or Priors()
+    )
 
 
 def ate(found: Adjusted, poses: np.ndarray) -> float:
@@ -32,7 +34,11 @@ def ate(found: Adjusted, poses: np.ndarray) -> float:
 
 def of_size(tracks: Tracks, factor: float) -> Tracks:
     height, width = tracks.source_size
-    return replace(tracks, position=tracks.position * np.float32(factor), source_size=(round(factor * height), round(factor * width)))
+    return replace(
+        tracks,
+        position=tracks.position * np.float32(factor),
+        source_size=(round(factor * height), round(factor * width)),
+    )
 
 
 def test_a_network_that_is_wrong_altogether_does_no_harm() -> None:
@@ -93,10 +99,15 @@ def test_given_intrinsics_are_kept_and_said_to_be_given() -> None:
     tracks, _, _ = scene(poses, noise=0.2)
     k = np.tile(np.array([[70.0, 0, 40], [0, 70, 30], [0, 0, 1]]), (16, 1, 1))
     found = adjusted(guess(16), tracks, Priors(intrinsics=k))
-    assert float(found.cameras(0.0).focal[0]) * WIDTH == pytest.approx(FOCAL, rel=1e-3) and found.report["focal_from"] == "given"
+    assert (
+        float(found.cameras(0.0).focal[0]) * WIDTH == pytest.approx(FOCAL, rel=1e-3)
+        and found.report["focal_from"] == "given"
+    )
 
 
-@pytest.mark.parametrize(("shift", "turn_deg", "says"), [(0.0, 0.0, "stands still"), (0.0, 20.0, "turns only"), (0.6, 8.0, "travels")])
+@pytest.mark.parametrize(
+    ("shift", "turn_deg", "says"), [(0.0, 0.0, "stands still"), (0.0, 20.0, "turns only"), (0.6, 8.0, "travels")]
+)
 def test_what_the_camera_does_is_said(shift: float, turn_deg: float, says: str) -> None:
     poses = path(20, shift=shift, turn_deg=turn_deg)
     tracks, _, _ = scene(poses, noise=0.05)
@@ -120,7 +131,10 @@ def test_points_that_go_their_own_ways_are_no_world() -> None:
     frames, count = 20, 200
     steps = rng.normal(size=(frames, count, 2)).cumsum(axis=0) * 3
     position = np.clip(rng.uniform(0, [WIDTH, HEIGHT], size=(1, count, 2)) + steps, 0, 1000).astype(np.float32)
-    track, frame = np.tile(np.arange(count, dtype=np.int32), frames), np.repeat(np.arange(frames, dtype=np.int32), count)
+    track, frame = (
+        np.tile(np.arange(count, dtype=np.int32), frames),
+        np.repeat(np.arange(frames, dtype=np.int32), count),
+    )
     found = adjusted(guess(frames), Tracks(track, frame, position.reshape(-1, 2), (HEIGHT, WIDTH), frames))
     assert not found.is_used and found.report["explained"] < 0.15
     assert "no static world" in found.warning
@@ -140,7 +154,9 @@ def views_of(tracks: Tracks) -> Views:
 
 
 def test_keyframes_are_near_where_much_moves_and_never_far_apart() -> None:
-    slow, fast = (views_of(scene(path(40, shift=shift, turn_deg=turn))[0]) for shift, turn in ((0.05, 1.0), (2.0, 80.0)))
+    slow, fast = (
+        views_of(scene(path(40, shift=shift, turn_deg=turn))[0]) for shift, turn in ((0.05, 1.0), (2.0, 80.0))
+    )
     config = ViewsConfig()
     few, many = choose_keyframes(slow, config), choose_keyframes(fast, config)
     assert len(few) < len(many)

@@ -73,7 +73,9 @@ def test_too_few_iterations_are_not_called_convergence(noisy):
 def test_tracks_that_are_used_say_how_their_solve_ended():
     true = camera_path(FRAMES)
     bent = true.clone()
-    bent[:, :3, 3] += 0.25 * torch.sin(torch.linspace(0, 9, FRAMES, dtype=torch.float64))[:, None] * torch.tensor([0.3, 1.0, 0.2])
+    bent[:, :3, 3] += (
+        0.25 * torch.sin(torch.linspace(0, 9, FRAMES, dtype=torch.float64))[:, None] * torch.tensor([0.3, 1.0, 0.2])
+    )
     predictions, _ = exact_windows(FRAMES, poses=torch.linalg.inv(bent[:1]) @ bent, stride=2, length=8)
     said = align(replace(predictions, source_size=SIZE), tracks=tracks_of(true), config=STILL).diagnostics
     check_summary(said["joint"], STILL.joint.iterations)
@@ -84,7 +86,9 @@ def test_tracks_that_are_used_say_how_their_solve_ended():
 def test_tracks_that_are_not_used_say_how_their_solve_ended_and_why_they_are_not(noisy):
     predictions, _, poses = noisy
     exact, _ = exact_windows(FRAMES, length=8, stride=4)
-    said = align(replace(exact, source_size=SIZE), tracks=tracks_of(poses, noise=0.3), config=STILL).diagnostics["tracks"]
+    said = align(replace(exact, source_size=SIZE), tracks=tracks_of(poses, noise=0.3), config=STILL).diagnostics[
+        "tracks"
+    ]
     check_summary(said, BundleConfig().iterations)
     assert not said["used"] and "explain the points about as well" in said["unused_because"]
     # with nothing to solve there is nothing to say of a solve

@@ -31,7 +31,9 @@ def tracks_of(poses: torch.Tensor, *, noise: float = 0.1, seed: int = 0) -> Trac
         for frame in range(first, len(poses)):
             local = (world - poses[frame, :3, 3]) @ poses[frame, :3, :3]
             pixel = (local @ k[frame].T)[:, :2] / local[:, 2:]
-            inside = (local[:, 2] > 0.1) & (pixel > 2).all(1) & (pixel[:, 0] < SIZE[1] - 2) & (pixel[:, 1] < SIZE[0] - 2)
+            inside = (
+                (local[:, 2] > 0.1) & (pixel > 2).all(1) & (pixel[:, 0] < SIZE[1] - 2) & (pixel[:, 1] < SIZE[0] - 2)
+            )
             at = pixel.long().clamp_min(0)
             there = depth[frame, at[:, 1].clamp_max(SIZE[0] - 1), at[:, 0].clamp_max(SIZE[1] - 1)]
             seen = torch.nonzero(inside & ((local[:, 2] / there - 1).abs() < 0.02))[:, 0]
@@ -40,7 +42,9 @@ def tracks_of(poses: torch.Tensor, *, noise: float = 0.1, seed: int = 0) -> Trac
     table = np.array(rows)
     table = table[np.argsort(table[:, 1], kind="stable")]
     _, track = np.unique(table[:, 0], return_inverse=True)
-    return Tracks(track.astype(np.int32), table[:, 1].astype(np.int32), table[:, 2:].astype(np.float32), SIZE, len(poses))
+    return Tracks(
+        track.astype(np.int32), table[:, 1].astype(np.int32), table[:, 2:].astype(np.float32), SIZE, len(poses)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,9 @@ def case():
     """A network that is wrong about the path, and tracks that are right; the truth; results without and with the tracks."""
     true = camera_path(FRAMES)
     bent = true.clone()
-    bent[:, :3, 3] += 0.25 * torch.sin(torch.linspace(0, 9, FRAMES, dtype=torch.float64))[:, None] * torch.tensor([0.3, 1.0, 0.2])
+    bent[:, :3, 3] += (
+        0.25 * torch.sin(torch.linspace(0, 9, FRAMES, dtype=torch.float64))[:, None] * torch.tensor([0.3, 1.0, 0.2])
+    )
     windows, _ = exact_windows(FRAMES, poses=torch.linalg.inv(bent[:1]) @ bent, stride=2)
     windows = replace(windows, source_size=SIZE)
     tracks = tracks_of(true)
@@ -76,7 +82,9 @@ def test_a_known_length_is_that_length(case) -> None:
 
 def test_metric_depth_is_kept(case) -> None:
     windows, tracks, true, _, _ = case
-    depth = render(torch.from_numpy(true), intrinsics_from_focal(torch.full((FRAMES,), FOCAL, dtype=torch.float64), H, W))[0].numpy()
+    depth = render(
+        torch.from_numpy(true), intrinsics_from_focal(torch.full((FRAMES,), FOCAL, dtype=torch.float64), H, W)
+    )[0].numpy()
     result = align(windows, priors=Priors(depth=3.0 * depth), tracks=tracks)
     assert result.is_metric and result.diagnostics["tracks"]["used"]
     assert np.median(result.depth / depth) == pytest.approx(3.0, rel=0.03)
@@ -86,7 +94,9 @@ def test_covariances_are_of_the_final_cameras(case) -> None:
     """Errors of the returned cameras are of the size that is said; the windows' own covariance would be far too small for theirs."""
     _, _, true, before, after = case
     assert not np.allclose(after.pose_covariance, before.pose_covariance)
-    rotation_error = so3_log(torch.from_numpy(true[:, :3, :3] @ after.cam_to_world[:, :3, :3].transpose(0, 2, 1))).numpy()
+    rotation_error = so3_log(
+        torch.from_numpy(true[:, :3, :3] @ after.cam_to_world[:, :3, :3].transpose(0, 2, 1))
+    ).numpy()
     unit = np.linalg.norm(after.cam_to_world[:, :3, 3]) / np.linalg.norm(true[:, :3, 3])
     shift = unit * true[:, :3, 3] - after.cam_to_world[:, :3, 3]
     for error, block in ((rotation_error, slice(0, 3)), (shift, slice(3, 6))):
@@ -114,9 +124,13 @@ def test_windows_are_judged_by_the_final_cameras(case) -> None:
 
 def test_metres_scale_the_covariance_too(case) -> None:
     windows, tracks, _, _, after = case
-    metric = align(windows, priors=Priors(distances=(Distance(0, (60.0, 150.0), 20, (250.0, 60.0), 2.0),)), tracks=tracks)
+    metric = align(
+        windows, priors=Priors(distances=(Distance(0, (60.0, 150.0), 20, (250.0, 60.0), 2.0),)), tracks=tracks
+    )
     factor = np.linalg.norm(metric.cam_to_world[-1, :3, 3]) / np.linalg.norm(after.cam_to_world[-1, :3, 3])
-    np.testing.assert_allclose(metric.pose_covariance[:, 3:, 3:], factor**2 * after.pose_covariance[:, 3:, 3:], rtol=1e-6)
+    np.testing.assert_allclose(
+        metric.pose_covariance[:, 3:, 3:], factor**2 * after.pose_covariance[:, 3:, 3:], rtol=1e-6
+    )
 
 
 def test_a_zoom_that_the_tracks_settle_is_no_warning(case) -> None:

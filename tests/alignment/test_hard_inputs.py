@@ -37,7 +37,11 @@ def path_by_depth(result):
 def test_a_window_of_noise_is_named_and_does_little_harm():
     predictions, (depth, poses) = exact_windows(44, noise=0.01)
     generator = torch.Generator().manual_seed(3)
-    noise = {name: torch.randn(getattr(predictions, name)[3].shape, generator=generator) for name in DENSE if name != "weight"}
+    noise = {
+        name: torch.randn(getattr(predictions, name)[3].shape, generator=generator)
+        for name in DENSE
+        if name != "weight"
+    }
     result = align(with_window(predictions, 3, **noise))
     assert 3 in [suspect["window"] for suspect in result.diagnostics["suspect_windows"]]
     extent = np.ptp(poses[:, :3, 3], axis=0).max()
@@ -117,8 +121,13 @@ def test_forward_motion_alone():
 
 def test_a_scene_that_moves_almost_entirely():
     t = torch.linspace(0, 1, 24, dtype=torch.float64)[:, None, None]
-    waves = torch.sin(torch.arange(W, dtype=torch.float64) / 5) * torch.cos(torch.arange(H, dtype=torch.float64) / 4)[:, None]
-    moving = torch.where((torch.arange(W) > 5), 1 + 0.3 * torch.sin(6 * t + 2 * waves), torch.ones(24, H, W, dtype=torch.float64))
+    waves = (
+        torch.sin(torch.arange(W, dtype=torch.float64) / 5)
+        * torch.cos(torch.arange(H, dtype=torch.float64) / 4)[:, None]
+    )
+    moving = torch.where(
+        (torch.arange(W) > 5), 1 + 0.3 * torch.sin(6 * t + 2 * waves), torch.ones(24, H, W, dtype=torch.float64)
+    )
     predictions, truth = exact_windows(24, noise=0.01, move_depth=moving)
     check(align(predictions), truth, depth=0.02, ate=0.03, focal=0.02)
 
@@ -209,7 +218,11 @@ def test_cameras_do_not_run_away_from_windows_that_disagree_across_the_view(seed
     generator = torch.Generator().manual_seed(seed)
     turn = so3_exp(0.1 * torch.randn(*predictions.points.shape[:2], 3, generator=generator))
     turned = torch.einsum("gvij,gvhwj->gvhwi", turn, predictions.points)
-    points = turned * (predictions.points[..., 2:] / turned[..., 2:].clamp_min(0.05))  # each frame turned, its depth as it was
-    result = align(WindowPredictions(windows=predictions.windows, points=points, weight=predictions.weight, points_origin="camera"))
+    points = turned * (
+        predictions.points[..., 2:] / turned[..., 2:].clamp_min(0.05)
+    )  # each frame turned, its depth as it was
+    result = align(
+        WindowPredictions(windows=predictions.windows, points=points, weight=predictions.weight, points_origin="camera")
+    )
     unit = float(np.median(depth)) / 1.5  # of the first window
     assert np.nanmedian(result.depth) == pytest.approx(unit, rel=0.6)

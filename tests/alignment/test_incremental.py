@@ -26,7 +26,9 @@ def jittering(predictions, sigma=0.01):
     generator = torch.Generator().manual_seed(7)
     g, v = predictions.windows.shape
     stretch = 1 + sigma * torch.randn(g, v, 1, 1, 1, generator=generator)
-    return replace(predictions, points=predictions.points * stretch + 0.3 * sigma * torch.randn(g, v, 1, 1, 3, generator=generator))
+    return replace(
+        predictions, points=predictions.points * stretch + 0.3 * sigma * torch.randn(g, v, 1, 1, 3, generator=generator)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def exact():
 @pytest.fixture(scope="module")
 def noisy():
     predictions, truth = exact_windows(32, noise=0.01)
-    return jittering(replace(predictions, ray_direction=None, ray_moment=None)), truth  # exact rays would hide the noise
+    return jittering(
+        replace(predictions, ray_direction=None, ray_moment=None)
+    ), truth  # exact rays would hide the noise
 
 
 def errors(result, truth):
@@ -81,7 +85,9 @@ def test_what_lies_before_the_lag_stays_and_the_rest_moves(noisy):
     growing.update(first_windows(predictions, 3))
     before = growing.reconstruct(first_windows(predictions, 3))
     again = growing.reconstruct(first_windows(predictions, 3))
-    assert np.array_equal(before.cam_to_world, again.cam_to_world) and np.array_equal(before.depth, again.depth, equal_nan=True)
+    assert np.array_equal(before.cam_to_world, again.cam_to_world) and np.array_equal(
+        before.depth, again.depth, equal_nan=True
+    )
     assert growing.update(first_windows(predictions, 5)) == 3
     after = growing.reconstruct(predictions)
     held = int(predictions.windows[:2].max()) + 1  # frames of the windows before the lag
@@ -180,5 +186,7 @@ def test_maps_of_another_size_or_with_fewer_modalities_are_refused(exact):
     with pytest.raises(InputError, match=r"disparity; those .*before are .*ray_moment"):
         growing.update(replace(predictions, ray_direction=None, ray_moment=None))
     with pytest.raises(InputError, match="18 x 12"):
-        growing.reconstruct(replace(first_windows(predictions, 3), **{name: value[:3] for name, value in smaller.items()}))
+        growing.reconstruct(
+            replace(first_windows(predictions, 3), **{name: value[:3] for name, value in smaller.items()})
+        )
     assert growing.num_windows == 3

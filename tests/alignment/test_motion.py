@@ -16,7 +16,9 @@ MOVING, STANDING = (2, 5), (3, 11)  # scenes with one object that crosses the vi
 
 
 def simulated(index, noise):
-    clip = render_clips([scene_seed(31, index)], num_frames=24, size=(24, 32), frame_step=2).map(lambda values: values[0])
+    clip = render_clips([scene_seed(31, index)], num_frames=24, size=(24, 32), frame_step=2).map(
+        lambda values: values[0]
+    )
     return clip, align(simulate_windows(clip, plan_windows(24), NoiseLaw().scaled(noise), seed=0))
 
 
@@ -82,5 +84,7 @@ def test_it_is_kept_on_disk(results, tmp_path):
     save_reconstruction(result, tmp_path / "with")
     np.testing.assert_array_equal(load_reconstruction(tmp_path / "with").dynamic, result.dynamic)
     predictions, _ = exact_windows(3)
-    save_reconstruction(align(predictions, config=AlignmentConfig(motion=False)), tmp_path / "with")  # the old one must not stay
+    save_reconstruction(
+        align(predictions, config=AlignmentConfig(motion=False)), tmp_path / "with"
+    )  # the old one must not stay
     assert load_reconstruction(tmp_path / "with").dynamic is None

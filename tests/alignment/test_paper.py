@@ -76,5 +76,10 @@ def test_the_modality_that_agrees_with_itself_is_trusted_more() -> None:
     first, second = Fusion(windows, sources, DepthConfig()).balanced(pixels).trust
     assert (second / first).median() == pytest.approx(0.25, rel=0.3)
     sources[0].values[2] += 1.0
-    assert (Fusion(windows, sources, DepthConfig()).balanced(pixels).trust[0] < 0.1).tolist() == [False, False, True, False]
+    assert (Fusion(windows, sources, DepthConfig()).balanced(pixels).trust[0] < 0.1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
     assert (Fusion(windows[:1], sources, DepthConfig()).balanced(pixels).trust == 1).all()

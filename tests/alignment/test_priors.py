@@ -19,7 +19,9 @@ from geo4d.windows.plan import plan_windows
 FRAMES = 12
 CONFIG = AlignmentConfig(motion=False)
 OWN_UNIT = 1 / 1.5  # of the first window of `exact_windows`, in which a result is that is not metric
-ELSEWHERE = rigid(so3_exp(torch.tensor([0.4, -0.9, 0.2], dtype=torch.float64)), torch.tensor([7.0, -2.0, 3.0], dtype=torch.float64)).numpy()
+ELSEWHERE = rigid(
+    so3_exp(torch.tensor([0.4, -0.9, 0.2], dtype=torch.float64)), torch.tensor([7.0, -2.0, 3.0], dtype=torch.float64)
+).numpy()
 
 
 def scene(**settings):
@@ -73,7 +75,9 @@ def is_one_sentence(error):
 def test_fixed_intrinsics_are_kept_even_where_the_evidence_is_against_them(exact, each):
     predictions, _, _ = exact
     given = matrix(33.0)
-    result = align(predictions, config=CONFIG, priors=Priors(intrinsics=np.tile(given, (FRAMES, 1, 1)) if each else given))
+    result = align(
+        predictions, config=CONFIG, priors=Priors(intrinsics=np.tile(given, (FRAMES, 1, 1)) if each else given)
+    )
     np.testing.assert_allclose(result.intrinsics, np.tile(given, (FRAMES, 1, 1)), rtol=1e-12)
     assert not result.is_metric
 
@@ -134,7 +138,10 @@ def test_known_principal_points_and_pixel_shapes_make_a_crop_observable():
 def test_a_wrong_focal_length_loses_in_proportion_to_its_sigma(exact):
     predictions, _, _ = exact
     sigmas = (0.0, 0.01, 0.03, 0.3)
-    found = [align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(33.0), focal_sigma=s)).intrinsics[0, 0, 0] for s in sigmas]
+    found = [
+        align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(33.0), focal_sigma=s)).intrinsics[0, 0, 0]
+        for s in sigmas
+    ]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(33.0, rel=1e-9) and found[1] > 31 and found[-1] == pytest.approx(FOCAL, rel=1e-3)
 
@@ -171,8 +178,13 @@ def test_fixed_cameras_mend_what_the_windows_get_wrong(exact):
     predictions, depth, poses = exact
     generator = torch.Generator().manual_seed(0)
     jitter = 0.03 * torch.randn(predictions.points.shape, generator=generator)
-    shaken = replace(predictions, points=predictions.points + jitter, disparity=None, ray_direction=None, ray_moment=None)
-    free, fixed = align(shaken, config=CONFIG), align(shaken, config=CONFIG, priors=Priors(cam_to_world=poses, intrinsics=matrix()))
+    shaken = replace(
+        predictions, points=predictions.points + jitter, disparity=None, ray_direction=None, ray_moment=None
+    )
+    free, fixed = (
+        align(shaken, config=CONFIG),
+        align(shaken, config=CONFIG, priors=Priors(cam_to_world=poses, intrinsics=matrix())),
+    )
     assert pose_metrics(free.cam_to_world, relative(poses)).ate_sim3 > 1e-3
     np.testing.assert_allclose(fixed.cam_to_world, relative(poses), atol=1e-9)
     assert depth_error(fixed, depth) < depth_error(free, depth)
@@ -183,7 +195,9 @@ def shift_kept(predictions, poses, turn_sigma, centre_sigma):
     """Which share of a wrong shift of one given camera is in the result."""
     wrong = np.array(poses)
     wrong[6, :3, 3] += [0.0, 0.15, 0.0]
-    priors = Priors(cam_to_world=wrong, poses_are_metric=True, pose_turn_sigma_deg=turn_sigma, pose_centre_sigma=centre_sigma)
+    priors = Priors(
+        cam_to_world=wrong, poses_are_metric=True, pose_turn_sigma_deg=turn_sigma, pose_centre_sigma=centre_sigma
+    )
     return float((align(predictions, config=CONFIG, priors=priors).cam_to_world - relative(poses))[6, 1, 3]) / 0.15
 
 
@@ -271,7 +285,9 @@ def test_ignored_pixels_change_nothing_whatever_they_hold(noisy, garbage):
     priors = Priors(ignore=mask)
     hidden = torch.from_numpy(mask)[predictions.windows]
     points, disparity = predictions.points.clone(), predictions.disparity.clone()
-    points[hidden] = {"nan": torch.nan * points[hidden], "far": 1000 * points[hidden], "behind": -points[hidden]}[garbage]
+    points[hidden] = {"nan": torch.nan * points[hidden], "far": 1000 * points[hidden], "behind": -points[hidden]}[
+        garbage
+    ]
     disparity[hidden] = torch.nan if garbage == "nan" else 0.3
     before = align(predictions, config=CONFIG, priors=priors)
     after = align(replace(predictions, points=points, disparity=disparity), config=CONFIG, priors=priors)
@@ -279,7 +295,9 @@ def test_ignored_pixels_change_nothing_whatever_they_hold(noisy, garbage):
     np.testing.assert_array_equal(after.intrinsics, before.intrinsics)
     np.testing.assert_array_equal(after.valid[~mask], before.valid[~mask])
     change = np.abs(np.log(after.depth / before.depth))[~mask]
-    assert change.mean() < 1e-3 and change.max() < 0.02  # how far points and disparity are trusted is asked of all pixels
+    assert (
+        change.mean() < 1e-3 and change.max() < 0.02
+    )  # how far points and disparity are trusted is asked of all pixels
 
 
 def test_without_the_mask_the_same_garbage_does_harm(exact):
@@ -348,7 +366,9 @@ def test_the_camera_s_height_gives_metres(exact):
     assert result.is_metric and scale_of(result, depth) == pytest.approx(2, rel=0.02)
     upside_down = predictions.points * torch.tensor([-1.0, -1.0, 1.0])
     turned = replace(predictions, points=upside_down.flip((2, 3)), disparity=predictions.disparity.flip((2, 3)))
-    ceiling = align(replace(turned, ray_direction=None, ray_moment=None), config=CONFIG, priors=Priors(camera_height=1.0))
+    ceiling = align(
+        replace(turned, ray_direction=None, ray_moment=None), config=CONFIG, priors=Priors(camera_height=1.0)
+    )
     assert ceiling.is_metric  # a level plane is a ground, whichever it is
 
 
@@ -365,7 +385,9 @@ def test_all_that_say_how_large_the_scene_is_are_reported(exact):
     predictions, depth, poses = exact
     ends = ((0, (5.5, 6.5)), (9, (30.5, 15.5)))
     distance = Distance(*ends[0], *ends[1], 2 * length_between(depth, poses, ends))
-    priors = Priors(cam_to_world=poses, poses_are_metric=True, depth=1.5 * depth, distances=(distance,), camera_height=1.0)
+    priors = Priors(
+        cam_to_world=poses, poses_are_metric=True, depth=1.5 * depth, distances=(distance,), camera_height=1.0
+    )
     result = align(predictions, config=CONFIG, priors=priors)
     found = result.diagnostics["metres_per_unit"]
     assert list(found) == ["poses", "depth", "distances", "camera_height"]
@@ -391,7 +413,9 @@ def test_cameras_make_disparity_s_scale_and_shift_observable(exact):
     predictions, depth, poses = exact
     disparity = replace(predictions, points=None, weight=None, ray_direction=None, ray_moment=None)
     alone = align(disparity, config=CONFIG)
-    assert depth_error(alone, depth) > 0.1 and any("unknown shift" in warning for warning in alone.diagnostics["warnings"])
+    assert depth_error(alone, depth) > 0.1 and any(
+        "unknown shift" in warning for warning in alone.diagnostics["warnings"]
+    )
     priors = Priors(cam_to_world=poses, poses_are_metric=True, intrinsics=matrix())
     result = align(disparity, config=CONFIG, priors=priors)
     assert result.is_metric and not result.diagnostics["warnings"]
@@ -403,7 +427,9 @@ def test_intrinsics_make_the_focal_length_of_disparity_known(exact):
     predictions, _, _ = exact
     disparity = replace(predictions, points=None, weight=None, ray_direction=None, ray_moment=None)
     assert align(disparity, config=CONFIG).intrinsics[0, 0, 0] == pytest.approx(CONFIG.joint.focal_prior * W)
-    np.testing.assert_allclose(align(disparity, config=CONFIG, priors=Priors(intrinsics=matrix())).intrinsics[3], matrix())
+    np.testing.assert_allclose(
+        align(disparity, config=CONFIG, priors=Priors(intrinsics=matrix())).intrinsics[3], matrix()
+    )
 
 
 def test_intrinsics_make_the_distance_of_a_wall_observable():
@@ -412,7 +438,10 @@ def test_intrinsics_make_the_distance_of_a_wall_observable():
     rays = render(poses, torch.from_numpy(matrix(50.0)).expand(FRAMES, 3, 3))[1]
     wall = torch.full((FRAMES, H, W), 4.0, dtype=torch.float64)
     predictions = points_of(wall, rays, poses, shift=0.5)
-    without, known = align(predictions, config=CONFIG), align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(50.0)))
+    without, known = (
+        align(predictions, config=CONFIG),
+        align(predictions, config=CONFIG, priors=Priors(intrinsics=matrix(50.0))),
+    )
     np.testing.assert_allclose(known.intrinsics[0], matrix(50.0))
     path = float(poses[-1, 0, 3] - poses[0, 0, 3])
     paths = [float((r.cam_to_world[-1, 0, 3]) / np.median(r.depth)) for r in (known, without)]
@@ -452,7 +481,10 @@ ARRAYS = {
     "skewed intrinsics": ("fx, 0, cx", {"intrinsics": matrix() + 5 * np.eye(3, k=1)}),
     "one pose": ("cam_to_world", {"cam_to_world": np.eye(4)}),
     "poses without a last row": ("cam_to_world", {"cam_to_world": EYES[:, :3]}),
-    "poses for some frames": ("not finite", {"cam_to_world": np.where(np.arange(FRAMES)[:, None, None] == 3, np.nan, EYES)}),
+    "poses for some frames": (
+        "not finite",
+        {"cam_to_world": np.where(np.arange(FRAMES)[:, None, None] == 3, np.nan, EYES)},
+    ),
     "poses of zeros": ("rigid", {"cam_to_world": 0 * EYES}),
     "poses with a scale": ("rigid", {"cam_to_world": EYES * [2.0, 2, 2, 1]}),
     "mirrored poses": ("rigid", {"cam_to_world": EYES * [1.0, -1, 1, 1]}),
@@ -513,7 +545,9 @@ def test_the_paper_s_solver_takes_no_priors(exact, known):
 
 def test_empty_priors_are_no_priors(exact):
     predictions, _, _ = exact
-    assert Priors().is_empty and Priors(focal_sigma=0.1).is_empty and not Priors(ignore=np.zeros((1, 2, 2), bool)).is_empty
+    assert (
+        Priors().is_empty and Priors(focal_sigma=0.1).is_empty and not Priors(ignore=np.zeros((1, 2, 2), bool)).is_empty
+    )
     plain, empty = align(predictions, config=CONFIG), align(predictions, config=CONFIG, priors=Priors())
     np.testing.assert_array_equal(plain.depth, empty.depth)
     assert not plain.is_metric and plain.depth.shape[1:] == SIZE

@@ -23,9 +23,14 @@ BY_WINDOW = ("turn_deg", "shift", "across_px", "along", "rays_deg", "disparity")
 def results():
     found = {}
     for index in SCENES:
-        clip = render_clips([scene_seed(31, index)], num_frames=24, size=(24, 32), frame_step=2).map(lambda values: values[0])
+        clip = render_clips([scene_seed(31, index)], num_frames=24, size=(24, 32), frame_step=2).map(
+            lambda values: values[0]
+        )
         for noise in NOISES:
-            found[index, noise] = clip, align(simulate_windows(clip, plan_windows(24), NoiseLaw().scaled(noise), seed=1), config=STILL)
+            found[index, noise] = (
+                clip,
+                align(simulate_windows(clip, plan_windows(24), NoiseLaw().scaled(noise), seed=1), config=STILL),
+            )
     return found
 
 
@@ -39,7 +44,9 @@ def depth_errors(clip, result):
 def turn_errors_deg(clip, result):
     true = np.linalg.inv(clip.cam_to_world[:1].double().numpy()) @ clip.cam_to_world.double().numpy()
     off = torch.from_numpy(np.swapaxes(result.cam_to_world[:, :3, :3], 1, 2) @ true[:, :3, :3])
-    return np.degrees(np.linalg.norm([(off[:, i, j] - off[:, j, i]).numpy() / 2 for i, j in ((0, 1), (0, 2), (1, 2))], axis=0))
+    return np.degrees(
+        np.linalg.norm([(off[:, i, j] - off[:, j, i]).numpy() / 2 for i, j in ((0, 1), (0, 2), (1, 2))], axis=0)
+    )
 
 
 def noisy_windows(frames=44):
@@ -65,7 +72,9 @@ def test_every_window_is_described():
         assert entry["focal_by_longer_side"] == pytest.approx(30 / 36, rel=0.02)
     scales = np.array([entry["scale"] for entry in windows])
     np.testing.assert_allclose(scales / scales[0], (1.5 + 0.4 * np.arange(4)) / 1.5, rtol=0.01)
-    lacking = align(replace(predictions, ray_direction=None, ray_moment=None, disparity=None), config=STILL).diagnostics["windows"]
+    lacking = align(
+        replace(predictions, ray_direction=None, ray_moment=None, disparity=None), config=STILL
+    ).diagnostics["windows"]
     assert not {"rays_deg", "disparity"} & set(lacking[0])  # of what is not there nothing is said
 
 
@@ -76,7 +85,9 @@ def test_clean_windows_are_not_suspected():
 
 
 SPOILS = {
-    "points": lambda values: values * (1 + 0.15 * torch.randn(values.shape[:3], generator=torch.Generator().manual_seed(1))[..., None]),
+    "points": lambda values: (
+        values * (1 + 0.15 * torch.randn(values.shape[:3], generator=torch.Generator().manual_seed(1))[..., None])
+    ),
     "disparity": lambda values: values.flip(-1),
     "ray_direction": lambda values: values.flip(0),
 }
@@ -86,7 +97,9 @@ SPOILS = {
 def test_a_spoiled_window_is_suspected(name):
     suspects = align(spoiled(noisy_windows(), 4, **{name: SPOILS[name]}), config=STILL).diagnostics["suspect_windows"]
     assert suspects[0]["window"] == 4
-    wanted = {"points": {"along", "across_px", "turn_deg"}, "disparity": {"disparity"}, "ray_direction": {"rays_deg"}}[name]
+    wanted = {"points": {"along", "across_px", "turn_deg"}, "disparity": {"disparity"}, "ray_direction": {"rays_deg"}}[
+        name
+    ]
     assert suspects[0]["by"] in wanted and suspects[0]["times_the_usual"] > 2
 
 

@@ -88,7 +88,9 @@ def test_a_window_of_disparity_that_is_upside_down_is_left_out(exact, odd):
     disparity[odd] = 1.1 - disparity[odd]
     only = alone(replace(predictions, disparity=disparity), "disparity")
     result = align(only)
-    assert affine_rest(result, depth) < 1e-3 and np.corrcoef(result.depth[result.valid], depth[result.valid])[0, 1] > 0.9
+    assert (
+        affine_rest(result, depth) < 1e-3 and np.corrcoef(result.depth[result.valid], depth[result.valid])[0, 1] > 0.9
+    )
     assert f"The disparity of window {odd} falls" in result.diagnostics["warnings"][0]
     scales = [fit["scale"] for fit in result.diagnostics["disparity_fits"]]
     assert scales[odd] == 0 and min(scales[:odd] + scales[odd + 1 :]) > 0

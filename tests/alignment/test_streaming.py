@@ -23,7 +23,9 @@ def coarse_rays(predictions):
         g, v, h, w, c = maps.shape
         return maps.reshape(g, v, h // 2, 2, w // 2, 2, c).mean((3, 5))
 
-    return replace(predictions, ray_direction=halved(predictions.ray_direction), ray_moment=halved(predictions.ray_moment))
+    return replace(
+        predictions, ray_direction=halved(predictions.ray_direction), ray_moment=halved(predictions.ray_moment)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,10 @@ def test_half_precision_on_disk_stays_so_and_is_nearly_as_good(windows, tmp_path
 def test_double_precision_is_read_as_single(windows, tmp_path):
     predictions, _ = windows
     for name in ("windows", "points"):
-        np.save(tmp_path / f"{name}.npy", getattr(predictions, name).numpy().astype(np.float64 if name == "points" else np.int32))
+        np.save(
+            tmp_path / f"{name}.npy",
+            getattr(predictions, name).numpy().astype(np.float64 if name == "points" else np.int32),
+        )
     loaded = load_windows(tmp_path)
     assert loaded.points.dtype == torch.float32 and loaded.windows.dtype == torch.int64
     torch.testing.assert_close(loaded.points, predictions.points)
@@ -157,7 +162,12 @@ def test_missing_files_are_named(folder, tmp_path):
     ],
 )
 def test_shapes_that_do_not_fit_are_named(tmp_path, name, shape):
-    good = {"points": (2, 4, 3, 5, 3), "weight": (2, 4, 3, 5), "ray_direction": (2, 4, 2, 3, 3), "ray_moment": (2, 4, 2, 3, 3)}
+    good = {
+        "points": (2, 4, 3, 5, 3),
+        "weight": (2, 4, 3, 5),
+        "ray_direction": (2, 4, 2, 3, 3),
+        "ray_moment": (2, 4, 2, 3, 3),
+    }
     np.save(tmp_path / "windows.npy", np.arange(8).reshape(2, 4))
     for key, wanted in (good | {name: shape}).items():
         np.save(tmp_path / f"{key}.npy", np.ones(wanted, np.float32))

@@ -46,7 +46,9 @@ KINDS = {  # of the residuals of each term, but for those that hold the scale of
 }
 NARROW = {"across_loss": Loss(size=1.0), "along_loss": Loss(size=2.0)}
 METRES = 2.5  # by unit of the scene, of given poses and depth
-ELSEWHERE = rigid(so3_exp(torch.tensor([0.2, -0.7, 0.3], dtype=torch.float64)), torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64))
+ELSEWHERE = rigid(
+    so3_exp(torch.tensor([0.2, -0.7, 0.3], dtype=torch.float64)), torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64)
+)
 
 
 def given_poses(poses):
@@ -59,7 +61,9 @@ def given_poses(poses):
 def problem_with_truth(config=QUIET, *, kinds=("poses", "depth"), frames=FRAMES, noise=0.0, every=1):
     """Every modality and kind of prior; and the unknowns at which all of them agree. With `every` 2 no windows share a frame."""
     predictions, (depth, poses) = exact_windows(frames, length=6, stride=3, noise=noise)
-    chosen = {name: getattr(predictions, name)[::every] for name in ("windows", "points", "weight", *RAYS_AND_DISPARITY)}
+    chosen = {
+        name: getattr(predictions, name)[::every] for name in ("windows", "points", "weight", *RAYS_AND_DISPARITY)
+    }
     predictions = replace(predictions, **chosen)
     priors = Priors(
         cam_to_world=given_poses(poses) if "poses" in kinds else None,
@@ -124,7 +128,9 @@ class Terms:
         """Each kind by its name."""
         found = {}
         for term, fixed in self.pairs:
-            found |= {name: rows.residual for name, rows in zip(KINDS[term.name], term.rows(unknowns, fixed), strict=False)}
+            found |= {
+                name: rows.residual for name, rows in zip(KINDS[term.name], term.rows(unknowns, fixed), strict=False)
+            }
         return found
 
     def written(self, unknowns):
@@ -181,7 +187,15 @@ def test_every_residual_is_nothing_at_the_truth():
     problem, truth = problem_with_truth()
     terms = Terms.plain(problem)
     residuals = terms.residuals(truth)
-    assert set(residuals) == {"across", "along", "ray rotation", "ray centre", "given rotation", "given centre", "given depth"}
+    assert set(residuals) == {
+        "across",
+        "along",
+        "ray rotation",
+        "ray centre",
+        "given rotation",
+        "given centre",
+        "given depth",
+    }
     for name, residual in residuals.items():
         assert float(residual.abs().max()) < 1e-6, name
     assert terms.cost(truth) < 1e-6
@@ -196,8 +210,14 @@ def moved_by(problem, truth, columns_of, amount=0.02):
 
 ONE = torch.tensor([4])
 OFF = {
-    "a camera rotated": (lambda c: c.camera(ONE)[0, :3], {"across", "along", "ray rotation", "given rotation", "given depth"}),
-    "a camera shifted": (lambda c: c.camera(ONE)[0, 3:], {"across", "along", "ray centre", "given centre", "given depth"}),
+    "a camera rotated": (
+        lambda c: c.camera(ONE)[0, :3],
+        {"across", "along", "ray rotation", "given rotation", "given depth"},
+    ),
+    "a camera shifted": (
+        lambda c: c.camera(ONE)[0, 3:],
+        {"across", "along", "ray centre", "given centre", "given depth"},
+    ),
     "a window scaled": (lambda c: c.window(ONE - 3)[0, 0], {"across", "along", "given depth"}),
     "a window rotated": (lambda c: c.window(ONE - 3)[0, 1:4], {"across", "along", "given depth"}),
     "a window shifted": (lambda c: c.window(ONE - 3)[0, 4:], {"across", "along", "given depth"}),
@@ -253,7 +273,10 @@ def test_the_scale_along_rays_is_of_pixels_that_several_windows_see():
     problem, truth = problem_with_truth(noise=0.01)
     o = problem.observations
     alone = (torch.bincount(o.windows.flatten())[o.windows] == 1)[..., None].expand_as(o.weight)
-    even, uneven = torch.ones_like(o.weight), torch.rand(o.weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    even, uneven = (
+        torch.ones_like(o.weight),
+        torch.rand(o.weight.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    )
     log_z = look(o, truth).log_z
     rounding = (log_z - pixel_mean(o, log_z, uneven)[o.windows])[alone]
     assert 0 < float(rounding.abs().max()) < 1e-14  # a weighted mean of one value is not quite that value
@@ -305,13 +328,22 @@ def smoothness_alone(problem, unknowns, **settings):
 def test_smoothness_is_nothing_for_a_steady_camera_and_something_for_a_jerk():
     problem, truth = problem_with_truth()
     t = torch.arange(FRAMES, dtype=torch.float64)[:, None]
-    rotation, move = torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64), torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64)
+    rotation, move = (
+        torch.tensor([0.02, -0.05, 0.01], dtype=torch.float64),
+        torch.tensor([0.2, 0.1, -0.05], dtype=torch.float64),
+    )
     steady = replace(truth, rotation=so3_exp(t * rotation), centre=t * move)
     assert smoothness_alone(problem, steady, smoothness=1.0, rotation_smoothness=1.0) < 1e-9
     jerk = moved_by(problem, steady, lambda c: c.camera(ONE)[0, 3:])
-    assert smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2 and smoothness_alone(problem, jerk, rotation_smoothness=1.0) < 1e-9
+    assert (
+        smoothness_alone(problem, jerk, smoothness=1.0) > 1e-2
+        and smoothness_alone(problem, jerk, rotation_smoothness=1.0) < 1e-9
+    )
     twist = moved_by(problem, steady, lambda c: c.camera(ONE)[0, :3])
-    assert smoothness_alone(problem, twist, rotation_smoothness=1.0) > 1e-2 and smoothness_alone(problem, twist, smoothness=1.0) < 1e-9
+    assert (
+        smoothness_alone(problem, twist, rotation_smoothness=1.0) > 1e-2
+        and smoothness_alone(problem, twist, smoothness=1.0) < 1e-9
+    )
     accelerated = replace(steady, centre=0.5 * t.square() * move)
     torch.testing.assert_close(acceleration(accelerated.centre), move.expand(FRAMES - 2, 3))
     assert angular_acceleration(accelerated.rotation).abs().max() < 1e-9
@@ -424,7 +456,12 @@ def test_every_unknown_has_one_column():
             problem, _ = problem_with_truth(replace(QUIET, focal=focal), kinds=kinds, frames=9)
             c, o = problem.columns(), problem.observations
             frames, windows = torch.arange(9), torch.arange(len(o.windows))
-            used = [c.camera(frames).flatten(), c.window(windows).flatten(), c.ray(windows).flatten(), c.focal(frames).unique()]
+            used = [
+                c.camera(frames).flatten(),
+                c.window(windows).flatten(),
+                c.ray(windows).flatten(),
+                c.focal(frames).unique(),
+            ]
             if "poses" in kinds:
                 used.append(c.poses)
             if "depth" in kinds and "one_scale" not in kinds:
@@ -453,7 +490,9 @@ def test_a_step_back_undoes_a_step():
         torch.testing.assert_close(rotation @ rotation.mT, identity.expand_as(rotation))
     rotated = so3_log(there.rotation @ truth.rotation.mT)
     torch.testing.assert_close(rotated, step[columns.camera(torch.arange(FRAMES))][:, :3])
-    torch.testing.assert_close((there.windows.scale / truth.windows.scale).log(), step[columns.window(torch.arange(3))][:, 0])
+    torch.testing.assert_close(
+        (there.windows.scale / truth.windows.scale).log(), step[columns.window(torch.arange(3))][:, 0]
+    )
     torch.testing.assert_close(there.log_focal - truth.log_focal, step[columns.focal(torch.arange(FRAMES))])
 
 
@@ -469,7 +508,9 @@ def test_derivatives_of_points_are_those_of_the_retraction():
         return torch.cat([seen.across[1, place], seen.log_z[1, place, :, None]], dim=-1)
 
     seen = look(o, unknowns)
-    jacobian = point_jacobian(unknowns, seen.local[1, place][None, None], seen.world[1, place][None, None], frame, window)[0, 0]
+    jacobian = point_jacobian(
+        unknowns, seen.local[1, place][None, None], seen.world[1, place][None, None], frame, window
+    )[0, 0]
     for k, column in enumerate(own.tolist()):
         step = torch.zeros(columns.size, dtype=torch.float64)
         step[column] = 1e-6

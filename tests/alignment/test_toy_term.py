@@ -44,7 +44,14 @@ class SamePlace:
 
     def rows(self, unknowns: Unknowns, fixed: None) -> tuple[Rows, ...]:
         difference = unknowns.centre[self.last] - unknowns.centre[self.first]
-        return (Rows(difference[None], torch.ones(1, dtype=torch.float64), torch.tensor(self.sigma, dtype=torch.float64), SQUARE),)
+        return (
+            Rows(
+                difference[None],
+                torch.ones(1, dtype=torch.float64),
+                torch.tensor(self.sigma, dtype=torch.float64),
+                SQUARE,
+            ),
+        )
 
     def blocks(self, unknowns: Unknowns, fixed: None) -> Iterator[Block]:
         index = self.columns.camera(torch.tensor([self.first, self.last]))[:, 3:].reshape(1, 6)
@@ -87,7 +94,9 @@ def test_a_term_that_only_a_test_knows_closes_a_loop(loop, same_place):
 def test_a_term_that_is_not_listed_changes_nothing(loop, same_place):
     predictions, _ = loop
     listed = align(predictions, config=AlignmentConfig(motion=False))
-    torch.testing.assert_close(listed.cam_to_world, align(predictions, config=AlignmentConfig(motion=False)).cam_to_world)
+    torch.testing.assert_close(
+        listed.cam_to_world, align(predictions, config=AlignmentConfig(motion=False)).cam_to_world
+    )
 
 
 def toy_problem(terms=USUAL, frames=FRAMES, **options):

@@ -58,7 +58,9 @@ def test_refusals(windows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "text.npz").write_text("no archive")
     assert "is not a file of window predictions" in refusal(capsys, align(tmp_path / "text.npz", out))
     assert "use_rays" in refusal(capsys, align(windows, out, "use_ray=false"))
-    assert "at least one of" in refusal(capsys, align(windows, out, "use_rays=false", "use_disparity=false", "use_points=false"))
+    assert "at least one of" in refusal(
+        capsys, align(windows, out, "use_rays=false", "use_disparity=false", "use_points=false")
+    )
     assert main(["align", str(windows), "--out", str(out), "two", "words"]) == 2
     assert not out.exists()
     capsys.readouterr()

@@ -31,7 +31,10 @@ def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
     assert evaluate("synthetic", *words, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64") == 0
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["set"] == {"seed": 900001, "num": 2, "frames": 4, "size": [128, 192]}
-    assert set(result["median"]) == {"statistics", "constant", "mean", "model", "ratio", "failures"} and len(result["clips"]) == 2
+    assert (
+        set(result["median"]) == {"statistics", "constant", "mean", "model", "ratio", "failures"}
+        and len(result["clips"]) == 2
+    )
     assert set(result["settings"]) == {"model", "vae", "device", "dtype", "stride", "steps", "tracks"}
     assert result["settings"]["model"] == "tiny" and "| tiny |" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
@@ -43,7 +46,18 @@ def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_numbers_without_baselines(tmp_path):
-    words = ["--num", 1, "--frames", 3, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64", "--no-baselines"]
+    words = [
+        "--num",
+        1,
+        "--frames",
+        3,
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+        "alignment.joint.samples=64",
+        "--no-baselines",
+    ]
     assert evaluate("synthetic", *words, "--json", tmp_path / "a.json") == 0
     median = json.loads((tmp_path / "a.json").read_text())["median"]
     assert set(median) == {"statistics", "model", "ratio", "failures"} and median["ratio"] == {}
@@ -63,7 +77,9 @@ def test_committed_numbers_of_the_held_out_set(tmp_path):
 
 
 def test_what_is_refused(tmp_path, capsys):
-    assert "There is no evaluation set 'nyu'; expected one of sintel" in refusal(capsys, evaluate("nyu", "--root", tmp_path))
+    assert "There is no evaluation set 'nyu'; expected one of sintel" in refusal(
+        capsys, evaluate("nyu", "--root", tmp_path)
+    )
     assert "There is no folder None to read sintel from" in refusal(capsys, evaluate("sintel"))
     assert "takes one folder; got a, b" in refusal(capsys, evaluate("tum", "a", "--root", "b"))
     words = ["synthetic", "--num", 1, "--baselines-only"]
@@ -75,7 +91,9 @@ def test_what_is_refused(tmp_path, capsys):
     assert "--key must be MEANING=NAME" in refusal(capsys, evaluate(*theirs, "--key", "depth"))
     assert "There is no folder of predictions" in refusal(capsys, evaluate(*words, "--predictions", tmp_path / "none"))
     assert "There is no array 'pose'" in refusal(capsys, evaluate(*theirs, "--key", "pose=c2w"))
-    assert "Shards cannot --overwrite" in refusal(capsys, evaluate(*words, "--shard", "1/2", "--overwrite", "--out", tmp_path / "out"))
+    assert "Shards cannot --overwrite" in refusal(
+        capsys, evaluate(*words, "--shard", "1/2", "--overwrite", "--out", tmp_path / "out")
+    )
     (tmp_path / "file").touch()
     assert "holds something that is no run" in refusal(capsys, evaluate(*words, "--out", tmp_path / "file"))
     assert "cannot be read" in refusal(capsys, main(["ablate", str(tmp_path / "none.yaml"), "-q"]))
@@ -85,7 +103,11 @@ def test_what_is_refused(tmp_path, capsys):
 def test_every_ablation_is_made_of_settings_that_exist(file):
     config = load_config(AblateConfig, [file])
     made = [config.variant(name) for name in config.variants]
-    assert len(made) >= 2 and len({str(variant) for variant in made}) == len(made) and all(isinstance(m, PipelineConfig) for m in made)
+    assert (
+        len(made) >= 2
+        and len({str(variant) for variant in made}) == len(made)
+        and all(isinstance(m, PipelineConfig) for m in made)
+    )
     for variant in made:
         variant.infer_config()
 
@@ -97,7 +119,9 @@ def write_kitchen(root):
     for kind in ("rgb", "depth"):
         (root / "data" / "kitchen" / kind).mkdir(parents=True)
     for i, values in enumerate(depth):
-        Image.fromarray(generator.integers(0, 255, (32, 48, 3), np.uint8)).save(root / "data" / "kitchen" / "rgb" / f"{i}.png")
+        Image.fromarray(generator.integers(0, 255, (32, 48, 3), np.uint8)).save(
+            root / "data" / "kitchen" / "rgb" / f"{i}.png"
+        )
         np.save(root / "data" / "kitchen" / "depth" / f"{i}.npy", values)
     (root / "predicted").mkdir()
     np.savez(root / "predicted" / "kitchen.npz", depth=depth)
@@ -112,16 +136,26 @@ def test_the_model_that_is_named_is_scored(tmp_path, capsys):
     assert settings["model"] == "tiny" and settings["device"] == "cpu"
     table = capsys.readouterr().out
     assert "| tiny |" in table and "small" not in table
-    assert "model is given twice: small as an option, tiny as a word" in refusal(capsys, evaluate(*words, "model=tiny", "--model", "small"))
-    assert "stride is given twice: 4 as an option, 8 as a word" in refusal(capsys, evaluate(*words, "stride=8", "--stride", 4))
-    assert "tracks is given twice: False as an option, True" in refusal(capsys, evaluate(*words, "tracks=true", "--no-tracks"))
+    assert "model is given twice: small as an option, tiny as a word" in refusal(
+        capsys, evaluate(*words, "model=tiny", "--model", "small")
+    )
+    assert "stride is given twice: 4 as an option, 8 as a word" in refusal(
+        capsys, evaluate(*words, "stride=8", "--stride", 4)
+    )
+    assert "tracks is given twice: False as an option, True" in refusal(
+        capsys, evaluate(*words, "tracks=true", "--no-tracks")
+    )
 
 
 def test_numbers_of_predictions_name_no_model(tmp_path):
     data, predicted = write_kitchen(tmp_path)
     assert evaluate("rgbd", data, "--predictions", f"peer={predicted}", "--json", tmp_path / "a.json") == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert found["settings"]["method"] == "peer" and found["settings"]["kind"] == "predictions" and "model" not in found["settings"]
+    assert (
+        found["settings"]["method"] == "peer"
+        and found["settings"]["kind"] == "predictions"
+        and "model" not in found["settings"]
+    )
     assert found["median"]["model"]["abs_rel"] == pytest.approx(0, abs=1e-6)
     assert evaluate("rgbd", data, "--baselines-only", "--json", tmp_path / "b.json") == 0
     assert json.loads((tmp_path / "b.json").read_text())["settings"] == {}
@@ -150,9 +184,13 @@ def test_overwriting_never_removes_what_is_to_be_read(tmp_path, capsys, monkeypa
     assert (out / "predictions" / "kitchen.npz").is_file() and (out / "settings.json").is_file()
     assert main(["data", "prepare", "rgbd", str(data), "--out", str(out / "frames.json"), "-q"]) == 0
     capsys.readouterr()
-    assert "frames.json (--list)" in refusal(capsys, evaluate(*words, "--baselines-only", "--list", out / "frames.json", "--out", out))
+    assert "frames.json (--list)" in refusal(
+        capsys, evaluate(*words, "--baselines-only", "--list", out / "frames.json", "--out", out)
+    )
     assert (out / "frames.json").is_file()
-    assert evaluate("rgbd", data, "--no-plots", "--predictions", out / "predictions", "--out", out) == 0  # beside what is there
+    assert (
+        evaluate("rgbd", data, "--no-plots", "--predictions", out / "predictions", "--out", out) == 0
+    )  # beside what is there
 
 
 IDLE = {  # words -> what is said of them
@@ -168,15 +206,37 @@ IDLE = {  # words -> what is said of them
     ("procedural", "--seed", "0"): "--seed would do nothing here: it is for geo4d evaluate synthetic",
     ("rgbd", "x", "--num", "3"): "--num would do nothing here",
     ("rgbd", "x", "--methods", "a", "b"): "--methods would do nothing here: it is for geo4d evaluate compare",
-    ("rgbd", "x", "--list", "l.json", "--include", "a*"): "--include would do nothing here: a frame list says which frames",
+    (
+        "rgbd",
+        "x",
+        "--list",
+        "l.json",
+        "--include",
+        "a*",
+    ): "--include would do nothing here: a frame list says which frames",
     ("rgbd", "x", "--list", "l.json", "--frames", "3"): "--frames would do nothing here",
     ("rgbd", "x", "--list", "l.json", "--task", "pose"): "--task would do nothing here",
     ("rgbd", "x", "--list", "l.json", "--depth-scale", "1"): "--depth-scale would do nothing here",
     ("rgbd", "x", "--disparity"): "--disparity would do nothing here: it says how to read --predictions",
     ("synthetic", "--num", "1", "--baselines-only", "--no-baselines"): "contradict each other",
-    ("synthetic", "--num", "1", "--baselines-only", "--model", "tiny"): "--model would do nothing here: no model is scored",
+    (
+        "synthetic",
+        "--num",
+        "1",
+        "--baselines-only",
+        "--model",
+        "tiny",
+    ): "--model would do nothing here: no model is scored",
     ("synthetic", "--num", "1", "--baselines-only", "steps=3"): "steps=3 would do nothing here: no model is scored",
-    ("synthetic", "--num", "1", "--predictions", ".", "--steps", "0"): "--steps would do nothing here: no model is scored",
+    (
+        "synthetic",
+        "--num",
+        "1",
+        "--predictions",
+        ".",
+        "--steps",
+        "0",
+    ): "--steps would do nothing here: no model is scored",
     ("compare", "a", "b", "--json", "x.json"): "--json would do nothing here: geo4d evaluate compare takes two folders",
     ("compare", "a", "b", "--frames", "3"): "--frames would do nothing here",
     ("compare", "a", "b", "--protocol", "geo4d"): "--protocol would do nothing here",

@@ -33,7 +33,9 @@ def make_video(path: Path, count: int, *, size: tuple[int, int] = (48, 72)) -> P
         stream = container.add_stream("libx264", rate=24, options={"g": "4"})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         for t in range(count):
-            image = np.stack([127 + 120 * np.sin(u / 9 + t / 4), 127 + 120 * np.cos(v / 6), (3 * u + 5 * v + 4 * t) % 256], axis=-1)
+            image = np.stack(
+                [127 + 120 * np.sin(u / 9 + t / 4), 127 + 120 * np.cos(v / 6), (3 * u + 5 * v + 4 * t) % 256], axis=-1
+            )
             for packet in stream.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():
@@ -47,7 +49,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def infer(source: Path, out: Path, *options: str) -> int:
-    return main(["infer", str(source), "--out", str(out), "--model", "tiny", "--device", "cpu", "--no-preview", *options])
+    return main(
+        ["infer", str(source), "--out", str(out), "--model", "tiny", "--device", "cpu", "--no-preview", *options]
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -70,7 +74,9 @@ def assert_same_result(a: Path, b: Path) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_a_run_writes_a_whole_result_and_nothing_else(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_a_whole_result_and_nothing_else(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert infer(video, tmp_path / "out", "--save-windows") == 0
     error = capsys.readouterr().err
     assert "20 frames, 72 x 48, worked at 48 x 32" in error and "geo4d view" in error
@@ -113,13 +119,17 @@ def test_words_that_mean_nothing_are_refused(
 
 
 def test_a_run_draws_a_preview(video: Path, tmp_path: Path) -> None:
-    assert main(["infer", str(video), "--out", str(tmp_path / "out"), "--model", "tiny", "--max-frames", "3", "-q"]) == 0
+    assert (
+        main(["infer", str(video), "--out", str(tmp_path / "out"), "--model", "tiny", "--max-frames", "3", "-q"]) == 0
+    )
     assert names(tmp_path / "out") == {*RESULT, "preview.mp4", "trajectory.png"}
 
 
 def test_options_choose_the_frames(video: Path, tmp_path: Path) -> None:
     assert infer(video, tmp_path / "out", "--start", "2", "--frame-stride", "3", "--max-frames", "4") == 0
-    np.testing.assert_allclose(load_reconstruction(tmp_path / "out").timestamps, np.array([2, 5, 8, 11]) / 24, atol=1e-3)
+    np.testing.assert_allclose(
+        load_reconstruction(tmp_path / "out").timestamps, np.array([2, 5, 8, 11]) / 24, atol=1e-3
+    )
 
 
 def test_a_missing_path_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +183,9 @@ def test_a_video_cut_before_its_index_is_refused(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("count", "warning"), [(1, "no motion"), (2, "fewer than a window"), (15, "fewer than a window")])
+@pytest.mark.parametrize(
+    ("count", "warning"), [(1, "no motion"), (2, "fewer than a window"), (15, "fewer than a window")]
+)
 def test_short_videos_are_reconstructed_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int, warning: str
 ) -> None:
@@ -210,7 +222,9 @@ def test_words_that_are_no_options_are_refused(video: Path, tmp_path: Path, opti
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_folder_that_cannot_be_written_is_refused(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_folder_that_cannot_be_written_is_refused(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     assert "is a file" in refusal(capsys, infer(video, tmp_path / "file"))
     assert "cannot be written" in refusal(capsys, infer(video, tmp_path / "file" / "out"))
@@ -221,7 +235,9 @@ def test_an_output_folder_that_cannot_be_written_is_refused(video: Path, tmp_pat
         assert "cannot be written" in refusal(capsys, infer(video, tmp_path / "locked" / "out"))
 
 
-def test_another_run_in_the_output_folder_is_left_alone(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_run_in_the_output_folder_is_left_alone(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert infer(video, out, "--max-frames", "2") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -237,7 +253,9 @@ def test_another_run_in_the_output_folder_is_left_alone(video: Path, tmp_path: P
     assert load_reconstruction(out).num_frames == 3
 
 
-def test_a_folder_of_other_files_is_never_touched(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_other_files_is_never_touched(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     for options in ((), ("--overwrite",), ("--resume",)):
@@ -250,12 +268,28 @@ def test_a_killed_run_resumes_without_repeating_windows(tmp_path: Path, capsys: 
     source = make_video(tmp_path / "v.mp4", 48)
     options = ("--steps", "20", "--windows-per-batch", "1")  # 9 windows, slow enough to be killed between two
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "geo4d.cli", "infer", str(source), "--out", str(out), "--model", "tiny", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "geo4d.cli",
+        "infer",
+        str(source),
+        "--out",
+        str(out),
+        "--model",
+        "tiny",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*command, "--no-preview", *options], env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (out / WORK_FOLDER / "window_00001.safetensors").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (out / WORK_FOLDER / "window_00001.safetensors").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
@@ -304,14 +338,24 @@ def test_a_run_killed_while_it_wrote_the_result_resumes(video: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name", ["depth.npy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cam_to_world.npy", "pose_covariance.npy", SUMMARY))]
+    "name",
+    [
+        "depth.npy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cam_to_world.npy", "pose_covariance.npy", SUMMARY)),
+    ],
 )
 @pytest.mark.parametrize("damage", ["cut", "changed", "lost"])
-def test_a_finished_result_that_is_damaged_is_computed_again(finished: Path, video: Path, tmp_path: Path, name: str, damage: str) -> None:
+def test_a_finished_result_that_is_damaged_is_computed_again(
+    finished: Path, video: Path, tmp_path: Path, name: str, damage: str
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     content = (out / name).read_bytes()
-    damaged = {"cut": content[: len(content) // 2], "changed": content[:-9] + bytes([content[-9] ^ 4]) + content[-8:], "lost": None}[damage]
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "changed": content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
+        "lost": None,
+    }[damage]
     (out / name).unlink()
     if damaged is not None:
         (out / name).write_bytes(damaged)

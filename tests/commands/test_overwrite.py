@@ -91,22 +91,33 @@ def test_windows_beside_a_config_are_not_removed(tmp_path, capsys):
     error = refused(capsys, ["align", place / "windows.npz", "--out", place, "--overwrite"], keep=place)
     assert "windows.npz (the windows), which lies in --out" in error
     shutil.copy(place / "windows.npz", tmp_path)
-    assert "already holds other files" in refused(capsys, ["align", tmp_path / "windows.npz", "--out", place, "--overwrite"], keep=place)
+    assert "already holds other files" in refused(
+        capsys, ["align", tmp_path / "windows.npz", "--out", place, "--overwrite"], keep=place
+    )
 
 
 def test_every_input_counts(made, result, tmp_path, capsys):
-    words = {"--poses": "trajectory_tum.txt", "--depth": "depth.npy", "--ignore": "valid.npy", "--intrinsics": "intrinsics.npy"}
+    words = {
+        "--poses": "trajectory_tum.txt",
+        "--depth": "depth.npy",
+        "--ignore": "valid.npy",
+        "--intrinsics": "intrinsics.npy",
+    }
     align = ["align", made / "out" / "windows.npz", "--out", result, "--overwrite"]
     for option, name in {**words, "--tracks": "tracks.npz"}.items():
         assert f"{name} ({option}), which lies in" in refused(capsys, [*align, option, result / name], keep=result)
     for option, name in {**words, "--tracks-file": "tracks.npz", "--vae": "notes.txt", "--model": "depth.npy"}.items():
         error = refused(capsys, [*infer(made / "frames", result, "--overwrite"), option, result / name], keep=result)
         assert f"{name} ({option}), which lies in" in error
-    assert "windows.npz (the windows)" in refused(capsys, ["align", result / "windows.npz", "--out", result, "--overwrite"], keep=result)
+    assert "windows.npz (the windows)" in refused(
+        capsys, ["align", result / "windows.npz", "--out", result, "--overwrite"], keep=result
+    )
 
 
 def test_a_run_is_replaced_and_its_neighbours_stay(made, result, capsys):
-    assert main([*map(str, infer(made / "frames", result, "--max-frames", "1", "--no-preview", "--overwrite")), "-q"]) == 0
+    assert (
+        main([*map(str, infer(made / "frames", result, "--max-frames", "1", "--no-preview", "--overwrite")), "-q"]) == 0
+    )
     assert load_reconstruction(result).num_frames == 1
     assert (result / "notes.txt").read_text() == "years of work" and not (result / "windows.npz").exists()
     (result / "preview.mp4").write_bytes(b"a film of mine")
@@ -119,7 +130,9 @@ def test_a_run_is_replaced_and_its_neighbours_stay(made, result, capsys):
 
 
 def test_results_of_another_kind_are_not_replaced(made, result, tmp_path, capsys):
-    assert "of another kind (reconstruction, not demo)" in refused(capsys, ["demo", "--out", result, "--device", "cpu"], keep=result)
+    assert "of another kind (reconstruction, not demo)" in refused(
+        capsys, ["demo", "--out", result, "--device", "cpu"], keep=result
+    )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.yaml").write_text("{}")
     assert "already holds other files" in refused(capsys, ["demo", "--out", tmp_path / "mine"], keep=tmp_path / "mine")
@@ -140,7 +153,10 @@ def test_a_demo_replaces_a_demo(made, tmp_path):
     for count in (1, 2):
         args = parser.parse_args([*words, "--max-frames", str(count)], namespace=argparse.Namespace(quiet=True))
         infer_verb.run(args, demo.KIND, (demo.SCORES,))
-        assert load_reconstruction(tmp_path / "demo").num_frames == count and not (tmp_path / "demo" / demo.SCORES).exists()
+        assert (
+            load_reconstruction(tmp_path / "demo").num_frames == count
+            and not (tmp_path / "demo" / demo.SCORES).exists()
+        )
         register(tmp_path / "demo", demo.KIND, [demo.SCORES])
         (tmp_path / "demo" / demo.SCORES).write_text("{}")
         (tmp_path / "demo" / "notes.txt").write_text("years of work")
@@ -166,7 +182,9 @@ def test_evaluations_replace_their_own_files(tmp_path, capsys):
     (run / "frames" / "kitchen.json").unlink()
     assert main([*words, "--overwrite", "--no-plots"]) == 0
     left = contents(run)
-    assert left["notes.txt"] == b"years of work" and [name for name in left if name.startswith("plots/")] == ["plots/mine.png"]
+    assert left["notes.txt"] == b"years of work" and [name for name in left if name.startswith("plots/")] == [
+        "plots/mine.png"
+    ]
     assert "frames/kitchen.json" in left and "sequences/mean/kitchen.json" in left
     old = tmp_path / "old"  # as earlier versions left it, or as somebody made it
     shutil.copytree(run, old, ignore=shutil.ignore_patterns(".geo4d-files*"))
@@ -178,7 +196,15 @@ def test_evaluations_replace_their_own_files(tmp_path, capsys):
 @pytest.mark.slow
 def test_ablations_replace_their_own_files(tmp_path, capsys):
     data, out = write_kitchen(tmp_path / "data"), tmp_path / "out"
-    words = ["ablate", "dataset=rgbd", f"root={data}", f"out={out}", "pipeline.model=tiny", "pipeline.device=cpu", "variants.fast=[]"]
+    words = [
+        "ablate",
+        "dataset=rgbd",
+        f"root={data}",
+        f"out={out}",
+        "pipeline.model=tiny",
+        "pipeline.device=cpu",
+        "variants.fast=[]",
+    ]
     (out / ".windows").mkdir(parents=True)
     (out / ".windows" / "mine.txt").write_text("mine")
     (out / "table.md").write_text("a table of mine")
@@ -236,7 +262,9 @@ def test_data_sets_are_left_alone(tmp_path, capsys):
     error = refused(capsys, ["synth", "--benchmark", "v1", "--num", "1", "--out", clips], keep=clips)
     assert "manifest.json is in the way" in error
     for out in (clips, tmp_path):
-        assert "(the data set), which lies in --out" in refused(capsys, ["data", "check", clips, "--out", out], keep=tmp_path)
+        assert "(the data set), which lies in --out" in refused(
+            capsys, ["data", "check", clips, "--out", out], keep=tmp_path
+        )
         assert "(a data set), which lies in --out" in refused(
             capsys, ["data", "encode", clips, "--out", out, "--model", "tiny"], keep=tmp_path
         )
@@ -257,10 +285,14 @@ def test_models_and_stages_are_left_alone(tmp_path, capsys):
     assert "does not hold the settings of a stage" in refused(capsys, words, keep=stage)
     for name in ("model", "step_00000001.partial"):
         shutil.rmtree(stage / name)
-    assert "does not hold the settings of a stage" in refused(capsys, words, keep=stage)  # a config alone is somebody's too
+    assert "does not hold the settings of a stage" in refused(
+        capsys, words, keep=stage
+    )  # a config alone is somebody's too
     (tmp_path / ".m.partial").mkdir()
     (tmp_path / ".m.partial" / "mine.txt").write_text("mine")
     save_folder(Geo4D.from_pretrained("tiny", device="cpu").model, tmp_path / "m")
     assert (tmp_path / ".m.partial" / "mine.txt").exists() and (tmp_path / "m" / "config.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".m.partial", "m", "runs"]
-    assert "is not an empty folder" in refused(capsys, ["convert", tmp_path / "m", "--out", tmp_path / "m"], keep=tmp_path / "m")
+    assert "is not an empty folder" in refused(
+        capsys, ["convert", tmp_path / "m", "--out", tmp_path / "m"], keep=tmp_path / "m"
+    )

@@ -32,7 +32,9 @@ def clip():
 @pytest.fixture(scope="module")
 def windows(clip, tmp_path_factory):
     path = tmp_path_factory.mktemp("priors") / "windows.npz"
-    save_windows(path, simulate_windows(clip[0], plan_windows(FRAMES, length=12, stride=4), NoiseLaw().scaled(0.3), seed=0))
+    save_windows(
+        path, simulate_windows(clip[0], plan_windows(FRAMES, length=12, stride=4), NoiseLaw().scaled(0.3), seed=0)
+    )
     return path
 
 
@@ -50,7 +52,9 @@ def align(windows, tmp_path):
 def refused(windows, tmp_path, capsys):
     def run(*words):
         capsys.readouterr()
-        code = main(["align", str(windows), *QUICK, *map(str, words), "--out", str(tmp_path / "refused"), "--no-preview"])
+        code = main(
+            ["align", str(windows), *QUICK, *map(str, words), "--out", str(tmp_path / "refused"), "--no-preview"]
+        )
         error = capsys.readouterr().err.strip()
         assert code == 2 and not (tmp_path / "refused").exists()
         assert error.startswith("geo4d: error: ") and "\n" not in error and error.endswith(".")
@@ -124,10 +128,15 @@ def test_poses_that_are_not_exact_are_weighed(clip, align, tmp_path):
     wrong[:, :3, 3] += 0.2 * generator.standard_normal((FRAMES, 3))
     path = saved(tmp_path / "wrong.npy", wrong)
     held = np.linalg.inv(wrong[:1]) @ wrong
-    exact, firm, loose = (align("--poses", path, "--metric-poses", "--pose-sigma", s) for s in ("0,0", "0.1,0.01", "5,2"))
+    exact, firm, loose = (
+        align("--poses", path, "--metric-poses", "--pose-sigma", s) for s in ("0,0", "0.1,0.01", "5,2")
+    )
     off = [np.abs(result.cam_to_world - held)[:, :3, 3].max() for result in (exact, firm, loose)]
     assert off[0] < 1e-9 and off[0] < off[1] < off[2]
-    path_error = [np.linalg.norm(np.diff(r.cam_to_world[:, :3, 3] - clip[1][:, :3, 3], axis=0), axis=1).mean() for r in (exact, loose)]
+    path_error = [
+        np.linalg.norm(np.diff(r.cam_to_world[:, :3, 3] - clip[1][:, :3, 3], axis=0), axis=1).mean()
+        for r in (exact, loose)
+    ]
     assert path_error[1] < 0.5 * path_error[0]
     assert (read("--poses", path, "--pose-sigma", "0.5,0.02").pose_turn_sigma_deg, loose.is_metric) == (0.5, True)
 
@@ -138,7 +147,9 @@ def test_depth_gives_metres(clip, align, tmp_path):
     result = align("--depth", known)
     assert result.is_metric and metres(result, clip[0]) == pytest.approx(1, abs=0.02)
     assert result.diagnostics["metres_per_unit"]["depth"] > 0
-    doubled = align("--depth", saved(tmp_path / "doubled.npy", np.nan_to_num(2 * depth[:, ::2, ::2])))  # 0 is unknown too
+    doubled = align(
+        "--depth", saved(tmp_path / "doubled.npy", np.nan_to_num(2 * depth[:, ::2, ::2]))
+    )  # 0 is unknown too
     assert metres(doubled, clip[0]) == pytest.approx(0.5, abs=0.03)
     valid = result.valid & clip[0].valid.numpy()
 

@@ -8,7 +8,17 @@ import numpy as np
 import OpenEXR
 import pytest
 import torch
-from trees import FRAMES, cut_short, halve, write_bedlam, write_folder, write_pointodyssey, write_spring, write_tartanair, write_vkitti2
+from trees import (
+    FRAMES,
+    cut_short,
+    halve,
+    write_bedlam,
+    write_folder,
+    write_pointodyssey,
+    write_spring,
+    write_tartanair,
+    write_vkitti2,
+)
 
 from geo4d.data import BadData, Mixture, MixtureConfig, Size, Tally, batches, load_batch, open_data
 from geo4d.data.loading import FEW
@@ -46,24 +56,99 @@ def eight_bits(path):
 
 
 BREAKAGES = {
-    "a cut-off image": (write_tartanair, "office/Easy/P000/image_left/000002_left.png", cut_short, "cannot|truncated|not an image"),
-    "an empty image": (write_vkitti2, "Scene01/clone/frames/rgb/Camera_0/rgb_00002.jpg", lambda p: p.write_bytes(b""), "not an image"),
-    "a missing image": (write_tartanair, "office/Easy/P000/image_left/000002_left.png", lambda p: p.unlink(), "is missing"),
-    "an image of another size": (write_tartanair, "office/Easy/P000/image_left/000002_left.png", halve, "its image 32 x 24"),
-    "nan": (write_tartanair, "office/Easy/P000/depth_left/000002_left_depth.npy", nan_npy, "1 depths that are not a number"),
-    "a cut-off array": (write_tartanair, "office/Easy/P000/depth_left/000002_left_depth.npy", cut_short, "is not a .npy file"),
-    "depth of another size": (write_vkitti2, "Scene01/clone/frames/depth/Camera_0/depth_00002.png", halve, "is 32 x 24, its image 64 x 48"),
-    "depth in 8 bits": (write_vkitti2, "Scene01/clone/frames/depth/Camera_0/depth_00002.png", eight_bits, "one channel of 16 bits"),
+    "a cut-off image": (
+        write_tartanair,
+        "office/Easy/P000/image_left/000002_left.png",
+        cut_short,
+        "cannot|truncated|not an image",
+    ),
+    "an empty image": (
+        write_vkitti2,
+        "Scene01/clone/frames/rgb/Camera_0/rgb_00002.jpg",
+        lambda p: p.write_bytes(b""),
+        "not an image",
+    ),
+    "a missing image": (
+        write_tartanair,
+        "office/Easy/P000/image_left/000002_left.png",
+        lambda p: p.unlink(),
+        "is missing",
+    ),
+    "an image of another size": (
+        write_tartanair,
+        "office/Easy/P000/image_left/000002_left.png",
+        halve,
+        "its image 32 x 24",
+    ),
+    "nan": (
+        write_tartanair,
+        "office/Easy/P000/depth_left/000002_left_depth.npy",
+        nan_npy,
+        "1 depths that are not a number",
+    ),
+    "a cut-off array": (
+        write_tartanair,
+        "office/Easy/P000/depth_left/000002_left_depth.npy",
+        cut_short,
+        "is not a .npy file",
+    ),
+    "depth of another size": (
+        write_vkitti2,
+        "Scene01/clone/frames/depth/Camera_0/depth_00002.png",
+        halve,
+        "is 32 x 24, its image 64 x 48",
+    ),
+    "depth in 8 bits": (
+        write_vkitti2,
+        "Scene01/clone/frames/depth/Camera_0/depth_00002.png",
+        eight_bits,
+        "one channel of 16 bits",
+    ),
     "cut-off depth": (write_pointodyssey, "train/ani/depths/depth_00002.png", cut_short, "16-bit image"),
     "a mask of another size": (write_pointodyssey, "train/ani/masks/mask_00002.png", halve, "is 32 x 24, its depth"),
-    "no HDF5": (write_spring, "train/0001/disp1_left/disp1_left_0003.dsp5", lambda p: p.write_bytes(b"no"), "not an HDF5 file"),
-    "another data set": (write_spring, "train/0001/disp1_left/disp1_left_0003.dsp5", hdf5_with("flow", (192, 256)), "'disparity'"),
-    "disparity of one size": (write_spring, "train/0001/disp1_left/disp1_left_0003.dsp5", hdf5_with("disparity", (96, 128)), "its image"),
-    "only holes": (write_spring, "train/0001/disp1_left/disp1_left_0003.dsp5", hdf5_with("disparity", (192, 256), np.nan), "no pixel"),
-    "cut-off EXR": (write_bedlam, "20221024_10_100_suburb/depth/seq_000003/seq_000003_0002_depth.exr", cut_short, "not an OpenEXR file"),
-    "nan EXR": (write_bedlam, "20221024_10_100_suburb/depth/seq_000003/seq_000003_0002_depth.exr", nan_exr, "not a number"),
+    "no HDF5": (
+        write_spring,
+        "train/0001/disp1_left/disp1_left_0003.dsp5",
+        lambda p: p.write_bytes(b"no"),
+        "not an HDF5 file",
+    ),
+    "another data set": (
+        write_spring,
+        "train/0001/disp1_left/disp1_left_0003.dsp5",
+        hdf5_with("flow", (192, 256)),
+        "'disparity'",
+    ),
+    "disparity of one size": (
+        write_spring,
+        "train/0001/disp1_left/disp1_left_0003.dsp5",
+        hdf5_with("disparity", (96, 128)),
+        "its image",
+    ),
+    "only holes": (
+        write_spring,
+        "train/0001/disp1_left/disp1_left_0003.dsp5",
+        hdf5_with("disparity", (192, 256), np.nan),
+        "no pixel",
+    ),
+    "cut-off EXR": (
+        write_bedlam,
+        "20221024_10_100_suburb/depth/seq_000003/seq_000003_0002_depth.exr",
+        cut_short,
+        "not an OpenEXR file",
+    ),
+    "nan EXR": (
+        write_bedlam,
+        "20221024_10_100_suburb/depth/seq_000003/seq_000003_0002_depth.exr",
+        nan_exr,
+        "not a number",
+    ),
     "a cut-off video": (write_folder, "00000/rgb.mp4", cut_short, "rgb.mp4"),
-    "a short array": (write_folder, "00000/depth.npy", lambda p: np.save(p, np.ones((FRAMES, 24, 32), np.float32)), "a frame of the video"),
+    "a short array": (
+        write_folder,
+        "00000/depth.npy",
+        lambda p: np.save(p, np.ones((FRAMES, 24, 32), np.float32)),
+        "a frame of the video",
+    ),
 }
 
 
@@ -76,7 +161,9 @@ def test_a_broken_file_is_named(breakage, tmp_path):
     with pytest.raises(BadData, match=message) as caught:
         data.read(data.recordings[0], [1, 2, 3])
     assert "\n" not in str(caught.value)
-    named = tmp_path / (name.replace("image_left", "depth_left").replace("_left.png", "_left_depth.npy") if "size" in breakage else name)
+    named = tmp_path / (
+        name.replace("image_left", "depth_left").replace("_left.png", "_left_depth.npy") if "size" in breakage else name
+    )
     assert str(named) in str(caught.value)
 
 
@@ -220,7 +307,9 @@ def test_one_reading_serves_several_ranks(workers, tartan):
 def test_too_many_bad_windows_stop_the_run(tartan):
     for image in (tartan / "office/Easy/P001/image_left").iterdir():
         cut_short(image)
-    with pytest.raises(InputError, match=r"windows of tartanair cannot be read, more than the 5 % .*P001.*geo4d data check") as caught:
+    with pytest.raises(
+        InputError, match=r"windows of tartanair cannot be read, more than the 5 % .*P001.*geo4d data check"
+    ) as caught:
         list(batches(tartan_mixture(tartan), range(1000)))
     assert int(str(caught.value).split()[2]) >= FEW
 

@@ -40,7 +40,10 @@ def test_missing_and_unreadable_files_are_named_once(tmp_path, capsys):
     broken = tmp_path / "a/Scene01/clone/frames/rgb/Camera_1/rgb_00002.jpg"
     cut_short(broken)
     (tmp_path / "a/Scene01/clone/frames/depth/Camera_0/depth_00005.png").unlink()
-    assert main(["data", "check", str(tmp_path / "a"), "--kind", "vkitti2", "--out", str(tmp_path / "out"), "--all", "-q"]) == 2
+    assert (
+        main(["data", "check", str(tmp_path / "a"), "--kind", "vkitti2", "--out", str(tmp_path / "out"), "--all", "-q"])
+        == 2
+    )
     output, error = capsys.readouterr()
     assert output.count("rgb_00002.jpg") == 1 and "depth_00005.png: is missing" in output
     assert "2 problems" in error and "Traceback" not in error
@@ -50,7 +53,9 @@ def test_units_and_axes_that_are_wrong_show(tmp_path):
     truth = write_tartanair(tmp_path / "axes")
     file = tmp_path / "axes/office/Easy/P000/pose_left.txt"
     poses = truth.cam_to_world.numpy()
-    text(file, [[*pose[:3, 3] * 5, 0, 0, 0, 1] for pose in poses])  # OpenCV axes in a file that should be north-east-down
+    text(
+        file, [[*pose[:3, 3] * 5, 0, 0, 0, 1] for pose in poses]
+    )  # OpenCV axes in a file that should be north-east-down
     assert any("depth and cameras disagree" in problem.reason for problem in problems(tmp_path / "axes", samples=None))
     write_tartanair(tmp_path / "units")
     for file in (tmp_path / "units").rglob("*.npy"):

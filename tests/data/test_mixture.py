@@ -53,7 +53,9 @@ def test_a_plan_is_a_pure_function_of_seed_step_and_rank():
 
 def test_ranks_share_no_window_within_an_epoch():
     steps, world = 20, 4
-    draws = [draw for step in range(steps) for rank in range(world) for draw in mixture(strides=(1,)).plan(step, rank, world)]
+    draws = [
+        draw for step in range(steps) for rank in range(world) for draw in mixture(strides=(1,)).plan(step, rank, world)
+    ]
     windows = Counter(map(key, draws))
     epoch = int(mixture().starts["spring"][-1])
     assert Counter(draw.data for draw in draws)["spring"] < epoch
@@ -125,7 +127,11 @@ def test_sets_that_are_not_there_fall_away():
         ({"mine": Imagined(40)}, {}, "no ratio for mine"),
         ({"spring": Imagined(10, 12)}, {}, "No recording of spring"),
         ({"spring": Imagined()}, {}, "No recording of spring"),
-        ({"spring": Imagined(40), "bedlam": Imagined(40)}, {"ratios": {"spring": 1.0, "bedlam": 1e-5}}, "never be drawn"),
+        (
+            {"spring": Imagined(40), "bedlam": Imagined(40)},
+            {"ratios": {"spring": 1.0, "bedlam": 1e-5}},
+            "never be drawn",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(sets, settings, message):
@@ -135,7 +141,8 @@ def test_what_cannot_be_mixed_is_refused(sets, settings, message):
 
 def test_settings_come_from_words():
     config = load_config(
-        MixtureConfig, overrides=["batch=2", "ratios.spring=3", "sizes=[{height: 64, width: 96}]", "film.blur_share=0", "strides=[1]"]
+        MixtureConfig,
+        overrides=["batch=2", "ratios.spring=3", "sizes=[{height: 64, width: 96}]", "film.blur_share=0", "strides=[1]"],
     )
     m = Mixture(SETS, config)
     assert m.plan(0)[0].view.size == (64, 96) and len(m.plan(0)) == 2

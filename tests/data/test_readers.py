@@ -30,7 +30,14 @@ from geo4d.geometry.rigid import invert_rigid, transform_points
 from geo4d.synthetic import render_clips, scene_seed
 
 # largest relative error of depth where there is no edge within the pixel: what the encoding rounds away, and no more
-DEPTH_ERROR = {"pointodyssey": 0.004, "tartanair": 1e-6, "spring": 0.02, "vkitti2": 0.003, "bedlam": 1e-6, "folder": 1e-6}
+DEPTH_ERROR = {
+    "pointodyssey": 0.004,
+    "tartanair": 1e-6,
+    "spring": 0.02,
+    "vkitti2": 0.003,
+    "bedlam": 1e-6,
+    "folder": 1e-6,
+}
 SAME = {"spring": 0.9}  # share of pixels that must have it, if not nearly all; Spring's finer grid sees edges elsewhere
 
 
@@ -93,7 +100,9 @@ def test_a_window_in_any_order_has_its_first_camera_as_the_world(trees):
     root, truth = trees["tartanair"]
     data = open_data(root)
     clip = data.read(data.recordings[0], [5, 2])
-    torch.testing.assert_close(clip.cam_to_world, invert_rigid(truth.cam_to_world[5]) @ truth.cam_to_world[[5, 2]], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        clip.cam_to_world, invert_rigid(truth.cam_to_world[5]) @ truth.cam_to_world[[5, 2]], atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(clip.depth, truth.depth[[5, 2]], atol=1e-5, rtol=1e-6)
 
 
@@ -106,7 +115,10 @@ def test_far_things_count_as_sky(trees):
 
 def test_tartanair_axes(tmp_path):
     write_tartanair(tmp_path, name="office/office/Hard/P001")
-    text(tmp_path / "office/office/Hard/P001/pose_left.txt", [[3, 1, 2, 0, 0, 0, 1], [3, 1, 2, 0, 0, np.sqrt(0.5), np.sqrt(0.5)]])
+    text(
+        tmp_path / "office/office/Hard/P001/pose_left.txt",
+        [[3, 1, 2, 0, 0, 0, 1], [3, 1, 2, 0, 0, np.sqrt(0.5), np.sqrt(0.5)]],
+    )
     data = open_data(tmp_path)
     poses = data.cameras("office/office/Hard/P001").cam_to_world
     np.testing.assert_allclose(poses[0, :3, 3], [1, 2, 3])  # right, down, forward
@@ -115,9 +127,15 @@ def test_tartanair_axes(tmp_path):
 
 def test_unreal_angles():
     quarter, zero = np.array([np.pi / 2]), np.zeros(1)
-    np.testing.assert_allclose(unreal_rotation(quarter, zero, zero)[0] @ [1, 0, 0], [0, 1, 0], atol=1e-12)  # forward turns right
-    np.testing.assert_allclose(unreal_rotation(zero, quarter, zero)[0] @ [1, 0, 0], [0, 0, 1], atol=1e-12)  # forward looks up
-    np.testing.assert_allclose(unreal_rotation(zero, zero, quarter)[0] @ [0, 1, 0], [0, 0, -1], atol=1e-12)  # the right side sinks
+    np.testing.assert_allclose(
+        unreal_rotation(quarter, zero, zero)[0] @ [1, 0, 0], [0, 1, 0], atol=1e-12
+    )  # forward turns right
+    np.testing.assert_allclose(
+        unreal_rotation(zero, quarter, zero)[0] @ [1, 0, 0], [0, 0, 1], atol=1e-12
+    )  # forward looks up
+    np.testing.assert_allclose(
+        unreal_rotation(zero, zero, quarter)[0] @ [0, 1, 0], [0, 0, -1], atol=1e-12
+    )  # the right side sinks
 
 
 def test_bedlam_takes_the_frames_that_have_depth(tmp_path):
@@ -149,7 +167,9 @@ def test_pointodyssey_in_half_precision_and_filled(tmp_path):
     data = open_data(tmp_path / "a")
     assert [r.name for r in data.recordings] == ["train/ani"]
     poses = data.cameras("train/ani").cam_to_world
-    np.testing.assert_allclose(poses[:, :3, :3] @ poses[:, :3, :3].swapaxes(1, 2), np.tile(np.eye(3), (FRAMES, 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        poses[:, :3, :3] @ poses[:, :3, :3].swapaxes(1, 2), np.tile(np.eye(3), (FRAMES, 1, 1)), atol=1e-9
+    )
     np.testing.assert_allclose(poses, somewhere(truth), atol=0.03)
     clip = PointOdyssey(tmp_path / "a", fill=4).read(data.recordings[0], [0])
     hole = truth.instance[0] == HOLE

@@ -22,7 +22,14 @@ def truth():
 
 
 def as_frames(clip):
-    arrays = (clip.rgb.mul(255).round().byte(), clip.depth, clip.valid, clip.sky, clip.intrinsics.double(), clip.cam_to_world.double())
+    arrays = (
+        clip.rgb.mul(255).round().byte(),
+        clip.depth,
+        clip.valid,
+        clip.sky,
+        clip.intrinsics.double(),
+        clip.cam_to_world.double(),
+    )
     return [Frame(*(array[i].numpy() for array in arrays)) for i in range(len(clip.depth))]
 
 
@@ -67,7 +74,9 @@ def test_depth_of_a_view_is_that_of_its_rays(view, truth):
         points = points * torch.tensor([-1.0, 1, 1])
     pixels = project(points, torch.from_numpy(fine.intrinsics).float())
     _, inside = look_up(torch.from_numpy(fine.depth), pixels)
-    place = (2 * pixels / torch.tensor([576.0, 432.0]) - 1)[None, None]  # grid_sample has pixel centres at +0.5, as we do
+    place = (2 * pixels / torch.tensor([576.0, 432.0]) - 1)[
+        None, None
+    ]  # grid_sample has pixel centres at +0.5, as we do
     disparity = torch.from_numpy(np.divide(1, fine.depth, out=np.zeros_like(fine.depth), where=fine.valid))
     seen = 1 / torch.nn.functional.grid_sample(disparity[None, None], place, align_corners=False).flatten()
     colour, _ = look_up(torch.from_numpy(fine.rgb[..., 0]).float(), pixels)

@@ -173,7 +173,9 @@ def test_schedules_of_any_length_are_the_released_ones(steps: int, eta: int) -> 
         "scale_prev": torch.cat([scale[:1], scale[:-1]]),
     }
     for name, value in ours.items():
-        np.testing.assert_allclose(value.numpy(), recorded[f"S{steps}_eta{eta}_{name}"].reshape(-1), atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(
+            value.numpy(), recorded[f"S{steps}_eta{eta}_{name}"].reshape(-1), atol=2e-6, err_msg=name
+        )
 
 
 def test_every_schedule_buffer_follows_from_the_alphas() -> None:
@@ -201,12 +203,19 @@ def test_every_schedule_buffer_follows_from_the_alphas() -> None:
         }
     assert recorded.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_allclose(value.numpy(), recorded[name], atol=1e-4, rtol=1e-3 if "log" in name else 1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            value.numpy(), recorded[name], atol=1e-4, rtol=1e-3 if "log" in name else 1e-7, err_msg=name
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "steps", "scale", "rescale"),
-    [("S5_cfg1", 5, 1.0, 0.0), ("S1_cfg1", 1, 1.0, 0.0), ("S5_cfg7.5_gr0.7", 5, 7.5, 0.7), ("S5_cfg7.5_gr0", 5, 7.5, 0.0)],
+    [
+        ("S5_cfg1", 5, 1.0, 0.0),
+        ("S1_cfg1", 1, 1.0, 0.0),
+        ("S5_cfg7.5_gr0.7", 5, 7.5, 0.7),
+        ("S5_cfg7.5_gr0", 5, 7.5, 0.0),
+    ],
 )
 def test_whole_runs_are_the_released_ones(name: str, steps: int, scale: float, rescale: float) -> None:
     """U-Net and sampler together, with and without classifier-free guidance."""
@@ -230,7 +239,9 @@ def test_whole_runs_are_the_released_ones(name: str, steps: int, scale: float, r
     # from the same run in float64, ours 0.8e-4 and 0.95e-4 from the recorded one, a little more with other instructions
     tolerance = 1e-4 if scale == 1 else 2e-4
     assert np.abs(out.numpy() - recorded[name]).max() < tolerance
-    fingerprints = torch.stack([torch.cat([torch.stack([x.mean(), x.std(), x.abs().max()]), x.flatten()[:5]]) for x in seen])
+    fingerprints = torch.stack(
+        [torch.cat([torch.stack([x.mean(), x.std(), x.abs().max()]), x.flatten()[:5]]) for x in seen]
+    )
     np.testing.assert_allclose(fingerprints.numpy(), recorded[f"{name}_predx0_fp"], atol=tolerance)
 
 

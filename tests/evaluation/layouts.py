@@ -108,7 +108,9 @@ def write_kitti(root, name="2011_09_26_drive_0002_sync", clip=None):
     for i, rgb in enumerate(pictures(clip)):
         save(drive / "image_02" / "data" / f"{i:010d}.png", rgb)
         if 0 < i < len(clip.depth) - 1:
-            save(root / "val" / name / "proj_depth" / "groundtruth" / "image_02" / f"{i:010d}.png", stored(clip, 256)[i])
+            save(
+                root / "val" / name / "proj_depth" / "groundtruth" / "image_02" / f"{i:010d}.png", stored(clip, 256)[i]
+            )
     start = datetime(2011, 9, 26, 13, 2, 25, 594360)
     dates = [(start + timedelta(seconds=0.1 * i)).isoformat(" ") + "375" for i in range(len(clip.depth))]
     (drive / "image_02" / "timestamps.txt").write_text("\n".join(dates) + "\n")
@@ -174,7 +176,9 @@ def write_rgbd(root, name="kitchen", clip=None, *, npy=False):
         save(folder / "rgb" / f"{i:04d}.png", rgb)
         if npy:
             (folder / "depth").mkdir(exist_ok=True)
-            np.save(folder / "depth" / f"{i:04d}.npy", np.where(clip.valid[i], clip.depth[i], np.nan).astype(np.float32))
+            np.save(
+                folder / "depth" / f"{i:04d}.npy", np.where(clip.valid[i], clip.depth[i], np.nan).astype(np.float32)
+            )
         else:
             save(folder / "depth" / f"{i:04d}.png", stored(clip, 1000)[i])
     k = clip.intrinsics.numpy()

@@ -68,7 +68,11 @@ def damage_clock(root):
     folder = root / "rgbd_dataset_freiburg3_walking_xyz"
     lines = (folder / "groundtruth.txt").read_text().splitlines()
     (folder / "groundtruth.txt").write_text("\n".join(line if line[0] == "#" else "2" + line[1:] for line in lines))
-    return "tum-dynamics", {}, r"groundtruth\.txt: holds no pose within 0\.02 s of any frame \(the nearest are \d+\.\d+ s apart\)"
+    return (
+        "tum-dynamics",
+        {},
+        r"groundtruth\.txt: holds no pose within 0\.02 s of any frame \(the nearest are \d+\.\d+ s apart\)",
+    )
 
 
 def damage_listed_file(root):
@@ -85,7 +89,11 @@ def damage_list(root):
 
 def damage_registration(root):
     write_seven_scenes(root, registered=False)
-    return "7scenes", {}, r"depth\.proj\.png: is missing: depth must be registered to colour first; or choose the rule raw"
+    return (
+        "7scenes",
+        {},
+        r"depth\.proj\.png: is missing: depth must be registered to colour first; or choose the rule raw",
+    )
 
 
 def damage_pose_file(root):
@@ -157,5 +165,10 @@ def test_a_list_names_what_cannot_be_used_without_the_machine(tmp_path):
     (tmp_path / "rgbd_dataset_freiburg3_walking_rpy" / "groundtruth.txt").write_text("no numbers\n")
     prepared = prepare(open_set("tum-dynamics", tmp_path))
     (problem,) = prepared.problems
-    assert problem.file == "rgbd_dataset_freiburg3_walking_rpy" and "groundtruth.txt is not a TUM trajectory" in problem.reason
-    assert str(tmp_path) not in problem.reason and [row["name"][-3:] for row in prepared.entries["sequences"]] == ["xyz"]
+    assert (
+        problem.file == "rgbd_dataset_freiburg3_walking_rpy"
+        and "groundtruth.txt is not a TUM trajectory" in problem.reason
+    )
+    assert str(tmp_path) not in problem.reason and [row["name"][-3:] for row in prepared.entries["sequences"]] == [
+        "xyz"
+    ]

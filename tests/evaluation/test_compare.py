@@ -34,9 +34,21 @@ def runs(tmp_path_factory):
     opened = open_set("rgbd", root / "data")
     for number, (name, size) in enumerate({"good": 0.02, "bad": 0.2}.items()):
         predict(opened, root / "predictions" / name, noise(size, number))
-        words = ["--predictions", f"{name}={root / 'predictions' / name}", "--no-plots", "--protocol", "geo4d", "--no-hashes"]
+        words = [
+            "--predictions",
+            f"{name}={root / 'predictions' / name}",
+            "--no-plots",
+            "--protocol",
+            "geo4d",
+            "--no-hashes",
+        ]
         assert main(["evaluate", "rgbd", str(root / "data"), *words, "--out", str(root / name), "-q"]) == 0
-    assert evaluate("rgbd", root / "data", root / "predictions" / "good", root / "metric", "--protocol", "metric", "--no-plots") == 0
+    assert (
+        evaluate(
+            "rgbd", root / "data", root / "predictions" / "good", root / "metric", "--protocol", "metric", "--no-plots"
+        )
+        == 0
+    )
     return root
 
 
@@ -52,22 +64,34 @@ def test_a_better_run_is_better(runs, capsys):
             and d.better_in == d.sequences == 5
             and d.low - 1e-12 <= d.second - d.first <= d.high + 1e-12
         )
-    rows = [json.loads((runs / name / "summary.json").read_text())["methods"][name]["scores"]["abs_rel"] for name in ("bad", "good")]
+    rows = [
+        json.loads((runs / name / "summary.json").read_text())["methods"][name]["scores"]["abs_rel"]
+        for name in ("bad", "good")
+    ]
     assert [by_name["abs_rel"].first, by_name["abs_rel"].second] == pytest.approx(rows)
     # the interval is that of the mean of five differences, near 1.96 standard errors
-    pairs = [[Store(runs / name).record(name, f"room_{i}")["scores"]["ate_sim3"] for name in ("bad", "good")] for i in range(5)]
+    pairs = [
+        [Store(runs / name).record(name, f"room_{i}")["scores"]["ate_sim3"] for name in ("bad", "good")]
+        for i in range(5)
+    ]
     change = np.diff(pairs, axis=1)[:, 0]
     d = by_name["ate_sim3"]
     assert d.high - d.low == pytest.approx(2 * 1.96 * change.std() / np.sqrt(5), rel=0.15)
     assert main(["evaluate", "compare", str(runs / "bad"), str(runs / "good"), "--out", str(runs / "compared.md")]) == 0
     text = capsys.readouterr().out
-    assert (runs / "compared.md").read_text() == text == compared.markdown() and "in 5 of 5, 100% of draws" in text and " * " in text
+    assert (
+        (runs / "compared.md").read_text() == text == compared.markdown()
+        and "in 5 of 5, 100% of draws" in text
+        and " * " in text
+    )
     assert "| Abs Rel ↓ |" in text and "Paired bootstrap over sequences: 10000 draws, seed 0" in text
 
 
 def test_a_run_with_itself_and_methods_of_one_run(runs):
     same = compare_runs(runs / "good", runs / "good")
-    assert all(d.first == d.second and d.low == d.high == 0 and not d.is_clear and d.better_in == 0 for d in same.differences)
+    assert all(
+        d.first == d.second and d.low == d.high == 0 and not d.is_clear and d.better_in == 0 for d in same.differences
+    )
     assert same.names == ("good: good", "good: good")
     other = compare_runs(runs / "good", runs / "good", ("constant", "good"))
     assert other.differences[0].second_is_better == 1 and other.names == ("constant", "good")
@@ -101,7 +125,13 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
 
 
 def config(tmp_path, *words):
-    base = ["dataset=rgbd", f"root={tmp_path / 'data'}", f"out={tmp_path / 'out'}", "pipeline.model=tiny", "pipeline.device=cpu"]
+    base = [
+        "dataset=rgbd",
+        f"root={tmp_path / 'data'}",
+        f"out={tmp_path / 'out'}",
+        "pipeline.model=tiny",
+        "pipeline.device=cpu",
+    ]
     variants = [
         "variants.fast=[]",
         "variants.slow=[alignment.solver=paper,alignment.paper.steps=3]",
@@ -123,7 +153,9 @@ def test_variants_in_one_table(tmp_path, capsys):
         p.name for p in out.iterdir()
     }
     # random weights may see the room upside down, and Abs Rel is a constant's then; by the median scale they differ
-    scores = [Store(out / name).records(name)[0]["scores"]["abs_rel_median_scale"] for name in ("fast", "slow", "stride 2")]
+    scores = [
+        Store(out / name).records(name)[0]["scores"]["abs_rel_median_scale"] for name in ("fast", "slow", "stride 2")
+    ]
     assert scores[0] != scores[1] and "## Failures" not in text
     settings = json.loads((out / "slow" / "sequences" / "slow" / "method.json").read_text())
     assert settings["alignment"]["solver"] == "paper" and settings["stride"] == 4 and settings["model"] == "tiny"
@@ -134,9 +166,14 @@ def test_variants_in_one_table(tmp_path, capsys):
         f"dataset: rgbd\nroot: {tmp_path / 'data'}\nout: {out}\npipeline: {{model: tiny, device: cpu}}\nvariants:\n  fast: []\n"
     )
     assert main(["ablate", str(tmp_path / "a.yaml"), "-q"]) == 0
-    assert "| fast |" in capsys.readouterr().out and (out / "fast" / "sequences" / "fast" / "kitchen.json").stat().st_mtime_ns == before
+    assert (
+        "| fast |" in capsys.readouterr().out
+        and (out / "fast" / "sequences" / "fast" / "kitchen.json").stat().st_mtime_ns == before
+    )
     assert "slow:" in (tmp_path / "open").read_text() and "slow:" not in (out / "config.yaml").read_text()
-    assert main(["ablate", str(tmp_path / "a.yaml"), f"out={tmp_path / 'new'}", "-q", *files]) == 0  # the other half has the one room
+    assert (
+        main(["ablate", str(tmp_path / "a.yaml"), f"out={tmp_path / 'new'}", "-q", *files]) == 0
+    )  # the other half has the one room
     assert capsys.readouterr().out == "" and not (tmp_path / "new" / "table.md").exists()
     assert main(["ablate", str(tmp_path / "a.yaml"), "pipeline.stride=3", "-q"]) == 2
     assert "was made with another stride: 4, now 3" in capsys.readouterr().err

@@ -39,7 +39,9 @@ class Perfect:
     def predict(self, sequence, truth):
         if sequence.name in self.fails:
             raise InputError("nothing to see.")
-        return Prediction(Path("truth"), np.where(truth.valid, truth.depth, np.nan), truth.cam_to_world, truth.intrinsics)
+        return Prediction(
+            Path("truth"), np.where(truth.valid, truth.depth, np.nan), truth.cam_to_world, truth.intrinsics
+        )
 
 
 def run(folder, method):
@@ -54,7 +56,10 @@ def test_a_perfect_prediction(tmp_path):
     for key in ("abs_rel", "ate_sim3", "ate_scale", "rpe_rotation_deg", "focal_error"):
         assert model[key] == pytest.approx(0, abs=1e-5)
     assert model["delta1"] == 1 and result["median"]["ratio"]["abs_rel_by_constant"] < 1e-4
-    assert list(model) == list(SCORES) and result["clips"][0]["statistics"].keys() >= {"dynamic_share", "path_by_median_depth"}
+    assert list(model) == list(SCORES) and result["clips"][0]["statistics"].keys() >= {
+        "dynamic_share",
+        "path_by_median_depth",
+    }
     assert "abs_rel" in table(result)
     write_json(tmp_path / "r.json", result)
     assert json.loads((tmp_path / "r.json").read_text())["clips"][1]["index"] == 1
@@ -64,7 +69,11 @@ def test_a_clip_that_fails_is_counted_and_named(tmp_path):
     result = run(tmp_path / "run", Perfect("0001"))
     assert result["median"]["failures"] == 1 and result["clips"][1]["failure"] == "nothing to see."
     failed, constant = result["clips"][1]["model"], result["clips"][1]["constant"]
-    assert failed["abs_rel"] == constant["abs_rel"] and failed["ate_sim3"] == constant["ate_sim3"] and failed["delta1"] == 0
+    assert (
+        failed["abs_rel"] == constant["abs_rel"]
+        and failed["ate_sim3"] == constant["ate_sim3"]
+        and failed["delta1"] == 0
+    )
     assert result["clips"][0]["model"]["delta1"] == 1
 
 

@@ -143,7 +143,11 @@ def test_medians_where_not_every_clip_has_every_number(case, tmp_path):
     if case == "davis":
         assert median["model"] == median["ratio"] == {} and median["failures"] == 0
         return
-    assert median["model"]["ate_sim3"] == pytest.approx(0, abs=1e-6) and median["constant"]["ate_sim3"] > 0 and "ate_sim3" in text
+    assert (
+        median["model"]["ate_sim3"] == pytest.approx(0, abs=1e-6)
+        and median["constant"]["ate_sim3"] > 0
+        and "ate_sim3" in text
+    )
     if case == "tum-dynamics":
         assert "abs_rel" not in median["model"] and median["ratio"] == {}
     else:

@@ -18,7 +18,11 @@ NAME = "alley_2"
 def truth():
     """Depth (nan in the sky), cam_to_world and intrinsics of a perfect method."""
     clip = shoot()
-    return np.where(clip.valid, clip.depth, np.nan).astype(np.float32), somewhere(clip), clip.intrinsics.double().numpy()
+    return (
+        np.where(clip.valid, clip.depth, np.nan).astype(np.float32),
+        somewhere(clip),
+        clip.intrinsics.double().numpy(),
+    )
 
 
 def points():
@@ -31,7 +35,9 @@ def points():
 def ours(folder):
     depth, poses, k = truth()
     images = np.zeros((*depth.shape, 3), np.uint8)
-    result = Reconstruction(depth, np.ones_like(depth), np.isfinite(depth), images, k, poses, np.arange(FRAMES) / 24, (96, 128))
+    result = Reconstruction(
+        depth, np.ones_like(depth), np.isfinite(depth), images, k, poses, np.arange(FRAMES) / 24, (96, 128)
+    )
     result.save(folder / NAME)
 
 
@@ -106,8 +112,14 @@ FORMS = {
     ),
     "depth beside points": (named(depth="depth", points="world", cam_to_world="c2w", intrinsics="k"), {}),
     "disparity": (named(disparity="disparity", world_to_cam="w2c", intrinsics="k"), {}),
-    "depth that is disparity": (named(depth="disparity", cam_to_world="c2w", intrinsics="k"), {"depth_is_disparity": True}),
-    "other names": (named(z="depth", c2w="c2w", K="k"), {"keys": {"depth": "z", "cam_to_world": "c2w", "intrinsics": "K"}}),
+    "depth that is disparity": (
+        named(depth="disparity", cam_to_world="c2w", intrinsics="k"),
+        {"depth_is_disparity": True},
+    ),
+    "other names": (
+        named(z="depth", c2w="c2w", K="k"),
+        {"keys": {"depth": "z", "cam_to_world": "c2w", "intrinsics": "K"}},
+    ),
     "npy files": (npy_files, {}),
     "frame files": (frame_files, {}),
     "frame files, scalar last": (lambda folder: frame_files(folder, order="xyzw"), {"quaternions": "xyzw"}),
@@ -159,7 +171,9 @@ def test_normalised_intrinsics(tmp_path):
     np.savez(tmp_path / f"{NAME}.npz", depth=depth, intrinsics=normal)
     read = read_prediction(tmp_path, NAME, FRAMES, form=PredictionForm(normalised_intrinsics=True))
     np.testing.assert_allclose(read.intrinsics, k)
-    with pytest.raises(InputError, match=r"holds a focal length of .* expected pixels: say so if intrinsics are normalised"):
+    with pytest.raises(
+        InputError, match=r"holds a focal length of .* expected pixels: say so if intrinsics are normalised"
+    ):
         read_prediction(tmp_path, NAME, FRAMES)
 
 
@@ -179,23 +193,41 @@ POINTS = np.ones((FRAMES, 4, 6, 3))
 POSES = np.tile(np.eye(4), (FRAMES, 1, 1))
 BAD = {
     "length": ({"depth": DEPTH[:-1]}, r"holds depth of 5 frames; alley_2 has 6: predict every frame"),
-    "length of cameras": ({"depth": DEPTH, "cam_to_world": POSES[:1]}, r"holds cam_to_world of 1 frames; alley_2 has 6"),
+    "length of cameras": (
+        {"depth": DEPTH, "cam_to_world": POSES[:1]},
+        r"holds cam_to_world of 1 frames; alley_2 has 6",
+    ),
     "zeros": ({"depth": 0 * DEPTH}, r"holds depth that is zero or not finite in every pixel"),
-    "nothing known": ({"colour": DEPTH}, r"holds no depth and no cameras: got colour; expected names such as depth, disparity"),
+    "nothing known": (
+        {"colour": DEPTH},
+        r"holds no depth and no cameras: got colour; expected names such as depth, disparity",
+    ),
     "shape": ({"depth": DEPTH[0]}, r"holds depth of float32 and shape \[4, 6\]; expected \(t, h, w\)"),
     "shape of cameras": ({"cam_to_world": POSES[:, :3, :3]}, r"shape \[6, 3, 3\]; expected \(t, 4, 4\)"),
     "both ways": ({"cam_to_world": POSES, "extrinsics": POSES}, r"holds cameras both ways"),
     "two depths": ({"depth": DEPTH, "depths": DEPTH}, r"holds depth and depths, which both mean depth"),
-    "mask": ({"depth": DEPTH, "mask": DEPTH[:, :2] > 0}, r"holds a mask of shape \[6, 2, 6\] for depth of shape \[6, 4, 6\]"),
+    "mask": (
+        {"depth": DEPTH, "mask": DEPTH[:, :2] > 0},
+        r"holds a mask of shape \[6, 2, 6\] for depth of shape \[6, 4, 6\]",
+    ),
     "singular": ({"extrinsics": 0 * POSES}, r"is not world_to_cam matrices that have an inverse"),
     "points of which frame": (
         {"points": POINTS},
         r"holds points, which may be in their cameras' frames.*say which by --key points_cam=points",
     ),
     "points beside cameras": ({"pts3d": POINTS, "cam_to_world": POSES}, r"or --key points_world=pts3d"),
-    "points of the world alone": ({"points_world": POINTS}, r"holds points of 6 frames in the world; expected as many cameras.*got none"),
-    "points and fewer cameras": ({"points_world": POINTS, "cam_to_world": POSES[:5]}, r"expected as many cameras to give depth, got 5"),
-    "singular cameras": ({"points_world": POINTS, "cam_to_world": 0 * POSES}, r"is not cam_to_world matrices that have an inverse"),
+    "points of the world alone": (
+        {"points_world": POINTS},
+        r"holds points of 6 frames in the world; expected as many cameras.*got none",
+    ),
+    "points and fewer cameras": (
+        {"points_world": POINTS, "cam_to_world": POSES[:5]},
+        r"expected as many cameras to give depth, got 5",
+    ),
+    "singular cameras": (
+        {"points_world": POINTS, "cam_to_world": 0 * POSES},
+        r"is not cam_to_world matrices that have an inverse",
+    ),
     "kind": ({"depth": DEPTH.astype(complex)}, r"holds depth of complex128"),
 }
 
@@ -212,7 +244,9 @@ def test_what_is_wrong_is_named(what, tmp_path):
 def test_folders_that_are_wrong(tmp_path):
     with pytest.raises(InputError, match="There is no folder of predictions"):
         read_prediction(tmp_path / "nowhere", NAME, FRAMES)
-    with pytest.raises(InputError, match=r"holds no prediction for alley_2; expected the folder alley_2 or the file alley_2\.npz"):
+    with pytest.raises(
+        InputError, match=r"holds no prediction for alley_2; expected the folder alley_2 or the file alley_2\.npz"
+    ):
         read_prediction(tmp_path, NAME, FRAMES)
     folder = tmp_path / NAME
     frame_files(tmp_path)

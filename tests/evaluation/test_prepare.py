@@ -51,7 +51,9 @@ def test_lists_that_do_not_fit(tmp_path):
     entries = json.loads(path.read_text())
     entries["sequences"][0]["frames"] = entries["sequences"][0]["frames"][1:]
     path.write_text(json.dumps(entries))
-    with pytest.raises(InputError, match=r"kitchen has kitchen/rgb/0000\.png with .* as frame 0, the list kitchen/rgb/0001\.png"):
+    with pytest.raises(
+        InputError, match=r"kitchen has kitchen/rgb/0000\.png with .* as frame 0, the list kitchen/rgb/0001\.png"
+    ):
         reopen(path, tmp_path)
     (tmp_path / "kitchen").rename(tmp_path / "hall")
     with pytest.raises(InputError, match="lists the sequence kitchen, which is not in"):
@@ -65,12 +67,18 @@ def test_what_was_left_out_is_said(tmp_path):
     write_tum(tmp_path, "desk")
     folder = tmp_path / "desk"
     lines = (folder / "groundtruth.txt").read_text().splitlines()
-    (folder / "groundtruth.txt").write_text("\n".join(lines[:1] + lines[5:]))  # the first two frames have no pose any more
+    (folder / "groundtruth.txt").write_text(
+        "\n".join(lines[:1] + lines[5:])
+    )  # the first two frames have no pose any more
     depth = (folder / "depth.txt").read_text().splitlines()
     (folder / "depth.txt").write_text("\n".join(depth[:-1]))
     prepared = prepare(open_set("tum", tmp_path), hashes=False)
     (sequence,) = prepared.entries["sequences"]
-    assert len(sequence["frames"]) == FRAMES - 3 and sequence["clock"] == "recorded" and "image_sha256" not in sequence["frames"][0]
+    assert (
+        len(sequence["frames"]) == FRAMES - 3
+        and sequence["clock"] == "recorded"
+        and "image_sha256" not in sequence["frames"][0]
+    )
     reasons = [item["reason"] for item in sequence["left_out"]]
     assert sum("has no pose within 0.02 s" in reason for reason in reasons) == 2
     assert sum("has no depth map within 0.02 s" in reason for reason in reasons) == 1
@@ -108,7 +116,10 @@ def evaluate(*words):
 
 
 def statuses(out):
-    return {record["sequence"]: (record["status"], record["failures"]) for record in Results.load(Store(out)).rows[0].records}
+    return {
+        record["sequence"]: (record["status"], record["failures"])
+        for record in Results.load(Store(out)).rows[0].records
+    }
 
 
 def test_sequences_that_could_not_be_used_are_counted_in_the_run(tmp_path, capsys):
@@ -160,7 +171,11 @@ def test_depth_that_the_task_does_not_need_may_be_broken(tmp_path):
     prepared = prepare(open_set("rgbd", tmp_path, task="pose"))
     (sequence,) = prepared.entries["sequences"]
     (left_out,) = sequence["left_out"]
-    assert not prepared.problems and left_out["file"] == "kitchen/depth/0000.png" and "are zero in every pixel" in left_out["reason"]
+    assert (
+        not prepared.problems
+        and left_out["file"] == "kitchen/depth/0000.png"
+        and "are zero in every pixel" in left_out["reason"]
+    )
 
 
 def test_lists_of_nothing_are_refused(tmp_path, capsys):
@@ -183,7 +198,10 @@ def test_lists_of_nothing_are_refused(tmp_path, capsys):
         (lambda entries: entries.update(changes={"stride": "2"}), 'its stride is "2"'),
         (lambda entries: entries["sequences"][0].pop("digest"), "it has no 'digest'"),
         (lambda entries: entries["sequences"][0]["frames"].append({}), "it has no 'image'"),
-        (lambda entries: entries["problems"].append({"file": "hall/depth/0000.png", "reason": "is missing"}), "it has no 'sequence'"),
+        (
+            lambda entries: entries["problems"].append({"file": "hall/depth/0000.png", "reason": "is missing"}),
+            "it has no 'sequence'",
+        ),
         (lambda entries: entries.update(sequences=["kitchen"]), 'it holds "kitchen" where a part with name'),
     ],
 )
@@ -196,4 +214,6 @@ def test_lists_that_are_none(change, message, tmp_path):
     path.write_text(json.dumps(entries))
     with pytest.raises(InputError, match=message) as caught:
         reopen(path, tmp_path)
-    assert "is no list of frames that can be read" in str(caught.value) and "write it by geo4d data prepare" in str(caught.value)
+    assert "is no list of frames that can be read" in str(caught.value) and "write it by geo4d data prepare" in str(
+        caught.value
+    )

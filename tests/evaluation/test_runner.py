@@ -44,7 +44,9 @@ def predict(opened, folder, change=lambda depth, poses: (depth, poses)):
         depth, poses = change(depth, sequence.cam_to_world)
         arrays = {"depth": depth}
         if sequence.intrinsics is not None:
-            arrays["intrinsics"] = np.array([depth.shape[2] / size[1], depth.shape[1] / size[0], 1])[:, None] * sequence.intrinsics
+            arrays["intrinsics"] = (
+                np.array([depth.shape[2] / size[1], depth.shape[1] / size[0], 1])[:, None] * sequence.intrinsics
+            )
         if poses is not None:
             arrays["cam_to_world"] = poses
         np.savez(folder / f"{sequence.name.replace('/', '_')}.npz", **arrays)
@@ -57,20 +59,46 @@ def test_perfect_predictions_are_perfect_in_every_layout(case, tmp_path):
     write(tmp_path / "data")
     frames = tmp_path / "frames.json"
     words = [f"--{key}={value}" for key, value in changes.items()]
-    assert main(["data", "prepare", name, str(tmp_path / "data"), "--task", task, "--rule", rule, "--out", str(frames), "-q", *words]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "prepare",
+                name,
+                str(tmp_path / "data"),
+                "--task",
+                task,
+                "--rule",
+                rule,
+                "--out",
+                str(frames),
+                "-q",
+                *words,
+            ]
+        )
+        == 0
+    )
     predict(open_set(name, tmp_path / "data", rule=rule, task=task, **changes), tmp_path / "predicted")
-    assert evaluate(name, tmp_path / "data", tmp_path / "predicted", tmp_path / "out", "--list", str(frames), "--no-plots") == 0
+    assert (
+        evaluate(name, tmp_path / "data", tmp_path / "predicted", tmp_path / "out", "--list", str(frames), "--no-plots")
+        == 0
+    )
     found = numbers(tmp_path / "out")
     if task == "depth":
         assert found["abs_rel"] == pytest.approx(0, abs=1e-6) and found["delta1"] == found["delta3"] == 1
         assert found["abs_rel_median_scale"] == pytest.approx(0, abs=1e-6) and found.get("boundary_f1", 1) == 1
         assert found.get("point_rel", 0) == pytest.approx(0, abs=1e-6)
     if task == "pose" or "ate_sim3" in found:
-        assert found["ate_sim3"] == pytest.approx(0, abs=1e-6) and found["rpe_rotation_deg"] == pytest.approx(0, abs=1e-4)
+        assert found["ate_sim3"] == pytest.approx(0, abs=1e-6) and found["rpe_rotation_deg"] == pytest.approx(
+            0, abs=1e-4
+        )
         assert found["auc_30"] > 0.999 and found.get("focal_error", 0) == pytest.approx(0, abs=1e-9)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["frames"]["sequences"] == json.loads(frames.read_text())["sequences"]
-    assert manifest["failures"]["method"]["failed"] == 0 and str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert (
+        manifest["failures"]["method"]["failed"] == 0
+        and str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    )
 
 
 def umeyama(p, t):
@@ -118,12 +146,17 @@ def test_known_changes_give_known_numbers(tmp_path):
     assert found["geo4d", "method"]["abs_rel_median_scale"] == pytest.approx(by_median.mean(), rel=1e-5)
     assert found["metric", "method"]["abs_rel"] == pytest.approx((np.abs(p - t) / t).mean(), rel=1e-5)
     assert found["metric", "method"]["rmse"] == pytest.approx(np.sqrt(((p - t) ** 2).mean()), rel=1e-5)
-    assert found["metric", "noisy"]["abs_rel"] == pytest.approx(0.1, rel=1e-5) and found["metric", "noisy"]["delta1"] == 1
+    assert (
+        found["metric", "noisy"]["abs_rel"] == pytest.approx(0.1, rel=1e-5) and found["metric", "noisy"]["delta1"] == 1
+    )
     assert found["geo4d", "method"]["ate_sim3"] == pytest.approx(0, abs=1e-6)
     assert found["geo4d", "method"]["rpe_rotation_deg"] == pytest.approx(0, abs=1e-4)
     centres = sequence.cam_to_world[:, :3, 3]
     assert found["geo4d", "noisy"]["ate_sim3"] == pytest.approx(umeyama(centres + offset, centres), rel=1e-4)
-    assert found["metric", "noisy"]["ate_se3"] >= found["geo4d", "noisy"]["ate_sim3"] and "ate_se3" not in found["geo4d", "noisy"]
+    assert (
+        found["metric", "noisy"]["ate_se3"] >= found["geo4d", "noisy"]["ate_sim3"]
+        and "ate_se3" not in found["geo4d", "noisy"]
+    )
 
 
 def test_what_is_upside_down_is_told_in_tables_and_data(tmp_path):
@@ -133,13 +166,17 @@ def test_what_is_upside_down_is_told_in_tables_and_data(tmp_path):
     predict(opened, tmp_path / "right", lambda depth, poses: (2 * depth + 1, poses))
     words = ["--predictions", f"right={tmp_path / 'right'}", "--no-plots", "--json", str(tmp_path / "numbers.json")]
     assert evaluate("rgbd", tmp_path / "data", tmp_path / "wrong", tmp_path / "out", *words) == 0
-    assert numbers(tmp_path / "out")["abs_rel"] == pytest.approx(numbers(tmp_path / "out", "constant")["abs_rel"], rel=1e-9)
+    assert numbers(tmp_path / "out")["abs_rel"] == pytest.approx(
+        numbers(tmp_path / "out", "constant")["abs_rel"], rel=1e-9
+    )
     assert numbers(tmp_path / "out", "right")["abs_rel"] == pytest.approx(0, abs=1e-6)
     methods = json.loads((tmp_path / "out" / "summary.json").read_text())["methods"]
     flips = {name: methods[name]["upside_down"]["depth"] for name in ("method", "right", "constant")}
     none = {"sequences": 0, "frames": 0}
     assert flips == {"method": {"sequences": 1, "frames": FRAMES}, "right": none, "constant": none}
-    assert json.loads((tmp_path / "numbers.json").read_text())["upside_down"]["model"] == methods["method"]["upside_down"]
+    assert (
+        json.loads((tmp_path / "numbers.json").read_text())["upside_down"]["model"] == methods["method"]["upside_down"]
+    )
     assert f"scored at scale 0: method on 1 of 1 ({FRAMES} frames)." in (tmp_path / "out" / "table.md").read_text()
     (record,) = Store(tmp_path / "out").records("method")
     assert record["upside_down"] == {"depth": FRAMES, "points": 0}
@@ -153,7 +190,10 @@ def test_confidence_that_knows_where_the_errors_are(tmp_path):
     (sequence,) = open_set("rgbd", tmp_path / "data")
     true, valid = sequence.depths()
     good = np.indices(true.shape).sum(0) % 2 == 0
-    arrays = {"depth": np.where(valid, true * np.where(good, 1.02, 1.2), np.nan), "depth_conf": np.where(good, 3.0, 0.5)[None]}
+    arrays = {
+        "depth": np.where(valid, true * np.where(good, 1.02, 1.2), np.nan),
+        "depth_conf": np.where(good, 3.0, 0.5)[None],
+    }
     (tmp_path / "knows").mkdir()
     np.savez(tmp_path / "knows" / "kitchen.npz", **arrays)
     assert evaluate("rgbd", tmp_path / "data", tmp_path / "knows", tmp_path / "out", "--protocol", "metric") == 0
@@ -161,7 +201,9 @@ def test_confidence_that_knows_where_the_errors_are(tmp_path):
     share = good[valid].mean()
     assert record["scores"]["abs_rel"] == pytest.approx(0.02 * share + 0.2 * (1 - share), rel=1e-4)
     assert record["scores"]["abs_rel_trusted"] == pytest.approx(0.02, rel=1e-2) and len(record["trust"]["error"]) == 10
-    assert record["trust"]["error"][0] == pytest.approx(0.2, rel=1e-3) and record["trust"]["error"][-1] == pytest.approx(0.02, rel=1e-3)
+    assert record["trust"]["error"][0] == pytest.approx(0.2, rel=1e-3) and record["trust"]["error"][
+        -1
+    ] == pytest.approx(0.02, rel=1e-3)
     assert "expected" not in record["trust"] and (tmp_path / "out" / "plots" / "reliability.png").stat().st_size > 5000
     assert set(record["failures"]) == {"pose", "focal", "points"} and record["status"] == "scored"
     row = Results.load(Store(tmp_path / "out")).row("method")
@@ -228,7 +270,9 @@ def test_what_fails_is_named_and_counted(tmp_path, capsys):
     rows = {row.method: {record["sequence"]: record for record in row.records} for row in results.rows}
     for name, (status, reason) in REASONS.items():
         record = rows["method"][name]
-        assert record["status"] == status and any(reason in text for text in record["failures"].values()), record["failures"]
+        assert record["status"] == status and any(reason in text for text in record["failures"].values()), record[
+            "failures"
+        ]
         assert reason in table
         assert rows["constant"][name]["status"] == ("unusable" if status == "unusable" else "scored")
     assert str(tmp_path) not in table and "5 of 10" in table and "* method on room_6 (pose): " in table
@@ -250,7 +294,9 @@ def test_what_fails_is_named_and_counted(tmp_path, capsys):
         "failed": 5,
         "of": 10,
         "unusable": 3,
-        "sequences": {name: rows["method"][name]["failures"] for name, (status, _) in REASONS.items() if status != "unusable"},
+        "sequences": {
+            name: rows["method"][name]["failures"] for name, (status, _) in REASONS.items() if status != "unusable"
+        },
     }
     assert len(manifest["frames"]["problems"]) == 3 and len(manifest["frames"]["sequences"]) == 7
     with (out / "sequences.csv").open() as file:
@@ -276,7 +322,10 @@ def test_recordings_whose_clocks_do_not_fit(tmp_path, capsys):
         "rgbd_dataset_freiburg3_walking_rpy/groundtruth.txt"
     )
     assert "holds no pose within 0.02 s of any frame" in reasons[1] and reasons[2] == ""
-    assert results.row("method").cells["ate_sim3"].sequences == 1 and "2 of 3 sequences have no truth" in capsys.readouterr().out
+    assert (
+        results.row("method").cells["ate_sim3"].sequences == 1
+        and "2 of 3 sequences have no truth" in capsys.readouterr().out
+    )
 
 
 def test_truth_that_the_task_does_not_need_may_be_broken(tmp_path):
@@ -288,7 +337,11 @@ def test_truth_that_the_task_does_not_need_may_be_broken(tmp_path):
     assert evaluate("rgbd", data, tmp_path / "predicted", tmp_path / "depth", "--no-plots") == 0
     row = Results.load(Store(tmp_path / "depth")).row("method")
     assert row.failed == row.unusable == 0 and "pose" not in row.records[1]["groups"]
-    assert row.cells["abs_rel"].sequences == 3 and row.cells["ate_sim3"].sequences == 2 and row.cells["ate_sim3"].failures == 0
+    assert (
+        row.cells["abs_rel"].sequences == 3
+        and row.cells["ate_sim3"].sequences == 2
+        and row.cells["ate_sim3"].failures == 0
+    )
     assert evaluate("rgbd", data, tmp_path / "predicted", tmp_path / "pose", "--no-plots", "--task", "pose") == 0
     row = Results.load(Store(tmp_path / "pose")).row("method")
     assert row.unusable == 1 and "The true trajectory must be finite" in row.records[1]["failures"]["truth"]
@@ -297,7 +350,20 @@ def test_truth_that_the_task_does_not_need_may_be_broken(tmp_path):
     assert evaluate("rgbd", data, tmp_path / "predicted", tmp_path / "zeros", "--no-plots", "--task", "pose") == 0
     row = Results.load(Store(tmp_path / "zeros")).row("method")
     assert row.unusable == 2 and "choose a protocol in metres" in row.records[2]["failures"]["truth"]
-    assert evaluate("rgbd", data, tmp_path / "predicted", tmp_path / "metres", "--no-plots", "--task", "pose", "--protocol", "geo4d") == 0
+    assert (
+        evaluate(
+            "rgbd",
+            data,
+            tmp_path / "predicted",
+            tmp_path / "metres",
+            "--no-plots",
+            "--task",
+            "pose",
+            "--protocol",
+            "geo4d",
+        )
+        == 0
+    )
     cells = Results.load(Store(tmp_path / "metres")).row("method").cells
     assert cells["ate_sim3"].sequences == 2 and cells["abs_rel"].sequences == 1
 
@@ -329,7 +395,9 @@ def test_a_library_that_fails_does_not_end_the_run_but_a_mistake_does(tmp_path):
     first, second = run.store.records("moody")
     assert first["status"] == "failed" and set(first["failures"].values()) == {"RuntimeError: CUDA out of memory."}
     assert second["status"] == "scored" and run.is_complete()
-    other = Run(open_set("rgbd", tmp_path / "data"), [Moody()], "relative", PROTOCOLS["relative"], Store(tmp_path / "other"))
+    other = Run(
+        open_set("rgbd", tmp_path / "data"), [Moody()], "relative", PROTOCOLS["relative"], Store(tmp_path / "other")
+    )
     with pytest.raises(TypeError, match="a mistake"):
         other.evaluate()
     assert other.store.record("moody", "room_0") is not None and not other.is_complete()
@@ -338,7 +406,10 @@ def test_a_library_that_fails_does_not_end_the_run_but_a_mistake_does(tmp_path):
 
 
 def contents(out):
-    return {path.relative_to(out): path.read_bytes() for path in [out / name for name in SAME] + sorted(out.glob("frames/*"))}
+    return {
+        path.relative_to(out): path.read_bytes()
+        for path in [out / name for name in SAME] + sorted(out.glob("frames/*"))
+    }
 
 
 @pytest.mark.slow
@@ -377,7 +448,10 @@ def test_a_run_goes_on_where_it_was_and_refuses_to_mix(tmp_path, capsys):
     assert "1 of 3" in capsys.readouterr().out
     shutil.copy(tmp_path / "later.npz", predicted / "room_1.npz")
     assert evaluate("rgbd", data, predicted, out, *words) == 2
-    assert "The result of method on room_1" in (error := capsys.readouterr().err) and "was made with other predictions" in error
+    assert (
+        "The result of method on room_1" in (error := capsys.readouterr().err)
+        and "was made with other predictions" in error
+    )
     assert evaluate("rgbd", data, predicted, out, *words, "--retry") == 0
     assert "0 of 3" in capsys.readouterr().out
     assert evaluate("rgbd", data, predicted, out, *words, "--protocol", "metric") == 2
@@ -385,7 +459,9 @@ def test_a_run_goes_on_where_it_was_and_refuses_to_mix(tmp_path, capsys):
     assert "was made with another constants" in error and "--overwrite" in error and error.count("\n") == 1
     assert evaluate("rgbd", data, predicted, out, *words, "--disparity") == 2
     assert "was made with another form" in capsys.readouterr().err
-    assert evaluate("rgbd", data, None, out, "--baselines-only", "--no-plots") == 0  # more methods beside those that are there
+    assert (
+        evaluate("rgbd", data, None, out, "--baselines-only", "--no-plots") == 0
+    )  # more methods beside those that are there
     assert [row.method for row in Results.load(Store(out)).rows] == ["method", "constant", "mean"]
     np.save(data / "room_0" / "depth" / "0006.npy", np.ones((48, 64), np.float32))
     save(data / "room_0" / "rgb" / "0006.png", np.zeros((48, 64, 3), np.uint8))
@@ -398,7 +474,10 @@ def test_a_run_goes_on_where_it_was_and_refuses_to_mix(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert evaluate("rgbd", data, predicted, tmp_path / "mine", *words, "--overwrite") == 2
-    assert "holds something that is no run of geo4d evaluate" in capsys.readouterr().err and (tmp_path / "mine" / "thesis.txt").exists()
+    assert (
+        "holds something that is no run of geo4d evaluate" in capsys.readouterr().err
+        and (tmp_path / "mine" / "thesis.txt").exists()
+    )
 
 
 def test_pictures_without_truth_are_predicted_and_kept(tmp_path):
@@ -409,7 +488,12 @@ def test_pictures_without_truth_are_predicted_and_kept(tmp_path):
     (record,) = Store(tmp_path / "out").records("tiny")
     assert record["status"] == "scored" and record["scores"] == {} and record["cost"]["seconds"] > 0
     # what was kept can be read as predictions
-    assert evaluate("davis", tmp_path / "data", tmp_path / "out" / "predictions" / "tiny", tmp_path / "again", "--no-plots") == 0
+    assert (
+        evaluate(
+            "davis", tmp_path / "data", tmp_path / "out" / "predictions" / "tiny", tmp_path / "again", "--no-plots"
+        )
+        == 0
+    )
     assert Results.load(Store(tmp_path / "again")).row("method").failed == 0
 
 
@@ -431,12 +515,19 @@ def test_ranks_of_slurm(monkeypatch):
 
 
 def test_names_that_do_not_fit(tmp_path):
-    with pytest.raises(ConfigError, match="There is no protocol 'best'; choose one of these: geo4d: One scale and shift"):
+    with pytest.raises(
+        ConfigError, match="There is no protocol 'best'; choose one of these: geo4d: One scale and shift"
+    ):
         choose_protocol("best", "sintel")
     assert choose_protocol(None, "sintel")[0] == "geo4d" and choose_protocol(None, "procedural")[0] == "relative"
-    assert PROTOCOLS["geo4d"].depth_of("kitti").alignment.descent is not None and PROTOCOLS["monst3r"].depth_of("kitti").max_depth is None
+    assert (
+        PROTOCOLS["geo4d"].depth_of("kitti").alignment.descent is not None
+        and PROTOCOLS["monst3r"].depth_of("kitti").max_depth is None
+    )
     with pytest.raises(ConfigError, match="two called 'mean'"):
         make_methods(["mean", "mean"], [], PipelineConfig(), PredictionForm(), None)
     with pytest.raises(InputError, match="There is no folder of predictions"):
         make_methods([], [f"x={tmp_path / 'nowhere'}"], PipelineConfig(), PredictionForm(), None)
-    assert make_methods([], [str(tmp_path)], PipelineConfig(), PredictionForm(), None) == [Folder(tmp_path.name, tmp_path)]
+    assert make_methods([], [str(tmp_path)], PipelineConfig(), PredictionForm(), None) == [
+        Folder(tmp_path.name, tmp_path)
+    ]

@@ -36,7 +36,11 @@ def test_depth_without_a_positive_median_loses_the_median_scale_alone():
     depth = near()
     known, said = truth(depth), prediction(depth - 1.5 * np.median(depth))
     found, hopeless = scored(known, said)
-    assert hopeless == () and list(found.failures) == ["median scale"] and "needs a positive median" in found.failures["median scale"]
+    assert (
+        hopeless == ()
+        and list(found.failures) == ["median scale"]
+        and "needs a positive median" in found.failures["median scale"]
+    )
     assert found.values["abs_rel"] == pytest.approx(0, abs=1e-6) and found.values["delta1"] == 1
     constant = score_prediction(known, prediction(np.ones(depth.shape)), PROTOCOLS["geo4d"], "sintel").values
     assert found.values["abs_rel_median_scale"] == constant["abs_rel_median_scale"] > 0.1
@@ -57,7 +61,10 @@ def test_depth_that_is_negative_everywhere_has_no_boundaries():
     found, _ = scored(truth(depth), prediction(-depth))
     constant, _ = scored(truth(depth), prediction(np.ones(depth.shape)))
     assert found.values["abs_rel"] == constant.values["abs_rel"] > 0.3  # upside down is not good
-    assert found.upside_down == {"depth": FRAMES, "points": FRAMES} and constant.upside_down == {"depth": 0, "points": 0}
+    assert found.upside_down == {"depth": FRAMES, "points": FRAMES} and constant.upside_down == {
+        "depth": 0,
+        "points": 0,
+    }
     assert found.values["point_rel"] == pytest.approx(1)
     assert found.values["boundary_f1"] == 0 and "holds no positive depth" in found.failures["boundary"]
     slope = np.linspace(2.0, 3.0, SIZE[1]) * np.ones((FRAMES, *SIZE))  # whose truth has no edge
@@ -86,7 +93,9 @@ def test_the_trusted_half_is_clipped_as_all_of_depth_is():
     depth[:, 0] = 69.0
     said = depth.copy()
     said[:, 0] = 6900.0
-    both = score_prediction(truth(depth), prediction(said, confidence=np.ones(depth.shape)), PROTOCOLS["metric"], "bonn")
+    both = score_prediction(
+        truth(depth), prediction(said, confidence=np.ones(depth.shape)), PROTOCOLS["metric"], "bonn"
+    )
     row = np.zeros(depth.shape)
     row[:, 0] = 1
     trusted = score_prediction(truth(depth), prediction(said, confidence=row), PROTOCOLS["metric"], "bonn")
@@ -95,7 +104,9 @@ def test_the_trusted_half_is_clipped_as_all_of_depth_is():
 
 
 def test_a_video_all_beyond_the_range_has_no_points_for_anybody():
-    known = replace(truth(100 * near() + 100), cam_to_world=np.tile(np.eye(4), (FRAMES, 1, 1)), groups=("pose", "points"))
+    known = replace(
+        truth(100 * near() + 100), cam_to_world=np.tile(np.eye(4), (FRAMES, 1, 1)), groups=("pose", "points")
+    )
     found = score_prediction(known, prediction(known.depth), PROTOCOLS["geo4d"], "sintel")
     assert set(found.failures) == {"pose", "points"} and "mask of the truth is empty" in found.failures["points"]
 

@@ -93,7 +93,18 @@ def test_what_was_written_comes_back(case, tmp_path):
 
 
 def test_every_set_has_rules_that_say_what_they_do():
-    assert set(SETS) >= {"sintel", "bonn", "kitti", "tum-dynamics", "scannet", "davis", "7scenes", "tum", "rgbd", "procedural"}
+    assert set(SETS) >= {
+        "sintel",
+        "bonn",
+        "kitti",
+        "tum-dynamics",
+        "scannet",
+        "davis",
+        "7scenes",
+        "tum",
+        "rgbd",
+        "procedural",
+    }
     for dataset in SETS.values():
         for rule in dataset.rules.values():
             assert rule.about.endswith(".") and rule.sequences
@@ -105,7 +116,11 @@ def test_every_set_has_rules_that_say_what_they_do():
 def test_the_procedural_set():
     opened = open_set("procedural", include="0000", count=3, stride=2)
     (sequence,) = opened
-    assert opened.rule_name == "held-out stride=2 count=3" and sequence.num_frames == 3 and len(open_set("procedural").names) == 16
+    assert (
+        opened.rule_name == "held-out stride=2 count=3"
+        and sequence.num_frames == 3
+        and len(open_set("procedural").names) == 16
+    )
     depth, valid = sequence.depths()
     assert depth_metrics(depth, depth, valid).abs_rel == pytest.approx(0, abs=1e-12)
     assert pose_metrics(sequence.cam_to_world, sequence.cam_to_world).ate_sim3 == pytest.approx(0, abs=1e-9)
@@ -139,12 +154,21 @@ def test_bonn_as_released_and_right(tmp_path):
     right = open_set("bonn", tmp_path, rule="right").sequence("crowd2")
     assert usual.num_frames == right.num_frames == 110 and usual.frames == right.frames
     assert usual.frames[0] == "rgbd_bonn_crowd2/rgb/501.00000.png"
-    assert usual.depth_frames[0] == "rgbd_bonn_crowd2/depth/500.67167.png" and usual.depth(0)[0][0, 0] == pytest.approx(31 / 5000)
-    assert right.depth_frames[0] == "rgbd_bonn_crowd2/depth/501.00500.png" and right.depth(0)[0][0, 0] == pytest.approx(41 / 5000)
+    assert usual.depth_frames[0] == "rgbd_bonn_crowd2/depth/500.67167.png" and usual.depth(0)[0][0, 0] == pytest.approx(
+        31 / 5000
+    )
+    assert right.depth_frames[0] == "rgbd_bonn_crowd2/depth/501.00500.png" and right.depth(0)[0][0, 0] == pytest.approx(
+        41 / 5000
+    )
     assert usual.cam_to_world is None and usual.digest() != right.digest()
     tiny(folder / "rgb_110", [f"{i}.png" for i in range(3)])
     tiny(folder / "depth_110", [f"{i}.png" for i in range(3)], np.uint16)
-    assert open_set("bonn", tmp_path, rule="gathered").missing == ("balloon2", "crowd3", "person_tracking2", "synchronous")
+    assert open_set("bonn", tmp_path, rule="gathered").missing == (
+        "balloon2",
+        "crowd3",
+        "person_tracking2",
+        "synchronous",
+    )
 
 
 def test_selections_of_the_released_evaluation(tmp_path):
@@ -175,7 +199,9 @@ def test_folders_that_the_usual_scripts_write(tmp_path):
         open_set("tum-dynamics", tmp_path, rule="gathered").sequence(folder.name)
     lines = (folder / "groundtruth_90.txt").read_text().splitlines()
     (folder / "groundtruth_90.txt").write_text("\n".join(lines[1::2]))
-    np.testing.assert_allclose(next(iter(open_set("tum-dynamics", tmp_path, rule="gathered"))).cam_to_world, poses, atol=1e-6)
+    np.testing.assert_allclose(
+        next(iter(open_set("tum-dynamics", tmp_path, rule="gathered"))).cam_to_world, poses, atol=1e-6
+    )
 
     room = tmp_path / "scene0710_00"
     tiny(room / "color_90", [f"frame_{i:04d}.jpg" for i in range(3)])

@@ -22,7 +22,9 @@ PARTS = ["depth", "cameras", "intrinsics"]
 def hashes(opened, **changes):
     (sequence,) = opened
     truth = load_truth(opened, sequence)
-    return truth_hashes(opened, replace(truth, **{name: change(getattr(truth, name)) for name, change in changes.items()}))
+    return truth_hashes(
+        opened, replace(truth, **{name: change(getattr(truth, name)) for name, change in changes.items()})
+    )
 
 
 def test_every_part_of_the_truth_has_a_hash_of_its_own(tmp_path):
@@ -38,7 +40,9 @@ def test_every_part_of_the_truth_has_a_hash_of_its_own(tmp_path):
 
     assert [part for part, found in hashes(opened, depth=one_pixel).items() if found != first[part]] == ["depth"]
     for name, part in (("cam_to_world", "cameras"), ("intrinsics", "intrinsics")):
-        assert [key for key, found in hashes(opened, **{name: lambda x: x + 1e-5}).items() if found != first[key]] == [part]
+        assert [key for key, found in hashes(opened, **{name: lambda x: x + 1e-5}).items() if found != first[key]] == [
+            part
+        ]
         assert hashes(opened, **{name: lambda x: x * (1 + 2e-16)}) == first  # another machine may round otherwise
     assert list(hashes(opened, depth=lambda x: None, valid=lambda x: None)) == PARTS[1:]
     assert hashes(open_scenes(5, 1, 2)) == {}  # rendered, on each machine with last bits of its own
@@ -71,7 +75,10 @@ def test_a_run_does_not_go_on_with_another_truth(run, capsys):
     # the same predictions would stand in one table with an error of 0 and with another
     assert main([*words, "--predictions", f"again={run / 'again'}"]) == 2
     error = capsys.readouterr().err
-    assert "The result of method on kitchen in" in error and "was made with other ground truth; choose another --out" in error
+    assert (
+        "The result of method on kitchen in" in error
+        and "was made with other ground truth; choose another --out" in error
+    )
     assert error.count("\n") == 1 and Store(out).record("again", "kitchen") is None
     assert evaluate("rgbd", data, run / "predicted", out, *QUICK) == 2  # nor would the table be that of these data
     assert "was made with other ground truth" in capsys.readouterr().err
@@ -86,10 +93,19 @@ def test_a_run_does_not_go_on_with_another_truth(run, capsys):
 def test_a_method_that_joins_a_run_has_its_frames(run, capsys):
     last = run / "data" / "kitchen" / "depth" / "0005.npy"
     last.rename(run / "kept.npy")
-    assert main(["evaluate", "rgbd", str(run / "data"), "--baselines-only", "--out", str(run / "out"), "-q", *QUICK[:1]]) == 2
-    assert "The result of method on kitchen in" in (error := capsys.readouterr().err) and "was made with other frames" in error
+    assert (
+        main(["evaluate", "rgbd", str(run / "data"), "--baselines-only", "--out", str(run / "out"), "-q", *QUICK[:1]])
+        == 2
+    )
+    assert (
+        "The result of method on kitchen in" in (error := capsys.readouterr().err)
+        and "was made with other frames" in error
+    )
     (run / "kept.npy").rename(last)
-    assert main(["evaluate", "rgbd", str(run / "data"), "--baselines-only", "--out", str(run / "out"), "-q", *QUICK[:1]]) == 0
+    assert (
+        main(["evaluate", "rgbd", str(run / "data"), "--baselines-only", "--out", str(run / "out"), "-q", *QUICK[:1]])
+        == 0
+    )
 
 
 def test_runs_with_another_truth_are_not_compared(run, capsys):
@@ -103,6 +119,9 @@ def test_runs_with_another_truth_are_not_compared(run, capsys):
     shutil.rmtree(run / "data")
     write_rgbd(run / "data")  # 16 bits a pixel
     for scale in (1000, 10000):
-        assert evaluate("rgbd", run / "data", run / "predicted", run / str(scale), *QUICK, "--depth-scale", str(scale)) == 0
+        assert (
+            evaluate("rgbd", run / "data", run / "predicted", run / str(scale), *QUICK, "--depth-scale", str(scale))
+            == 0
+        )
     assert main(["evaluate", "compare", str(run / "1000"), str(run / "10000")]) == 2
     assert "kitchen has other true depth" in capsys.readouterr().err

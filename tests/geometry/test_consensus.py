@@ -68,5 +68,8 @@ def test_too_little_gives_nothing(count: int) -> None:
 
 def test_matches_without_any_geometry_raise_nothing() -> None:
     same = np.zeros((20, 2))
-    for found in (consensus_camera(same, same, FOCAL, threshold=1e-3), consensus_fundamental(same, same, threshold=1e-3)):
+    for found in (
+        consensus_camera(same, same, FOCAL, threshold=1e-3),
+        consensus_fundamental(same, same, threshold=1e-3),
+    ):
         assert found is None or np.isfinite(found[0]).all()

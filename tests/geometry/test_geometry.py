@@ -35,7 +35,9 @@ def test_project_undoes_unproject(seed, shape):
     intrinsics = intrinsics_from_focal(20 + randn(seed, *shape).abs() * 30, 7, 11)
     depth = 0.5 + randn(seed + 1, *shape, 7, 11).abs()
     pixels = project(unproject(depth, intrinsics).flatten(-3, -2), intrinsics)
-    torch.testing.assert_close(pixels.unflatten(-2, (7, 11)), pixel_grid(7, 11, dtype=torch.float64).expand(*shape, 7, 11, 2))
+    torch.testing.assert_close(
+        pixels.unflatten(-2, (7, 11)), pixel_grid(7, 11, dtype=torch.float64).expand(*shape, 7, 11, 2)
+    )
 
 
 def test_pixel_centres_are_at_one_half():
@@ -67,7 +69,9 @@ def test_rigid_transforms_form_a_group(seed, shape):
 def test_exponential_and_logarithm(seed, size):
     vector = torch.nn.functional.normalize(randn(seed, 5, 3), dim=-1) * size
     torch.testing.assert_close(so3_log(so3_exp(vector)), vector, atol=1e-12, rtol=1e-9)
-    torch.testing.assert_close(rotation_angle(so3_exp(vector)), torch.full((5,), size, dtype=torch.float64), atol=1e-12, rtol=1e-8)
+    torch.testing.assert_close(
+        rotation_angle(so3_exp(vector)), torch.full((5,), size, dtype=torch.float64), atol=1e-12, rtol=1e-8
+    )
 
 
 @settings(max_examples=20, deadline=None)

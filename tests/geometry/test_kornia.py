@@ -8,7 +8,14 @@ from scipy.spatial.transform import Rotation
 from torch.nn.functional import interpolate
 
 from geo4d.errors import InputError
-from geo4d.geometry.camera import intrinsics_from_focal, pixel_rays, pixel_rays_cam, project, undistort_points, unproject
+from geo4d.geometry.camera import (
+    intrinsics_from_focal,
+    pixel_rays,
+    pixel_rays_cam,
+    project,
+    undistort_points,
+    unproject,
+)
 from geo4d.geometry.epipolar import essential_matrix, homography, relative_camera
 from geo4d.geometry.pixels import pixel_grid
 from geo4d.geometry.pnp import camera_from_points
@@ -32,7 +39,9 @@ def test_logarithm_at_any_angle(angle: float) -> None:
     torch.testing.assert_close(so3_exp(vectors), rotations, atol=1e-14, rtol=0)
     torch.testing.assert_close(so3_log(rotations), vectors, atol=1e-9, rtol=0)
     torch.testing.assert_close(kornia.rotation_matrix_to_axis_angle(rotations), so3_log(rotations), atol=1e-9, rtol=0)
-    torch.testing.assert_close(rotation_angle(rotations), torch.full((2, 5), angle, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        rotation_angle(rotations), torch.full((2, 5), angle, dtype=torch.float64), atol=1e-9, rtol=0
+    )
 
 
 def test_relative_poses() -> None:
@@ -49,7 +58,9 @@ def test_cameras_without_skew() -> None:
     points = unproject(depth, intrinsics)
     torch.testing.assert_close(points, kornia.depth.depth_to_3d_v2(depth, intrinsics - HALF_PIXEL), atol=1e-13, rtol=0)
     flat = points.flatten(1, 2)
-    torch.testing.assert_close(project(flat, intrinsics), kornia.project_points(flat, intrinsics[:, None]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        project(flat, intrinsics), kornia.project_points(flat, intrinsics[:, None]), atol=1e-12, rtol=0
+    )
 
 
 def test_skew_and_scenes_in_any_unit() -> None:
@@ -148,7 +159,11 @@ def test_points_that_determine_no_camera() -> None:
     points, _, pixels, _ = two_views(4)
     lenses = LENS.expand(2, 3, 3)
     flat = points * torch.tensor([1.0, 1, 0])
-    for wrong, message in ((points[:, :5], "at least 6 known points"), (flat, "in one plane"), (points * torch.nan, "finite points")):
+    for wrong, message in (
+        (points[:, :5], "at least 6 known points"),
+        (flat, "in one plane"),
+        (points * torch.nan, "finite points"),
+    ):
         with pytest.raises(InputError, match=message):
             camera_from_points(wrong, pixels[:, : wrong.shape[1]], lenses)
 

@@ -53,7 +53,8 @@ def case(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if sigma:  # drawn channels first, with a leading batch axis
         shape = (1, 3, frames, height, width)
         direction, moment = (
-            image + sigma * draw(f"{name}.{kind}", shape)[0].movedim(0, -1) for image, kind in ((direction, "nr"), (moment, "nm"))
+            image + sigma * draw(f"{name}.{kind}", shape)[0].movedim(0, -1)
+            for image, kind in ((direction, "nr"), (moment, "nm"))
         )
     return direction.float(), moment.float(), intrinsics, pose
 
@@ -79,8 +80,12 @@ def released(direction: Tensor, moment: Tensor) -> Tensor:
 def test_released_cameras(name: str) -> None:
     recorded = np.load(DATA / f"{name}.npz")
     direction, moment, intrinsics, pose = case(name)
-    np.testing.assert_allclose(direction.movedim(-1, 0)[None, ..., ::32, ::32].numpy(), recorded["raymap_sub"], atol=1e-6)
-    np.testing.assert_allclose(moment.movedim(-1, 0)[None, ..., ::32, ::32].numpy(), recorded["crossmap_sub"], atol=1e-6)
+    np.testing.assert_allclose(
+        direction.movedim(-1, 0)[None, ..., ::32, ::32].numpy(), recorded["raymap_sub"], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        moment.movedim(-1, 0)[None, ..., ::32, ::32].numpy(), recorded["crossmap_sub"], atol=1e-6
+    )
     np.testing.assert_allclose(pose.numpy(), recorded["c2w_true"], atol=1e-9)
     np.testing.assert_allclose(intrinsics.numpy(), recorded["K"], atol=1e-9)
     found = released(direction, moment).numpy()
@@ -110,7 +115,9 @@ def test_the_papers_way_is_exact_on_clean_maps(name: str) -> None:
     assert focal < 1e-5
 
 
-@pytest.mark.parametrize(("name", "degrees"), [("256x512_noisy", 0.06), ("384x512_noisy", 0.12), ("512x320_portrait_noisy", 0.06)])
+@pytest.mark.parametrize(
+    ("name", "degrees"), [("256x512_noisy", 0.06), ("384x512_noisy", 0.12), ("512x320_portrait_noisy", 0.06)]
+)
 def test_the_papers_way_on_noisy_maps(name: str, degrees: float) -> None:
     """1.5 to seven times the released way's rotation error: five numbers more are asked of each frame."""
     rotation, centre, focal = errors(name)
@@ -221,7 +228,12 @@ def test_too_few_pixels_are_named(pixels: list[tuple[int, int]], message: str) -
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10_000), height=st.integers(3, 9), width=st.integers(3, 9), batch=st.sampled_from([(), (1,), (2, 3)]))
+@given(
+    seed=st.integers(0, 10_000),
+    height=st.integers(3, 9),
+    width=st.integers(3, 9),
+    batch=st.sampled_from([(), (1,), (2, 3)]),
+)
 def test_camera_to_rays_and_back(seed: int, height: int, width: int, batch: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(seed)
 

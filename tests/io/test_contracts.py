@@ -44,7 +44,9 @@ def scene() -> Scene:
     k = np.array([[30.0, 0, 17.5], [0, 32.0, 12.5], [0, 0, 1]])
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
     rays = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], axis=-1)
-    depth = (OFFSET - pose[:, :3, 3] @ NORMAL)[:, None, None] / np.einsum("tij,hwj,i->thw", pose[:, :3, :3], rays, NORMAL)
+    depth = (OFFSET - pose[:, :3, 3] @ NORMAL)[:, None, None] / np.einsum(
+        "tij,hwj,i->thw", pose[:, :3, :3], rays, NORMAL
+    )
     valid = np.ones(depth.shape, bool)
     valid[:, :3] = False
     reconstruction = Reconstruction(
@@ -63,12 +65,17 @@ def scene() -> Scene:
     world[:, :, 2] = (OFFSET - world[:, :, :2] @ NORMAL[:2]) / NORMAL[2]
     local = np.einsum("tij,tnj->tni", np.linalg.inv(pose)[:, :3, :3], world - pose[:, None, :3, 3])
     pixels = (local[..., :2] / local[..., 2:] * k[[0, 1], [0, 1]] + k[:2, 2]) * 2  # of the source
-    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(-1)  # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
+    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(
+        -1
+    )  # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
     assert seen[0].all() and seen.mean() > 0.9
     seen[5, HIDDEN] = False
     frame, track = np.nonzero(seen)
     order = np.random.default_rng(1).permutation(len(frame))  # rows come in any order
-    rows = [array[order] for array in (track.astype(np.int32), frame.astype(np.int32), pixels[frame, track].astype(np.float32))]
+    rows = [
+        array[order]
+        for array in (track.astype(np.int32), frame.astype(np.int32), pixels[frame, track].astype(np.float32))
+    ]
     return Scene(reconstruction, Tracks(*rows, SOURCE, FRAMES), world, seen)
 
 
@@ -96,7 +103,9 @@ def test_syn4d_holds_depth_cameras_and_tracks(tmp_path, scene):
     np.testing.assert_allclose(found[scene.seen], truth[scene.seen], atol=2e-5)
     assert np.isnan(found[~scene.seen]).all() and np.isnan(file["tracking_xyz"][:, POINTS:]).all()
     still = np.ptp(np.where(scene.seen[..., None], found, found[:1]), axis=0).max(-1)
-    assert still[:MOVING].max() < 4e-5 and np.median(still[MOVING:]) > 0.1  # the camera's own motion is gone, the points' is not
+    assert (
+        still[:MOVING].max() < 4e-5 and np.median(still[MOVING:]) > 0.1
+    )  # the camera's own motion is gone, the points' is not
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -151,7 +160,9 @@ def test_what_the_contracts_do_not_take(tmp_path, scene):
     tracks = scene.tracks
     refused("32 frames, the reconstruction has 20", "syn4d", part(20))
     refused("one frame index", "syn4d", frame_indices=np.arange(31))
-    later = replace(tracks, frame=np.where(tracks.track == 3, np.maximum(tracks.frame, 1), tracks.frame).astype(np.int32))
+    later = replace(
+        tracks, frame=np.where(tracks.track == 3, np.maximum(tracks.frame, 1), tracks.frame).astype(np.int32)
+    )
     refused("got 40, of which 39 were", "syn4d", tracks=later)
     refused("at most 512 tracks", "syn4d", tracks=replace(tracks, track=tracks.track + 500))
     refused("give --tracks", "worldtrack")
@@ -160,7 +171,10 @@ def test_what_the_contracts_do_not_take(tmp_path, scene):
     zoom = scene.reconstruction.intrinsics * np.linspace(1, 1.1, 32)[:, None, None]
     refused("one focal length", "worldtrack", replace(scene.reconstruction, intrinsics=zoom), tracks=tracks)
     refused(
-        "No track was seen", "worldtrack", replace(scene.reconstruction, valid=np.zeros_like(scene.reconstruction.valid)), tracks=tracks
+        "No track was seen",
+        "worldtrack",
+        replace(scene.reconstruction, valid=np.zeros_like(scene.reconstruction.valid)),
+        tracks=tracks,
     )
     with pytest.raises(ConfigError, match="one of syn4d, worldtrack"):
         write_contract(scene.reconstruction, tmp_path / "a.npz", "davis")
@@ -190,13 +204,24 @@ def test_from_the_command_line(tmp_path, scene, capsys):
     save_reconstruction(scene.reconstruction, tmp_path / "r")
     (tmp_path / "r" / "config.yaml").write_text("start: 0\nframe_stride: 6\n")
     save_tracks(tmp_path / "tracks.npz", scene.tracks)
-    words = ["export", str(tmp_path / "r"), "--tracks", str(tmp_path / "tracks.npz"), "--out", str(tmp_path / "out.npz"), "--format"]
+    words = [
+        "export",
+        str(tmp_path / "r"),
+        "--tracks",
+        str(tmp_path / "tracks.npz"),
+        "--out",
+        str(tmp_path / "out.npz"),
+        "--format",
+    ]
     assert main([*words, "syn4d"]) == 0
     assert read(tmp_path / "out.npz")["frame_indices"][-1] == 186
     assert main([*words, "worldtrack"]) == 0
     assert read(tmp_path / "out.npz")["tracks_XYZ"].shape == (32, POINTS, 3)
     capsys.readouterr()
-    for arguments, message in (([*words, "ply"], "--tracks goes with"), ([*words[:2], *words[4:], "worldtrack"], "give --tracks")):
+    for arguments, message in (
+        ([*words, "ply"], "--tracks goes with"),
+        ([*words[:2], *words[4:], "worldtrack"], "give --tracks"),
+    ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1

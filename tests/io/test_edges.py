@@ -54,7 +54,10 @@ def test_a_cut_file_warns(tmp_path, name, options):
 
 def test_a_trimmed_clip_is_not_called_damaged(tmp_path):
     encode(tmp_path / "a.mp4")
-    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "b.mp4"), "w") as out:  # as `-ss -c copy` does
+    with (
+        av.open(str(tmp_path / "a.mp4")) as source,
+        av.open(str(tmp_path / "b.mp4"), "w") as out,
+    ):  # as `-ss -c copy` does
         stream = source.streams.video[0]
         copy = out.add_stream_from_template(stream)
         frame = int(stream.time_base.denominator / 25)
@@ -98,7 +101,9 @@ def test_arrays_of_another_result(tmp_path, small_reconstruction, name, shape):
         load_reconstruction(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", json.dumps({"version": 1, "frames": 8, "size": None, "source_size": None})])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", json.dumps({"version": 1, "frames": 8, "size": None, "source_size": None})]
+)
 def test_summaries_that_are_none(tmp_path, small_reconstruction, text):
     save_reconstruction(small_reconstruction, tmp_path)
     (tmp_path / "reconstruction.json").write_text(text)

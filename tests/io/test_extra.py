@@ -50,7 +50,9 @@ def test_clips_keep_them() -> None:
     assert torch.equal(clip.map(lambda values: values[1:]).extra["gravity"], torch.tensor([[3.0, 4.0, 5.0]]))
 
 
-@pytest.mark.parametrize("extra", [{"../x": torch.zeros(2, 6)}, {"Flow": torch.zeros(2, 6)}, {"flow": torch.zeros(6, 2)}])
+@pytest.mark.parametrize(
+    "extra", [{"../x": torch.zeros(2, 6)}, {"Flow": torch.zeros(2, 6)}, {"flow": torch.zeros(6, 2)}]
+)
 def test_what_does_not_fit_is_refused(extra: dict[str, torch.Tensor]) -> None:
     with pytest.raises(InputError, match="The extra field"):
         predictions(**extra)

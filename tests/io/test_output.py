@@ -46,7 +46,10 @@ def write_list(folder, **changes):
 
 def test_output_folders(tmp_path):
     new = open_output_directory(tmp_path / "new", KIND, FILES)
-    assert read_listing(new) == output.Listing(KIND, frozenset(FILES), frozenset({"parts", "parts/deep"})) and tree(new) == set()
+    assert (
+        read_listing(new) == output.Listing(KIND, frozenset(FILES), frozenset({"parts", "parts/deep"}))
+        and tree(new) == set()
+    )
     open_output_directory(new, KIND, FILES)  # nothing was written yet
     write(new, "a.npy")
     with pytest.raises(InputError, match="already holds a run; add --resume"):
@@ -58,7 +61,10 @@ def test_output_folders(tmp_path):
         for options in ({}, {"resume": True}, {"overwrite": True}):
             with pytest.raises(InputError, match=r"already holds other files.*remove this one by hand\."):
                 open_output_directory(tmp_path / "other", KIND, FILES, **options)
-    assert tree(tmp_path / "other") == {"file", "config.yaml", "reconstruction.json"} and read_listing(tmp_path / "other") is None
+    assert (
+        tree(tmp_path / "other") == {"file", "config.yaml", "reconstruction.json"}
+        and read_listing(tmp_path / "other") is None
+    )
     with pytest.raises(InputError, match="is a file"):
         open_output_directory(tmp_path / "other" / "file", KIND, FILES)
 
@@ -98,7 +104,11 @@ def test_what_a_run_leaves_listed(tmp_path):
     out = open_output_directory(tmp_path / "out", KIND, [*FILES, ".work/1", ".work/2"])
     write(out, "a.npy", ".work/1", ".work/mine", "parts/deep/c.npy")
     close_output_directory(out, KIND, ".work")
-    assert read_listing(out).files == {"a.npy", "parts/deep/c.npy"} and ".work/1" not in tree(out) and ".work/mine" in tree(out)
+    assert (
+        read_listing(out).files == {"a.npy", "parts/deep/c.npy"}
+        and ".work/1" not in tree(out)
+        and ".work/mine" in tree(out)
+    )
     before = sorted(path.name for path in out.iterdir())
     close_output_directory(out, KIND, ".work")
     assert sorted(path.name for path in out.iterdir()) == before and sum(map(is_list, before)) == 1
@@ -142,7 +152,11 @@ def test_lists_of_what_lies_outside_remove_nothing(tmp_path, names, key):
     write(tmp_path, "victim.txt", "out/mine.txt")
     names = [name.format(victim=victim) if isinstance(name, str) else name for name in names]
     write_list(out, **{key: [*names, "mine.txt"]})
-    for act in (lambda: clear(out, KIND), lambda: open_output_directory(out, KIND, ["x"], overwrite=True), lambda: discard(out, KIND)):
+    for act in (
+        lambda: clear(out, KIND),
+        lambda: open_output_directory(out, KIND, ["x"], overwrite=True),
+        lambda: discard(out, KIND),
+    ):
         with pytest.raises(InputError, match=f"its {key} are not plain names inside the folder.*nothing was removed"):
             act()
     assert tree(tmp_path) == {"victim.txt", "out/", "out/mine.txt"}
@@ -168,7 +182,14 @@ def test_links_lead_nowhere(tmp_path):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"[" * 100_000, b"\xff\xfe", b'{"format": "geo4d-files", "version": 2, "kind": "a", "files": [], "folders": []}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"format": "geo4d-files", "version": 2, "kind": "a", "files": [], "folders": []}',
+    ],
 )
 def test_damaged_lists_are_refused(tmp_path, data):
     write(tmp_path, "mine.txt")
@@ -202,7 +223,10 @@ def test_many_writers_lose_nothing(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(list_some, range(4)))
     listing = read_listing(tmp_path / "out")
-    assert listing.files == {"shared/settings.json", *(f"{worker}/{number}" for worker in range(4) for number in range(10))}
+    assert listing.files == {
+        "shared/settings.json",
+        *(f"{worker}/{number}" for worker in range(4) for number in range(10)),
+    }
     assert listing.folders == {"shared", "0", "1", "2", "3"}
 
 
@@ -213,10 +237,25 @@ def test_inputs_inside_the_output_are_seen(tmp_path):
     (tmp_path / "to_v.mp4").symlink_to(out / "deep" / "v.mp4")
     (out / "link.mp4").symlink_to(tmp_path / "v.mp4")
     (out / "loop").symlink_to(out / "loop")
-    inside = ("out", "out/deep", "out/deep/v.mp4", "to_out/deep/v.mp4", "to_v.mp4", "out/link.mp4", "out/../out/deep", "out/loop")
+    inside = (
+        "out",
+        "out/deep",
+        "out/deep/v.mp4",
+        "to_out/deep/v.mp4",
+        "to_v.mp4",
+        "out/link.mp4",
+        "out/../out/deep",
+        "out/loop",
+    )
     for place in (out, tmp_path / "to_out", out / ".." / "out"):
         for name in inside:
-            with pytest.raises(InputError, match=r"\(the video\), which lies in --out .*; choose another --out, or move it\."):
-                refuse_inputs_inside(place, [("--vae", None), ("--model", "small"), ("the video", f"{tmp_path}/{name}")])
-        refuse_inputs_inside(place, [("the video", tmp_path / "v.mp4"), ("the frames", tmp_path), ("--depth", out / "none.npy")])
+            with pytest.raises(
+                InputError, match=r"\(the video\), which lies in --out .*; choose another --out, or move it\."
+            ):
+                refuse_inputs_inside(
+                    place, [("--vae", None), ("--model", "small"), ("the video", f"{tmp_path}/{name}")]
+                )
+        refuse_inputs_inside(
+            place, [("the video", tmp_path / "v.mp4"), ("the frames", tmp_path), ("--depth", out / "none.npy")]
+        )
     refuse_inputs_inside(tmp_path / "new", [("the frames", tmp_path)])

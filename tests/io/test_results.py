@@ -43,7 +43,11 @@ def test_every_class_has_its_files(tmp_path):
         after = WindowPredictions.load(tmp_path / name)
         assert torch.equal(after.disparity, windows.disparity) and torch.equal(after.windows, windows.windows)
         assert after.source_size == (8, 12) and after.points is None
-    rows = np.array([0, 0, 1], np.int32), np.array([0, 1, 1], np.int32), np.array([[0.5, 1], [2, 3], [4, 5]], np.float32)
+    rows = (
+        np.array([0, 0, 1], np.int32),
+        np.array([0, 1, 1], np.int32),
+        np.array([[0.5, 1], [2, 3], [4, 5]], np.float32),
+    )
     Tracks(*rows, (8, 12), 2).save(tmp_path / "t.npz")
     tracks = Tracks.load(tmp_path / "t.npz")
     for found, row in zip((tracks.track, tracks.frame, tracks.position), rows, strict=True):
@@ -113,7 +117,11 @@ def test_windows_come_back(tmp_path, name):
     save_windows(tmp_path / name, predictions)
     again = load_windows(tmp_path / name)
     assert torch.equal(again.points, predictions.points) and again.disparity is None
-    assert again.points_origin == "camera" and again.source_size == (40, 50) and again.ray_cam_to_win.dtype == torch.float64
+    assert (
+        again.points_origin == "camera"
+        and again.source_size == (40, 50)
+        and again.ray_cam_to_win.dtype == torch.float64
+    )
 
 
 def test_windows_that_do_not_fit(tmp_path):
@@ -124,9 +132,19 @@ def test_windows_that_do_not_fit(tmp_path):
     shape = r"'points' must have the shape \(1, 2, H, W, 3\), since 'windows' is \(1, 2\); got \(2, 2, 3, 4, 3\)"
     whole = "must hold frame numbers, whole and from 0, for at least one window; got float64"
     np.savez(tmp_path / "f.npz", windows=np.full((1, 2), 0.5), points=np.zeros((1, 2, 3, 4, 3)))
-    np.savez(tmp_path / "g.npz", windows=np.zeros((1, 2), int), weight=np.zeros((1, 2, 3)), points=np.zeros((1, 2, 3, 4, 3)))
+    np.savez(
+        tmp_path / "g.npz", windows=np.zeros((1, 2), int), weight=np.zeros((1, 2, 3)), points=np.zeros((1, 2, 3, 4, 3))
+    )
     flat = r"'weight' must have the shape \(1, 2, H, W\), .* got \(1, 2, 3\) \(docs/windows_format.md"
-    messages = {"a": "windows", "b": shape, "c": "at least one", "d": "not a file", "e": "no window", "f": whole, "g": flat}
+    messages = {
+        "a": "windows",
+        "b": shape,
+        "c": "at least one",
+        "d": "not a file",
+        "e": "no window",
+        "f": whole,
+        "g": flat,
+    }
     for name, message in messages.items():
         with pytest.raises(InputError, match=message):
             load_windows(tmp_path / f"{name}.npz")

@@ -181,7 +181,9 @@ TRACKS = [
 ]
 
 
-@pytest.mark.parametrize("wrong", TRACKS, ids=lambda wrong: "-".join(f"{name}-{array.flat[-1]}" for name, array in wrong.items()))
+@pytest.mark.parametrize(
+    "wrong", TRACKS, ids=lambda wrong: "-".join(f"{name}-{array.flat[-1]}" for name, array in wrong.items())
+)
 def test_tracks_that_cannot_be(tmp_path, wrong):
     good = load_tracks(write_tracks(tmp_path / "good.npz"))
     assert [getattr(good, name).dtype.name for name in ("track", "frame", "position")] == ["int32", "int32", "float32"]
@@ -192,7 +194,9 @@ def test_tracks_that_cannot_be(tmp_path, wrong):
 
 def test_dense_tracks_need_bools(tmp_path):
     dense = {"points": np.full((3, 8, 2), 5.0), "source_size": np.array([48, 72])}
-    np.savez(tmp_path / "t.npz", visible=np.full((3, 8), 0.2), **dense)  # probabilities, of which none would be seen as false
+    np.savez(
+        tmp_path / "t.npz", visible=np.full((3, 8), 0.2), **dense
+    )  # probabilities, of which none would be seen as false
     with pytest.raises(InputError, match="must be bool") as error:
         load_tracks(tmp_path / "t.npz")
     says(error)
@@ -218,7 +222,9 @@ def test_more_points_than_the_dense_form_can_hold():
         depth, depth, depth > 0, np.zeros((frames, 2, 2, 3), np.uint8), np.tile(np.eye(3), (frames, 1, 1)),
         np.tile(np.eye(4), (frames, 1, 1)), np.arange(frames) / 24, (2, 2),
     )  # fmt: skip
-    tracks = Tracks(16 * np.arange(rows, dtype=np.int32), np.zeros(rows, np.int32), np.ones((rows, 2), np.float32), (2, 2), frames)
+    tracks = Tracks(
+        16 * np.arange(rows, dtype=np.int32), np.zeros(rows, np.int32), np.ones((rows, 2), np.float32), (2, 2), frames
+    )
     with pytest.raises(InputError, match="numbered without gaps") as error:
         lift_tracks(result, tracks)
     says(error)
@@ -229,7 +235,10 @@ def test_more_points_than_the_dense_form_can_hold():
 
 def test_what_unpacks_to_far_more_than_itself_is_not_unpacked(tmp_path):
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("track.npy", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("track.npy", "w", force_zip64=True) as file,
+    ):
         header = {"descr": "<i4", "fortran_order": False, "shape": (UNPACKED // 2,)}
         np.lib.format.write_array_header_1_0(file, header)
         for _ in range(2 * UNPACKED // 2**20):
@@ -291,7 +300,9 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["archive", "folder"])
-@pytest.mark.parametrize("wrong", WINDOWS, ids=lambda wrong: "-".join(f"{name}-{array.dtype}" for name, array in wrong.items()))
+@pytest.mark.parametrize(
+    "wrong", WINDOWS, ids=lambda wrong: "-".join(f"{name}-{array.dtype}" for name, array in wrong.items())
+)
 def test_windows_that_cannot_be(tmp_path, wrong, folder):
     good = {"windows": np.array([[0, 1]]), "disparity": np.ones((1, 2, 3, 5))}
     path = tmp_path / ("w" if folder else "w.npz")

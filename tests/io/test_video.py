@@ -95,7 +95,10 @@ def test_exif_orientation(tmp_path):
 
 
 def test_a_truncated_file_gives_what_it_holds(tmp_path):
-    encode(tmp_path / "whole.mkv", [np.random.default_rng(i).integers(0, 255, (64, 96, 3), dtype=np.uint8) for i in range(30)])
+    encode(
+        tmp_path / "whole.mkv",
+        [np.random.default_rng(i).integers(0, 255, (64, 96, 3), dtype=np.uint8) for i in range(30)],
+    )
     data = (tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
     assert 0 < len(read_video(tmp_path / "cut.mkv").frames) < 30

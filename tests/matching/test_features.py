@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from geo4d.errors import ConfigError
-from geo4d.matching.features import FeatureConfig, Features, detect, image_descriptor, local_warps, match_features, vocabulary
+from geo4d.matching.features import (
+    FeatureConfig,
+    Features,
+    detect,
+    image_descriptor,
+    local_warps,
+    match_features,
+    vocabulary,
+)
 from geo4d.matching.patches import PatchConfig, relocate
 
 CONFIG = FeatureConfig()
@@ -24,7 +32,11 @@ def pair():
     """An image, itself warped, and the verified matches."""
     source = texture()
     target = cv2.warpAffine(source, WARP, (320, 240), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
-    return source, target, match_features(detect(source, CONFIG), detect(target, CONFIG), source.shape, target.shape, CONFIG)
+    return (
+        source,
+        target,
+        match_features(detect(source, CONFIG), detect(target, CONFIG), source.shape, target.shape, CONFIG),
+    )
 
 
 def warped(points):
@@ -40,7 +52,9 @@ def test_matches_obey_the_warp(pair):
 
 def test_points_are_predicted_and_set_by_their_pixels(pair):
     source, target, matches = pair
-    points = np.stack(np.meshgrid(np.arange(80, 240, 20), np.arange(80, 180, 20)), axis=-1).reshape(-1, 2).astype(np.float32)
+    points = (
+        np.stack(np.meshgrid(np.arange(80, 240, 20), np.arange(80, 180, 20)), axis=-1).reshape(-1, 2).astype(np.float32)
+    )
     warp, support = local_warps(points, matches.source, matches.target, CONFIG)
     assert support.min() > 2.5
     np.testing.assert_allclose(warp[:, :, :2], np.broadcast_to(WARP[:, :2], (len(points), 2, 2)), atol=0.1)
@@ -88,14 +102,17 @@ def test_a_pattern_that_repeats_gives_no_vocabulary_and_no_warning():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"ratio": 1.0}, {"min_matches": 3}, {"reach": 0.0}, {"min_cells": 17}, {"max_side": 8}, {"confidence": 1.0}]
+    "settings",
+    [{"ratio": 1.0}, {"min_matches": 3}, {"reach": 0.0}, {"min_cells": 17}, {"max_side": 8}, {"confidence": 1.0}],
 )
 def test_feature_settings_that_cannot_work(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         FeatureConfig(**settings)
 
 
-@pytest.mark.parametrize("settings", [{"window": 3}, {"levels": -1}, {"border": -1}, {"max_cycle_error": 0.0}, {"max_correction": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{"window": 3}, {"levels": -1}, {"border": -1}, {"max_cycle_error": 0.0}, {"max_correction": 0.0}]
+)
 def test_patch_settings_that_cannot_work(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         PatchConfig(**settings)

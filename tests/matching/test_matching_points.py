@@ -22,7 +22,9 @@ def moved(image):
 
 
 def grid():
-    return np.stack(np.meshgrid(np.arange(30, 130, 20), np.arange(30, 90, 20)), axis=-1).reshape(-1, 2).astype(np.float32)
+    return (
+        np.stack(np.meshgrid(np.arange(30, 130, 20), np.arange(30, 90, 20)), axis=-1).reshape(-1, 2).astype(np.float32)
+    )
 
 
 def test_a_shift_is_found_to_a_fraction_of_a_pixel(image, moved):

@@ -22,7 +22,15 @@ def plain(predicted, true):
     for p, t in zip(predicted.tolist(), true.tolist(), strict=True):
         raised = max(p, 1e-5)
         ratio = max(raised / t, t / raised)
-        terms = (abs(p - t) / t, (p - t) ** 2 / t, (p - t) ** 2, math.log(raised / t) ** 2, ratio < 1.25, ratio < 1.5625, ratio < 1.953125)
+        terms = (
+            abs(p - t) / t,
+            (p - t) ** 2 / t,
+            (p - t) ** 2,
+            math.log(raised / t) ** 2,
+            ratio < 1.25,
+            ratio < 1.5625,
+            ratio < 1.953125,
+        )
         sums = [a + b for a, b in zip(sums, terms, strict=True)]
     means = [value / len(true) for value in sums]
     return [math.sqrt(value) if k in (2, 3) else value for k, value in enumerate(means)]
@@ -55,7 +63,9 @@ def test_perfect_depth_and_known_maps():
         assert values(result) == pytest.approx([0, 0, 0, 0, 1, 1, 1], abs=1e-9)
     result = depth_metrics(0.5 * DEPTH - 3, DEPTH, MASK)
     assert result.abs_rel < 1e-9 and result.fit.scale[0] == pytest.approx(2) and result.fit.shift[0] == pytest.approx(6)
-    assert depth_metrics(4 * DEPTH, DEPTH, MASK, protocol=DepthProtocol(DepthAlignment("scale"))).fit.scale[0] == pytest.approx(0.25)
+    assert depth_metrics(4 * DEPTH, DEPTH, MASK, protocol=DepthProtocol(DepthAlignment("scale"))).fit.scale[
+        0
+    ] == pytest.approx(0.25)
 
 
 def test_known_errors():
@@ -65,7 +75,9 @@ def test_known_errors():
     assert values(result) == pytest.approx(expected, abs=1e-12) and result.pixels == MASK.sum()
     flat = np.full((1, 400, 500), 5.0)
     noise = depth_metrics(flat + 0.1 * RNG.normal(size=flat.shape), flat, flat > 0, protocol=AS_IT_IS)
-    assert noise.abs_rel == pytest.approx(0.02 * np.sqrt(2 / np.pi), rel=0.01) and noise.rmse == pytest.approx(0.1, rel=0.01)
+    assert noise.abs_rel == pytest.approx(0.02 * np.sqrt(2 / np.pi), rel=0.01) and noise.rmse == pytest.approx(
+        0.1, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("name", sorted(RELEASED_PROTOCOLS))
@@ -113,7 +125,9 @@ def test_weights_are_said():
     assert frame.log_rmse == pytest.approx((np.log(1.1) + np.log(1.5)) / 2)
     assert pixel.frames[2] is None and pixel.frames[1].abs_rel == pytest.approx(0.5) and pixel.frames[0].pixels == n[0]
     videos = [DepthErrors(*[0.1] * 7, pixels=10), DepthErrors(*[0.4] * 7, pixels=20)]
-    assert average_depth(videos, by="pixel").rmse == pytest.approx(0.3) and average_depth(videos, by="video").rmse == pytest.approx(0.25)
+    assert average_depth(videos, by="pixel").rmse == pytest.approx(0.3) and average_depth(
+        videos, by="video"
+    ).rmse == pytest.approx(0.25)
     assert average_depth(videos, by="pixel").pixels == 30
 
 

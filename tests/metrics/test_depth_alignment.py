@@ -55,9 +55,13 @@ def test_scale_and_shift_themselves_are_those_of_the_linear_programme():
         x, y, valid = data(seed, 61, rounded=False)
         n = 61
         equations = np.c_[x[0], np.ones(n), -np.eye(n), np.eye(n)]
-        solution = linprog(np.r_[0, 0, np.ones(2 * n)], A_eq=equations, b_eq=y[0], bounds=[(None, None)] * 2 + [(0, None)] * 2 * n).x
+        solution = linprog(
+            np.r_[0, 0, np.ones(2 * n)], A_eq=equations, b_eq=y[0], bounds=[(None, None)] * 2 + [(0, None)] * 2 * n
+        ).x
         fit = DepthAlignment().fit(x, y, valid)
-        assert fit.scale[0] == pytest.approx(solution[0], abs=1e-6) and fit.shift[0] == pytest.approx(solution[1], abs=1e-6)
+        assert fit.scale[0] == pytest.approx(solution[0], abs=1e-6) and fit.shift[0] == pytest.approx(
+            solution[1], abs=1e-6
+        )
 
 
 def test_a_large_fit_satisfies_the_condition_of_a_minimum():
@@ -84,7 +88,9 @@ def test_least_squares(seed):
     fit = DepthAlignment(loss="l2").fit(depth, true, valid)
     assert np.allclose(fit.scale, scale, atol=1e-9) and np.allclose(fit.shift, shift, atol=1e-9)
     assert np.allclose(
-        DepthAlignment("scale", "l2").fit(depth, true, valid).scale, np.linalg.lstsq(x[:, None], y, rcond=None)[0], atol=1e-9
+        DepthAlignment("scale", "l2").fit(depth, true, valid).scale,
+        np.linalg.lstsq(x[:, None], y, rcond=None)[0],
+        atol=1e-9,
     )
 
 
@@ -113,7 +119,9 @@ def test_a_known_map_is_found(alignment, space):
     true, valid = video()
     scale, shift = (2.0 if alignment.kind != "none" else 1.0), (0.25 if alignment.kind == "scale_shift" else 0.0)
     for per in ("video", "frame"):
-        factor = np.array([1, 2, 3])[:, None, None] if per == "frame" and alignment.kind != "none" else np.ones((3, 1, 1))
+        factor = (
+            np.array([1, 2, 3])[:, None, None] if per == "frame" and alignment.kind != "none" else np.ones((3, 1, 1))
+        )
         source = true if space == "depth" else 1 / true
         predicted = (source - shift) / (scale * factor) + (10 if alignment.kind == "scale_shift" else 0)
         predicted = predicted if space == "depth" else 1 / predicted

@@ -24,7 +24,11 @@ def test_known_maps_are_undone():
                 assert (result.rel, result.distance) == pytest.approx((0, 0), abs=1e-9) and result.delta == 1
     assert result.points == MASK.sum() and point_metrics(similar, TRUE, MASK).rel > 0.1
     each = TRUE * np.array([1, 2, 3])[:, None, None, None]
-    assert point_metrics(each, TRUE, MASK, alignment=PointAlignment(per="frame")).rel < 1e-9 < point_metrics(each, TRUE, MASK).rel
+    assert (
+        point_metrics(each, TRUE, MASK, alignment=PointAlignment(per="frame")).rel
+        < 1e-9
+        < point_metrics(each, TRUE, MASK).rel
+    )
 
 
 def test_known_errors():

@@ -8,7 +8,14 @@ from scipy.spatial.transform import Rotation
 from trajectories import moved, noisy, path
 
 from geo4d.errors import InputError
-from geo4d.metrics import absolute_trajectory_error, align_trajectory, pose_auc, pose_metrics, relative_pose_angles, relative_pose_errors
+from geo4d.metrics import (
+    absolute_trajectory_error,
+    align_trajectory,
+    pose_auc,
+    pose_metrics,
+    relative_pose_angles,
+    relative_pose_errors,
+)
 
 PERFECT = {"auc_5": 1.0, "auc_30": 1.0}
 ZERO = ("ate_sim3", "ate_scale", "rpe_translation", "rpe_rotation_deg", "rotation_deg", "direction_deg")
@@ -21,9 +28,14 @@ def test_equal_to_evo(num, seed):
 
     true = path(num, seed)
     predicted = moved(noisy(true, seed=seed), scale=0.3, turn=(0.4, -2.0, 1.0), shift=(5, -1, 2))
-    made = [trajectory.PoseTrajectory3D(poses_se3=list(cameras), timestamps=np.arange(float(num))) for cameras in (true, predicted)]
+    made = [
+        trajectory.PoseTrajectory3D(poses_se3=list(cameras), timestamps=np.arange(float(num)))
+        for cameras in (true, predicted)
+    ]
     for alignment in ("none", "first", "se3", "sim3"):
-        reference, estimate = (trajectory.PoseTrajectory3D(poses_se3=list(t.poses_se3), timestamps=t.timestamps) for t in made)
+        reference, estimate = (
+            trajectory.PoseTrajectory3D(poses_se3=list(t.poses_se3), timestamps=t.timestamps) for t in made
+        )
         if alignment == "first":
             estimate.align_origin(reference)
         elif alignment != "none":
@@ -34,7 +46,9 @@ def test_equal_to_evo(num, seed):
         ours = absolute_trajectory_error(predicted, true, alignment=alignment)
         assert ours == pytest.approx(oracle.get_statistic(metrics.StatisticsType.rmse), abs=1e-9)
         for delta, all_pairs in ((1, True), (2, True), (2, False)):
-            translation, rotation = relative_pose_errors(predicted, true, alignment=alignment, delta=delta, all_pairs=all_pairs)
+            translation, rotation = relative_pose_errors(
+                predicted, true, alignment=alignment, delta=delta, all_pairs=all_pairs
+            )
             for relation, errors in (
                 (metrics.PoseRelation.translation_part, translation),
                 (metrics.PoseRelation.rotation_angle_deg, rotation),
@@ -47,7 +61,9 @@ def test_equal_to_evo(num, seed):
     result = pose_metrics(predicted, true)
     assert result.ate_sim3 == absolute_trajectory_error(predicted, true)
     translation, rotation = relative_pose_errors(predicted, true)
-    assert (result.rpe_translation, result.rpe_rotation_deg) == tuple(float(np.sqrt((e**2).mean())) for e in (translation, rotation))
+    assert (result.rpe_translation, result.rpe_rotation_deg) == tuple(
+        float(np.sqrt((e**2).mean())) for e in (translation, rotation)
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -111,11 +127,15 @@ def test_angles_of_pairs_against_a_plain_loop():
             p, t = (np.linalg.inv(c[i]) @ c[j] for c in (predicted, true))
             angle = np.degrees(Rotation.from_matrix(t[:3, :3].T @ p[:3, :3]).magnitude())
             cosine = p[:3, 3] @ t[:3, 3] / np.linalg.norm(p[:3, 3]) / np.linalg.norm(t[:3, 3])
-            assert rotation[k] == pytest.approx(angle, abs=1e-9) and direction[k] == pytest.approx(np.degrees(np.arccos(cosine)), abs=1e-6)
+            assert rotation[k] == pytest.approx(angle, abs=1e-9) and direction[k] == pytest.approx(
+                np.degrees(np.arccos(cosine)), abs=1e-6
+            )
             k += 1
     assert k == len(rotation) == len(direction)
     chosen = relative_pose_angles(predicted, true, pairs=np.array([[0, 1], [5, 6]]))
-    assert chosen[0] == pytest.approx(rotation[[0, -1]], abs=1e-12) and chosen[1] == pytest.approx(direction[[0, -1]], abs=1e-12)
+    assert chosen[0] == pytest.approx(rotation[[0, -1]], abs=1e-12) and chosen[1] == pytest.approx(
+        direction[[0, -1]], abs=1e-12
+    )
     mirrored = true.copy()
     mirrored[:, :3, 3] *= -1
     assert (
@@ -127,12 +147,17 @@ def test_angles_of_pairs_against_a_plain_loop():
 def test_all_pairs_of_a_long_video_are_taken_in_portions():
     true = path(700)
     rotation, _ = relative_pose_angles(noisy(true), true)
-    assert len(rotation) == 700 * 699 // 2 and rotation[-1] == relative_pose_angles(noisy(true), true, pairs=np.array([[698, 699]]))[0][0]
+    assert (
+        len(rotation) == 700 * 699 // 2
+        and rotation[-1] == relative_pose_angles(noisy(true), true, pairs=np.array([[698, 699]]))[0][0]
+    )
 
 
 def test_area_under_the_curve():
     assert pose_auc(np.zeros(4), 5) == 1 and pose_auc(np.full(4, 7.0), 5) == 0
-    assert pose_auc(np.array([0.0, 2.5]), 5) == pytest.approx(0.75) and pose_auc(np.array([0.0, 2.5]), 5, binned=True) == pytest.approx(0.8)
+    assert pose_auc(np.array([0.0, 2.5]), 5) == pytest.approx(0.75) and pose_auc(
+        np.array([0.0, 2.5]), 5, binned=True
+    ) == pytest.approx(0.8)
     errors = np.random.default_rng(0).uniform(0, 40, 500)
     grid = np.linspace(0, 30, 300_001)
     shares = np.searchsorted(np.sort(errors), grid) / 500

@@ -68,7 +68,9 @@ def test_known_flicker_and_drift():
     assert depth_stability(factor * depth, K, still, tracks, gap=2).mean < 1e-6
     drift = 1.01 ** np.arange(T)[:, None, None]
     for gap in (1, 4):
-        assert depth_stability(drift * depth, K, still, tracks, gap=gap).median == pytest.approx(1 - 1.01**-gap, rel=1e-5)
+        assert depth_stability(drift * depth, K, still, tracks, gap=gap).median == pytest.approx(
+            1 - 1.01**-gap, rel=1e-5
+        )
     assert depth_stability(2 * depth, K, still, tracks).mean < 1e-6  # steady: for other metrics
 
 
@@ -83,7 +85,11 @@ def test_points_that_move_are_left_out_and_holes_are_counted():
     wrong[tracks.track == 3] += 5 * (tracks.frame[tracks.track == 3, None] % 2)
     jumping = dataclasses.replace(tracks, position=wrong)
     static = np.arange(40) != 3
-    assert depth_stability(depth, K, cameras(), jumping, static=static).mean < 1e-6 < depth_stability(depth, K, cameras(), jumping).mean
+    assert (
+        depth_stability(depth, K, cameras(), jumping, static=static).mean
+        < 1e-6
+        < depth_stability(depth, K, cameras(), jumping).mean
+    )
     holes = depth.copy()
     holes[2] = np.nan
     result = depth_stability(holes, K, cameras(), tracks)

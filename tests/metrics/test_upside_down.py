@@ -10,14 +10,26 @@ from scipy.optimize import linprog, lsq_linear
 
 from geo4d.evaluation.protocols import PROTOCOLS
 from geo4d.geometry.fitting import fit_scale_l1, fit_scale_shift_l1, weighted_median
-from geo4d.metrics import RELEASED_PROTOCOLS, DepthAlignment, DepthProtocol, Descent, PointAlignment, depth_metrics, point_metrics
+from geo4d.metrics import (
+    RELEASED_PROTOCOLS,
+    DepthAlignment,
+    DepthProtocol,
+    Descent,
+    PointAlignment,
+    depth_metrics,
+    point_metrics,
+)
 
 SEEDS = st.integers(0, 10_000)
-FREE = [DepthAlignment("scale_shift", *rest) for rest in product(("l1", "l2"), ("video", "frame"), ("depth", "disparity"))]
+FREE = [
+    DepthAlignment("scale_shift", *rest) for rest in product(("l1", "l2"), ("video", "frame"), ("depth", "disparity"))
+]
 SAID = {
     **{f"released {name}": protocol for name, protocol in RELEASED_PROTOCOLS.items()},
     **{name: protocol.depth for name, protocol in PROTOCOLS.items()},
-    **{f"{name} {dataset}": depth for name, protocol in PROTOCOLS.items() for dataset, depth in protocol.by_set.items()},
+    **{
+        f"{name} {dataset}": depth for name, protocol in PROTOCOLS.items() for dataset, depth in protocol.by_set.items()
+    },
     **{str(alignment): DepthProtocol(alignment) for alignment in FREE},
 }
 
@@ -46,7 +58,9 @@ def random_data(seed, num):
 def test_what_is_upside_down_is_no_better_than_constant_depth_in_any_protocol(name):
     true, valid = street()
     protocol, alignment = SAID[name], SAID[name].alignment
-    size = np.median(true[valid]) if alignment.kind == "none" else 1.0  # where nothing is fitted, a constant in the truth's unit
+    size = (
+        np.median(true[valid]) if alignment.kind == "none" else 1.0
+    )  # where nothing is fitted, a constant in the truth's unit
     constant = depth_metrics(np.full(true.shape, size), true, valid, protocol=protocol)
     for wrong in upside_down(true):
         found = depth_metrics(wrong, true, valid, protocol=protocol)
@@ -165,11 +179,19 @@ def test_points_that_are_turned_round_are_scaled_to_nothing():
     mask = rng.random(true.shape[:3]) < 0.8
     for weight, per in product(("uniform", "relative"), ("video", "frame")):
         found = point_metrics(-true, true, mask, alignment=PointAlignment("scale", weight, per))
-        assert found.rel == pytest.approx(1) and found.delta == 0 and found.free_scale_is_negative.tolist() == [True] * 3
+        assert (
+            found.rel == pytest.approx(1) and found.delta == 0 and found.free_scale_is_negative.tolist() == [True] * 3
+        )
         right = point_metrics(true / 3, true, mask, alignment=PointAlignment("scale", weight, per))
         assert right.rel == pytest.approx(0, abs=1e-9) and right.free_scale_is_negative.tolist() == [False] * 3
     one = true.copy()
     one[1] *= -1
-    assert point_metrics(one, true, mask, alignment=PointAlignment(per="frame")).free_scale_is_negative.tolist() == [False, True, False]
-    mirrored = point_metrics(-true, true, mask, alignment=PointAlignment("sim3"))  # a similarity turns and never mirrors
+    assert point_metrics(one, true, mask, alignment=PointAlignment(per="frame")).free_scale_is_negative.tolist() == [
+        False,
+        True,
+        False,
+    ]
+    mirrored = point_metrics(
+        -true, true, mask, alignment=PointAlignment("sim3")
+    )  # a similarity turns and never mirrors
     assert mirrored.rel > 0.05 and not mirrored.free_scale_is_negative.any()

@@ -27,5 +27,7 @@ def noisy(cameras, *, centre=0.2, angle=0.05, seed=0):
     rng = np.random.default_rng(seed)
     result = cameras.copy()
     result[:, :3, 3] += centre * rng.normal(size=(len(cameras), 3))
-    result[:, :3, :3] = cameras[:, :3, :3] @ Rotation.from_rotvec(angle * rng.normal(size=(len(cameras), 3))).as_matrix()
+    result[:, :3, :3] = (
+        cameras[:, :3, :3] @ Rotation.from_rotvec(angle * rng.normal(size=(len(cameras), 3))).as_matrix()
+    )
     return result

@@ -32,7 +32,9 @@ def make_clip(*, frames: int = 3, height: int = 9, width: int = 14) -> Clip:
     focal = torch.full((2, frames), 24.0, dtype=torch.float64)
     valid = ~sky & ~hole
     rgb = torch.rand(2, frames, height, width, 3, generator=generator, dtype=torch.float64)
-    return Clip(rgb, torch.where(valid, depth, 0.0), valid, sky, intrinsics_from_focal(focal, height, width), cam_to_world)
+    return Clip(
+        rgb, torch.where(valid, depth, 0.0), valid, sky, intrinsics_from_focal(focal, height, width), cam_to_world
+    )
 
 
 @pytest.mark.parametrize("normalization", ["minmax", "asinh", "mean"])
@@ -127,7 +129,12 @@ def test_bad_modalities_are_refused(names):
 def test_a_window_without_valid_pixels_encodes_to_finite_images():
     clip = make_clip()
     empty = Clip(
-        clip.rgb, torch.zeros_like(clip.depth), torch.zeros_like(clip.valid), torch.ones_like(clip.sky), clip.intrinsics, clip.cam_to_world
+        clip.rgb,
+        torch.zeros_like(clip.depth),
+        torch.zeros_like(clip.valid),
+        torch.ones_like(clip.sky),
+        clip.intrinsics,
+        clip.cam_to_world,
     )
     for normalization in ("minmax", "asinh", "mean"):
         images = make_layout(normalization=normalization).encode(empty)
@@ -154,12 +161,16 @@ def test_a_hole_is_taught_the_depth_beside_it_on_its_own_ray(normalization):
     layout = make_layout(("points", "disparity"), normalization=normalization)
     fields = layout.decode(layout.encode(clip))
     points_cam = beside[..., None] * pixel_rays_cam(clip.intrinsics, *beside.shape[-2:])
-    points_win = transform_points(relative_to_first(clip.cam_to_world), points_cam.flatten(2, 3)).unflatten(2, beside.shape[-2:])
+    points_win = transform_points(relative_to_first(clip.cam_to_world), points_cam.flatten(2, 3)).unflatten(
+        2, beside.shape[-2:]
+    )
     expected = points_win / window_scale(clip, normalization)[0][:, None, None, None, None]
     torch.testing.assert_close(fields["points"][hole], expected[hole].float(), atol=2e-5, rtol=2e-5)
     for b in range(2):
         nearest = clip.depth[b][clip.valid[b]].min()
-        torch.testing.assert_close(fields["disparity"][b][hole[b]], (nearest / beside[b][hole[b]]).float(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            fields["disparity"][b][hole[b]], (nearest / beside[b][hole[b]]).float(), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_minmax_shows_holes_as_the_sky():
@@ -184,7 +195,9 @@ def test_a_frame_of_which_nothing_is_known_is_shown_as_sky():
         layout = make_layout(normalization=normalization)
         images, others = layout.encode(dark), layout.encode(same)
         assert all(torch.equal(images[name], others[name]) for name in layout.image_names)
-        assert (layout.decode(images)["weight"][1, 2] == 0).all() and (layout.decode(images)["disparity_weight"][1, 2] == 0).all()
+        assert (layout.decode(images)["weight"][1, 2] == 0).all() and (
+            layout.decode(images)["disparity_weight"][1, 2] == 0
+        ).all()
 
 
 def test_a_clip_without_holes_is_encoded_bit_for_bit_as_before():

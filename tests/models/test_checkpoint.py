@@ -37,7 +37,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def video() -> torch.Tensor:
     """The recipe's 16 frames (16, 3, 64, 128)."""
     y, x, t = torch.meshgrid(torch.arange(64.0), torch.arange(128.0), torch.arange(16.0), indexing="ij")
-    waves = [torch.sin(y / 7 + x / 11 + t / 5), torch.cos(y / 13 - x / 9 + t / 3), torch.sin(x / 8) * torch.cos(y / 6 - t / 4)]
+    waves = [
+        torch.sin(y / 7 + x / 11 + t / 5),
+        torch.cos(y / 13 - x / 9 + t / 3),
+        torch.sin(x / 8) * torch.cos(y / 6 - t / 4),
+    ]
     return torch.stack(waves).permute(3, 0, 1, 2)
 
 
@@ -50,7 +54,9 @@ def run_chain(model: GeometryModel) -> tuple[torch.Tensor, torch.Tensor]:
         start = torch.from_numpy(noise("e2e.xT", (1, 16, 16, 8, 16)))
         out = ddim(denoise, start, make_schedule(dynamic_rescale=True), steps=5, compat="released")[0].transpose(0, 1)
         points = model.point_decoder.decode_with_uncertainty((out[:, :4] / SD_SCALE_FACTOR).to(model.dtype)).float()
-        rays, moments, disparity = (model.decode_images(model.spec.image_names[i // 4], out[:, i : i + 4]) for i in (4, 8, 12))
+        rays, moments, disparity = (
+            model.decode_images(model.spec.image_names[i // 4], out[:, i : i + 4]) for i in (4, 8, 12)
+        )
     return latents, torch.cat([points, rays, moments, disparity.mean(dim=1, keepdim=True)], dim=1)
 
 
@@ -132,11 +138,18 @@ def test_sizes_of_the_published_parts() -> None:
 
 
 def deepspeed(state: Tensors) -> Any:
-    return {"module": {f"_forward_module.{key}": value for key, value in state.items()}, "ds_version": "0.9", "global_steps": 3}
+    return {
+        "module": {f"_forward_module.{key}": value for key, value in state.items()},
+        "ds_version": "0.9",
+        "global_steps": 3,
+    }
 
 
 def dynamicrafter_spelling(state: Tensors) -> Any:
-    return {"state_dict": {key.replace("fps_embedding", "framestride_embed"): value for key, value in state.items()}, "epoch": 1}
+    return {
+        "state_dict": {key.replace("fps_embedding", "framestride_embed"): value for key, value in state.items()},
+        "epoch": 1,
+    }
 
 
 def bare(state: Tensors) -> Any:
@@ -145,7 +158,9 @@ def bare(state: Tensors) -> Any:
 
 @pytest.mark.parametrize("layout", [deepspeed, dynamicrafter_spelling, bare])
 def test_every_layout_gives_the_same_tensors(layout: Callable[[Tensors], Any], tmp_path: Path) -> None:
-    state = {key: whole_model()[key] for key in keys("latent_visual_diffusion") if "fps_embedding" in key or "adaptor" in key}
+    state = {
+        key: whole_model()[key] for key in keys("latent_visual_diffusion") if "fps_embedding" in key or "adaptor" in key
+    }
     torch.save(layout(state), tmp_path / "model.ckpt")
     loaded = read_released(tmp_path / "model.ckpt")
     assert loaded.keys() == state.keys()
@@ -155,7 +170,10 @@ def test_every_layout_gives_the_same_tensors(layout: Callable[[Tensors], Any], t
 def test_the_old_file_format_is_read_too(files: tuple[Path, Path], tmp_path: Path) -> None:
     torch.save({"state_dict": whole_vae()}, tmp_path / "vae.ckpt", _use_new_zipfile_serialization=False)
     model = load_released(files[0], tmp_path / "vae.ckpt", spec=SPEC)
-    assert torch.equal(model.point_decoder.decoder.conv_in.weight, load_released(*files, spec=SPEC).point_decoder.decoder.conv_in.weight)
+    assert torch.equal(
+        model.point_decoder.decoder.conv_in.weight,
+        load_released(*files, spec=SPEC).point_decoder.decoder.conv_in.weight,
+    )
 
 
 def test_half_precision_files_and_results(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -188,17 +206,26 @@ def changed(change: Callable[[Tensors], Any]) -> Tensors:
 
 
 REFUSED: dict[str, tuple[Callable[[Tensors], Any], str]] = {
-    "missing": (lambda s: s.pop("first_stage_model.quant_conv.bias"), r"1 missing \(first_stage_model\.quant_conv\.bias\)"),
+    "missing": (
+        lambda s: s.pop("first_stage_model.quant_conv.bias"),
+        r"1 missing \(first_stage_model\.quant_conv\.bias\)",
+    ),
     "left over": (lambda s: s.update({"embedder.extra": torch.zeros(1)}), r"1 left over \(embedder\.extra\)"),
     "wrong shape": (
         lambda s: s.update({"image_proj_model.latents": torch.zeros(1, 8, 64)}),
         r"1 of the wrong shape \(image_proj_model\.latents \[1, 8, 64\] instead of \[1, 256, 64\]\)",
     ),
-    "many": (lambda s: [s.pop(key) for key in keys("latent_visual_diffusion") if "init_attn" in key], r"missing \(.*, \.\.\.\)"),
+    "many": (
+        lambda s: [s.pop(key) for key in keys("latent_visual_diffusion") if "init_attn" in key],
+        r"missing \(.*, \.\.\.\)",
+    ),
     "seems": (lambda s: [s.pop("betas"), s.pop("image_proj_model.latents")], "it seems to be Geo4D's model.ckpt"),
     "nan": (lambda s: s.update({"model.diffusion_model.out.2.bias": torch.full((16,), torch.nan)}), "not finite"),
     "inf": (lambda s: s.update({"first_stage_model.quant_conv.bias": torch.full((8,), torch.inf)}), "not finite"),
-    "integers": (lambda s: s.update({"model.diffusion_model.out.2.bias": torch.zeros(16, dtype=torch.int64)}), "expected plain floating"),
+    "integers": (
+        lambda s: s.update({"model.diffusion_model.out.2.bias": torch.zeros(16, dtype=torch.int64)}),
+        "expected plain floating",
+    ),
 }
 
 
@@ -215,11 +242,15 @@ def test_files_in_each_others_place_are_recognised(files: tuple[Path, Path], tmp
         load_released(files[1])
     with pytest.raises(CheckpointError, match=r"seems to be Geo4D's model\.ckpt"):
         load_released(files[0], files[0], spec=SPEC)
-    torch.save({"state_dict": {f"model.visual.resblocks.{i}": torch.zeros(1) for i in range(3)}}, tmp_path / "clip.ckpt")
+    torch.save(
+        {"state_dict": {f"model.visual.resblocks.{i}": torch.zeros(1) for i in range(3)}}, tmp_path / "clip.ckpt"
+    )
     with pytest.raises(CheckpointError, match="seems to be a CLIP model"):
         load_released(tmp_path / "clip.ckpt")
     shapes = {"input_blocks.0.0.weight": (320, 4, 3, 3), "out.2.weight": (4, 320, 3, 3)}
-    torch.save({"state_dict": {f"model.diffusion_model.{k}": torch.zeros(v) for k, v in shapes.items()}}, tmp_path / "sd.ckpt")
+    torch.save(
+        {"state_dict": {f"model.diffusion_model.{k}": torch.zeros(v) for k, v in shapes.items()}}, tmp_path / "sd.ckpt"
+    )
     with pytest.raises(CheckpointError, match="seems to be an image diffusion model without temporal layers"):
         load_released(tmp_path / "sd.ckpt")
     with pytest.raises(CheckpointError, match="There is no checkpoint at"):
@@ -275,7 +306,9 @@ def test_to_the_released_layout_and_back(files: tuple[Path, Path], tmp_path: Pat
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     assert {key: list(value.shape) for key, value in content["state_dict"].items()} == published
     decoder = torch.load(tmp_path / "vae.ckpt", weights_only=True)["state_dict"]
-    assert {key: list(value.shape) for key, value in decoder.items()} == {f"model.{key}": shape for key, shape in keys("vae").items()}
+    assert {key: list(value.shape) for key, value in decoder.items()} == {
+        f"model.{key}": shape for key, shape in keys("vae").items()
+    }
     again = load_released(tmp_path / "model.ckpt", tmp_path / "vae.ckpt", spec=SPEC)
     for (name, one), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
@@ -293,12 +326,18 @@ def test_another_base_is_refused(files: tuple[Path, Path], tmp_path: Path) -> No
 def test_a_model_may_start_from_dynamicrafter(tmp_path: Path) -> None:
     """Its file has no adaptors, 8 input and 4 output channels, and another spelling."""
     first, last = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2."
-    state = {key.replace("fps_embedding", "framestride_embed"): v for key, v in whole_model().items() if "adaptor" not in key}
+    state = {
+        key.replace("fps_embedding", "framestride_embed"): v for key, v in whole_model().items() if "adaptor" not in key
+    }
     state[first] = state[first][:, :8]
     state |= {last + kind: state[last + kind][:4] for kind in ("weight", "bias")}
     torch.save({"state_dict": state}, tmp_path / "model.ckpt")
     spec = replace(
-        SPEC, name="dynamicrafter", unet={**SPEC.unet, "in_channels": 8, "out_channels": 4}, modalities=(), image_names=("video",)
+        SPEC,
+        name="dynamicrafter",
+        unet={**SPEC.unet, "in_channels": 8, "out_channels": 4},
+        modalities=(),
+        image_names=("video",),
     )
     model = load_released(tmp_path / "model.ckpt", spec=spec)
     assert model.unet.config.in_channels == 8

@@ -51,12 +51,16 @@ def test_text_tower_is_the_released_one() -> None:
 def smooth_image() -> torch.Tensor:
     """The pattern of the vectors' recipe, 320x512."""
     y, x = torch.meshgrid(torch.arange(320.0), torch.arange(512.0), indexing="ij")
-    return torch.stack([torch.sin(y / 7 + x / 11), torch.cos(y / 13 - x / 5), torch.sin(x / 3) * torch.cos(y / 4)])[None]
+    return torch.stack([torch.sin(y / 7 + x / 11), torch.cos(y / 13 - x / 5), torch.sin(x / 3) * torch.cos(y / 4)])[
+        None
+    ]
 
 
 def test_preprocessing_is_the_released_one() -> None:
     recorded, image = load("clip"), smooth_image()
-    np.testing.assert_allclose(preprocess(image)[..., ::8, ::8].numpy(), recorded["preprocess_smooth_rows"], atol=TOLERANCE)
+    np.testing.assert_allclose(
+        preprocess(image)[..., ::8, ::8].numpy(), recorded["preprocess_smooth_rows"], atol=TOLERANCE
+    )
     corner = preprocess(image[..., :160, :192])  # grows one way, shrinks in none
     np.testing.assert_allclose(corner[..., ::8, ::8].numpy(), recorded["preprocess_upscale_rows"], atol=TOLERANCE)
     grey = preprocess(torch.zeros(1, 3, 40, 60))

@@ -126,14 +126,26 @@ def test_denoiser_closes_over_the_condition(model: GeometryModel) -> None:
 
 def test_stored_context_reaches_the_network(tmp_path: Path) -> None:
     """The released model's context is a constant, kept with the weights (here at small widths)."""
-    unet = {"model_channels": 64, "channel_mult": (1,), "num_res_blocks": 1, "attention_resolutions": (1,), "num_head_channels": 32}
-    spec = replace(PRESETS["geo4d"], unet={**unet, "context_dim": 16}, autoencoder=PRESETS["tiny"].autoencoder, base_size=(32, 48))
+    unet = {
+        "model_channels": 64,
+        "channel_mult": (1,),
+        "num_res_blocks": 1,
+        "attention_resolutions": (1,),
+        "num_head_channels": 32,
+    }
+    spec = replace(
+        PRESETS["geo4d"], unet={**unet, "context_dim": 16}, autoencoder=PRESETS["tiny"].autoencoder, base_size=(32, 48)
+    )
     model = build_model(spec).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.unet.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-        x, condition, t = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.zeros(1, 4, 2, 4, 6), torch.tensor([999])
+        x, condition, t = (
+            torch.randn(1, 16, 2, 4, 6, generator=generator),
+            torch.zeros(1, 4, 2, 4, 6),
+            torch.tensor([999]),
+        )
         before = model.denoiser(condition, None)(x, t)
         model.get_buffer("context").normal_(generator=generator)
         after = model.denoiser(condition, None)(x, t)

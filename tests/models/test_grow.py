@@ -37,7 +37,9 @@ def starting_points() -> dict[str, GeometryModel]:
         uncertainty_blocks=0,
     )
     tiny = PRESETS["tiny"]
-    points = replace(tiny, unet={**tiny.unet, "in_channels": 8, "out_channels": 4}, modalities=("points",), image_names=("points",))
+    points = replace(
+        tiny, unet={**tiny.unet, "in_channels": 8, "out_channels": 4}, modalities=("points",), image_names=("points",)
+    )
     return {"dynamicrafter": shaken(build_model(video)), "tiny": shaken(build_model(points))}
 
 

@@ -111,7 +111,9 @@ def _shard_cut(folder: Path) -> None:
         (_shard_cut, "is not a safetensors file"),
     ],
 )
-def test_damaged_folders_are_refused(damage: Callable[[Path], None], message: str, model: GeometryModel, tmp_path: Path) -> None:
+def test_damaged_folders_are_refused(
+    damage: Callable[[Path], None], message: str, model: GeometryModel, tmp_path: Path
+) -> None:
     save_folder(model, tmp_path / "m", max_shard_size="1MB")
     damage(tmp_path / "m")
     with pytest.raises(CheckpointError, match=message):
@@ -125,7 +127,9 @@ def test_a_folder_is_never_overwritten(model: GeometryModel, tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_full_disk_leaves_nothing_behind(model: GeometryModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_behind(
+    model: GeometryModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -173,7 +177,9 @@ def test_to_the_hub(model: GeometryModel, monkeypatch: pytest.MonkeyPatch) -> No
         commit_url = "address"
 
     def upload(_: object, *, folder_path: Path, repo_id: str, commit_message: str) -> Reply:
-        uploaded.update(files=sorted(entry.name for entry in folder_path.iterdir()), repo_id=repo_id, message=commit_message)
+        uploaded.update(
+            files=sorted(entry.name for entry in folder_path.iterdir()), repo_id=repo_id, message=commit_message
+        )
         return Reply()
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: Reply())

@@ -11,5 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_torchvision_and_its_users_import() -> None:
     code = "import geo4d.models._torchvision, torchvision, transformers; from transformers import CLIPModel; print(CLIPModel.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
     assert done.stdout.strip() == "CLIPModel", done.stderr[-2000:]

@@ -97,16 +97,29 @@ def fingerprint(x: torch.Tensor) -> np.ndarray:
 
 def test_every_block_gives_what_the_released_one_gives(released: VideoUNet) -> None:
     recorded = load("unet_fingerprints")
-    blocks = {**{f"input_blocks.{i}": block for i, block in enumerate(released.input_blocks)}, "init_attn": released.init_attn}
-    blocks |= {"middle_block": released.middle_block, **{f"output_blocks.{i}": block for i, block in enumerate(released.output_blocks)}}
+    blocks = {
+        **{f"input_blocks.{i}": block for i, block in enumerate(released.input_blocks)},
+        "init_attn": released.init_attn,
+    }
+    blocks |= {
+        "middle_block": released.middle_block,
+        **{f"output_blocks.{i}": block for i, block in enumerate(released.output_blocks)},
+    }
     seen: dict[str, np.ndarray] = {}
     handles = []
     for name, stage in blocks.items():  # a stage is a list of layers; what leaves it is its last layer's output
-        handles.append(stage[-1].register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)})))
+        handles.append(
+            stage[-1].register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)}))
+        )
     for name in ("time_embed", "fps_embedding"):
         module = getattr(released, name)
-        handles.append(module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)})))
-    inputs = [torch.from_numpy(noise("unet.x", (1, 20, 16, 8, 16))), torch.from_numpy(noise("unet.context", (1, 333, 64)))]
+        handles.append(
+            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: fingerprint(out)}))
+        )
+    inputs = [
+        torch.from_numpy(noise("unet.x", (1, 20, 16, 8, 16))),
+        torch.from_numpy(noise("unet.context", (1, 333, 64))),
+    ]
     with torch.no_grad():
         released(inputs[0], torch.tensor([599]), inputs[1], torch.tensor([24]))
     for handle in handles:
@@ -191,7 +204,9 @@ def test_context_is_asked_for_where_none_is_learnt() -> None:
         unet(clip(), torch.tensor([1, 2]))
 
 
-@pytest.mark.parametrize("option", [{"use_linear": False}, {"use_causal_attention": True}, {"use_relative_position": True}])
+@pytest.mark.parametrize(
+    "option", [{"use_linear": False}, {"use_causal_attention": True}, {"use_relative_position": True}]
+)
 def test_what_it_does_not_build_is_refused(option: dict[str, bool]) -> None:
     with pytest.raises(ConfigError, match="plain temporal self-attention"):
         VideoUNet(**{**SMALL, **option})

@@ -143,7 +143,10 @@ def test_covariances_are_blocks_of_the_inverse(seed, border, closures, dense):
     at = torch.nonzero(free)[:, 0]
     inverse[at[:, None], at] = torch.linalg.inv(system.matrix[free][:, free])
     blocks = system.blocks()
-    cameras, windows = torch.stack(blocks[:frames]), torch.stack(blocks[frames : frames + len(system.sizes) - frames - closures])
+    cameras, windows = (
+        torch.stack(blocks[:frames]),
+        torch.stack(blocks[frames : frames + len(system.sizes) - frames - closures]),
+    )
     coupled = torch.stack([torch.cat([blocks[a], blocks[b]]) for a, b in system.pairs if a < frames <= b])
     for columns in (cameras, windows, coupled):
         expected = inverse[columns[:, :, None], columns[:, None, :]]
@@ -238,9 +241,15 @@ def test_what_is_added_twice_counts_twice():
     equations = NormalEquations(structure)
     block = torch.tensor([[2.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
     # in one call as in several: blocks at the same place must not overwrite one another
-    equations.add(torch.tensor([[0, 2], [0, 2], [1, 1]]), torch.stack([block, block, block]), torch.ones(3, 2, dtype=torch.float64))
+    equations.add(
+        torch.tensor([[0, 2], [0, 2], [1, 1]]),
+        torch.stack([block, block, block]),
+        torch.ones(3, 2, dtype=torch.float64),
+    )
     assert equations.gradient.tolist() == [2.0, 2.0, 2.0]
-    expected = torch.linalg.solve(torch.tensor([[4.0, 0, 2], [0, 7, 0], [2, 0, 6]], dtype=torch.float64), -equations.gradient)
+    expected = torch.linalg.solve(
+        torch.tensor([[4.0, 0, 2], [0, 7, 0], [2, 0, 6]], dtype=torch.float64), -equations.gradient
+    )
     torch.testing.assert_close(equations.step(0.0, torch.ones(3, dtype=torch.bool)), expected)
 
 

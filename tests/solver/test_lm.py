@@ -117,7 +117,8 @@ def test_a_robust_fit_is_not_drawn_to_what_is_far_off(number):
     y = curves(outliers=0.1)[number : number + 1]
     start = torch.ones(1, 3, dtype=torch.float64)
     robust, plain = (
-        minimise(Fit(decay, y, loss), start, iterations=200, damping=Damping(enough=1e-6)) for loss in (Loss.cauchy(2.0), SQUARE)
+        minimise(Fit(decay, y, loss), start, iterations=200, damping=Damping(enough=1e-6))
+        for loss in (Loss.cauchy(2.0), SQUARE)
     )
     assert robust.summary.converged and plain.summary.converged
 
@@ -195,7 +196,9 @@ def test_a_batch_is_what_each_of_it_is_alone():
     y, start = curves(), torch.ones(3, 3, dtype=torch.float64)
     loss = Loss.cauchy(2.0)
     together = minimise(Fit(decay, y, loss), start, iterations=30, damping=SO_MANY)
-    alone = [minimise(Fit(decay, y[k : k + 1], loss), start[k : k + 1], iterations=30, damping=SO_MANY) for k in range(3)]
+    alone = [
+        minimise(Fit(decay, y[k : k + 1], loss), start[k : k + 1], iterations=30, damping=SO_MANY) for k in range(3)
+    ]
     torch.testing.assert_close(together.state, torch.cat([found.state for found in alone]), rtol=0, atol=1e-12)
     torch.testing.assert_close(together.fixed, torch.cat([found.fixed for found in alone]), rtol=1e-12, atol=0)
     assert together.summary.first_cost == pytest.approx(sum(found.summary.first_cost for found in alone), rel=1e-12)

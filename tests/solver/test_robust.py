@@ -77,7 +77,9 @@ def test_the_weight_is_the_derivative_of_the_value(shape, size):
     loss = Loss(shape, size)
     square = (X**2).requires_grad_()
     (slope,) = torch.autograd.grad(loss.value(square).sum(), square)
-    torch.testing.assert_close(loss.weight(X**2), slope, rtol=1e-3, atol=1e-9)  # within a thousandth of 0 the value is Cauchy's
+    torch.testing.assert_close(
+        loss.weight(X**2), slope, rtol=1e-3, atol=1e-9
+    )  # within a thousandth of 0 the value is Cauchy's
     # rho'(x) / x is twice that: what a reweighted least squares needs
     x, h = X[1:], 1e-5
     numeric = (loss.value((x + h) ** 2) - loss.value((x - h) ** 2)) / (2 * h) / x
@@ -93,7 +95,11 @@ def test_every_member_begins_as_the_square_and_rises_ever_more_slowly(shape, siz
     assert value[0] == 0 and weight[0] == 1
     small = torch.tensor(1e-4 * size, dtype=torch.float64) ** 2
     assert float(loss.value(small) / small) == pytest.approx(1, rel=1e-4)
-    assert bool((value.diff() >= 0).all()) and bool((weight.diff() <= 0).all()) and bool((value <= X**2 * (1 + 1e-6)).all())
+    assert (
+        bool((value.diff() >= 0).all())
+        and bool((weight.diff() <= 0).all())
+        and bool((value <= X**2 * (1 + 1e-6)).all())
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,7 +136,9 @@ def residuals(kind, dimensions, count=6000, seed=0):
 @pytest.mark.parametrize("dimensions", [1, 2])
 def test_ordinary_residuals_teach_a_nearly_quadratic_loss_and_wild_ones_a_forgiving_one(dimensions):
     one = torch.ones(6000, dtype=torch.float64)
-    gentle, heavy, wild = (learn_loss(residuals(kind, dimensions), one, dimensions) for kind in ("normal", "student", "outliers"))
+    gentle, heavy, wild = (
+        learn_loss(residuals(kind, dimensions), one, dimensions) for kind in ("normal", "student", "outliers")
+    )
     ordinary, far = torch.tensor(2.0**2, dtype=torch.float64), torch.tensor(10.0**2, dtype=torch.float64)
     # of the shapes that are tried, none is the square itself: what lies beyond reach must stay bounded
     assert gentle.shape >= 1 and gentle.weight(ordinary) > 0.4
@@ -157,7 +165,13 @@ def test_pixels_without_weight_and_without_end_teach_nothing():
     square = residuals("normal", 2)
     weight = torch.ones(len(square), dtype=torch.float64)
     expected = learn_loss(square, weight, 2)
-    bad = torch.cat([square, torch.full((9000,), 400.0, dtype=torch.float64), torch.tensor([torch.nan, torch.inf], dtype=torch.float64)])
+    bad = torch.cat(
+        [
+            square,
+            torch.full((9000,), 400.0, dtype=torch.float64),
+            torch.tensor([torch.nan, torch.inf], dtype=torch.float64),
+        ]
+    )
     none = torch.zeros(9002, dtype=torch.float64)
     assert learn_loss(bad, torch.cat([weight, none]), 2) == expected
     bad[-9002:] = (2 * REACH) ** 2  # beyond reach, whatever their weight

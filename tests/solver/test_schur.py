@@ -10,14 +10,21 @@ from geo4d.solver.schur import PointElimination
 def rows(seed: int, *, cameras: int = 9, points: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """Who sees whom: tracks of three frames, some with a gap, some pairs twice, one point that nobody sees, one seen by all."""
     rng = np.random.default_rng(seed)
-    pairs = [(p, (first + k) % cameras) for p in range(2, points) for first in [rng.integers(cameras)] for k in (0, 1, rng.integers(2, 5))]
+    pairs = [
+        (p, (first + k) % cameras)
+        for p in range(2, points)
+        for first in [rng.integers(cameras)]
+        for k in (0, 1, rng.integers(2, 5))
+    ]
     pairs += [(0, camera) for camera in range(cameras)] + pairs[:5]
     return tuple(rng.permutation(np.array(pairs)).T)
 
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("group", [1, 7, 192])
-def test_the_reduced_system_is_the_product_written_out(dense: bool, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reduced_system_is_the_product_written_out(
+    dense: bool, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schur, "DENSE_UNKNOWNS", 10_000 if dense else 0)
     monkeypatch.setattr(schur, "GROUP", group)
     point, camera = rows(3)

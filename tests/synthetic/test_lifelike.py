@@ -126,7 +126,9 @@ def test_cameras_touch_nothing_and_look_as_people_look(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_still_worlds_and_cameras_stand_still(kind):
-    clip = render_clips(SEEDS[:3], num_frames=2, size=(18, 24), frame_step=30, config=of_kind(kind, is_still=True, camera="static"))
+    clip = render_clips(
+        SEEDS[:3], num_frames=2, size=(18, 24), frame_step=30, config=of_kind(kind, is_still=True, camera="static")
+    )
     assert not clip.dynamic.any()
     torch.testing.assert_close(clip.cam_to_world[:, 1], clip.cam_to_world[:, 0])
     assert torch.equal(clip.depth[:, 0], clip.depth[:, 1])
@@ -137,7 +139,9 @@ def test_trying_squares_of_rays_finds_what_trying_all_finds(kind):
     for number in range(3):
         directions, eye, scene, batch = placed(scene_seed(36, number), of_kind(kind), (37, 51))
         t, winner = cast(directions, eye, *scene)
-        fast_t, fast_winner = cast_bundle(directions, eye, scene, Squares.around((eye, directions), scene, eye[:, 0], (37, 51)))
+        fast_t, fast_winner = cast_bundle(
+            directions, eye, scene, Squares.around((eye, directions), scene, eye[:, 0], (37, 51))
+        )
         assert (winner == fast_winner).float().mean() > 0.999
         same = winner == fast_winner
         torch.testing.assert_close(fast_t[same], t[same], rtol=2e-3, atol=1e-4)
@@ -160,7 +164,9 @@ def test_leaving_out_rays_that_miss_changes_no_bit_of_plain_worlds():
         o = (turns @ eye.mT).unflatten(1, (-1, 3)) - (rotation.mT @ centre[..., None])
         best, first = torch.full_like(t, MISS), torch.full_like(winner, -1)
         for slot in range(shapes.shape[1]):  # every ray against every primitive
-            found = HITS[Shape(int(shapes[0, slot]))](o[:, slot].unbind(1), d[:, slot].unbind(1), sizes[:, slot, :, None].unbind(1))
+            found = HITS[Shape(int(shapes[0, slot]))](
+                o[:, slot].unbind(1), d[:, slot].unbind(1), sizes[:, slot, :, None].unbind(1)
+            )
             closer = found < best
             best, first = torch.where(closer, found, best), torch.where(closer, slot, first)
         assert torch.equal(t, best) and torch.equal(winner, first)
@@ -177,7 +183,9 @@ def finish_row(**columns):
 def test_tiles_have_joints():
     x = torch.linspace(-1, 1, 401)
     points = torch.stack([x, torch.full_like(x, 0.5), torch.full_like(x, 0.03)], dim=-1)[None]
-    finish = finish_row(cell=(0.2, 0.2), joint=0.02, joint_colour=(1.0, 0.0, 0.0), grain_scale=(1, 1, 1)).expand(1, 401, -1)
+    finish = finish_row(cell=(0.2, 0.2), joint=0.02, joint_colour=(1.0, 0.0, 0.0), grain_scale=(1, 1, 1)).expand(
+        1, 401, -1
+    )
     grey = torch.full((1, 401, 3), 0.4)
     up = torch.tensor([0.0, 1.0, 0.0]).expand(1, 401, 3)
     colour = coat(points, up, (grey, grey), finish, torch.full((1, 401), 1e-3))[0]
@@ -229,7 +237,10 @@ def test_a_lens_meters_blurs_and_darkens():
 
 def test_smooth_edges_change_colours_at_edges_alone():
     seed, config = scene_seed(33, 1), replace(of_kind("street"), compression=False)
-    hard, smooth = (render_clips([seed], num_frames=1, size=(96, 128), config=replace(config, smooth_edges=flag)) for flag in (False, True))
+    hard, smooth = (
+        render_clips([seed], num_frames=1, size=(96, 128), config=replace(config, smooth_edges=flag))
+        for flag in (False, True)
+    )
     assert torch.equal(hard.depth, smooth.depth)  # depth is never mixed
     changed = (hard.rgb - smooth.rgb).abs().amax(-1)[0, 0] > 0.05
     edge = torch.zeros_like(changed)

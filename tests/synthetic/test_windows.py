@@ -19,7 +19,9 @@ MAPS = ("points", "weight", "disparity", "ray_direction", "ray_moment")
 
 
 def clip_of(index):
-    return render_clips([scene_seed(31, index)], num_frames=FRAMES, size=SIZE, frame_step=2).map(lambda values: values[0])
+    return render_clips([scene_seed(31, index)], num_frames=FRAMES, size=SIZE, frame_step=2).map(
+        lambda values: values[0]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,11 @@ def test_a_law_can_be_scaled():
         wanted = getattr(NoiseLaw(), field.name) * (1 if field.name == "flagged" else 2)
         assert getattr(law, field.name) == (True if field.name == "constant_disparity" else pytest.approx(wanted))
     assert NoiseLaw().scaled(100.0).outliers == 0.33  # most pixels are not outliers
-    assert all(getattr(EXACT, field.name) == 0 for field in fields(EXACT) if field.name not in ("flagged", "constant_disparity"))
+    assert all(
+        getattr(EXACT, field.name) == 0
+        for field in fields(EXACT)
+        if field.name not in ("flagged", "constant_disparity")
+    )
 
 
 def test_shapes_and_ranges(clip):
@@ -53,7 +59,10 @@ def test_shapes_and_ranges(clip):
     g, v = WINDOWS.shape
     assert predictions.points.shape == (g, v, *SIZE, 3) and predictions.weight.shape == (g, v, *SIZE)
     assert predictions.ray_direction.shape == predictions.ray_moment.shape == (g, v, RAY_GRID[0], RAY_GRID[1], 3)
-    assert all(getattr(predictions, name).dtype == torch.float32 and getattr(predictions, name).isfinite().all() for name in MAPS)
+    assert all(
+        getattr(predictions, name).dtype == torch.float32 and getattr(predictions, name).isfinite().all()
+        for name in MAPS
+    )
     valid = clip.valid[WINDOWS]
     assert not predictions.weight[~valid].any() and (predictions.weight[valid] > 0).all()
     assert predictions.disparity.min() >= -0.05 and predictions.disparity.max() <= 1.2
@@ -92,7 +101,9 @@ def test_the_seed_decides_everything(clip):
     for name in MAPS:
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(other, name))
-    assert not torch.allclose(first.disparity[0, 4:], first.disparity[1, :8], atol=1e-3)  # windows err each in its own way
+    assert not torch.allclose(
+        first.disparity[0, 4:], first.disparity[1, :8], atol=1e-3
+    )  # windows err each in its own way
 
 
 def test_windows_come_one_after_the_other(clip):
@@ -108,7 +119,16 @@ def test_windows_come_one_after_the_other(clip):
 
 
 def test_each_error_grows_with_its_size(clip):
-    still = {"smooth": 0.0, "objects": 0.0, "pixels": 0.0, "outliers": 0.0, "turn_deg": 0.0, "shift": 0.0, "ray_deg": 0.0, "ray_scale": 0.0}
+    still = {
+        "smooth": 0.0,
+        "objects": 0.0,
+        "pixels": 0.0,
+        "outliers": 0.0,
+        "turn_deg": 0.0,
+        "shift": 0.0,
+        "ray_deg": 0.0,
+        "ray_scale": 0.0,
+    }
     for name, size in (("smooth", 0.02), ("objects", 0.02), ("pixels", 0.02), ("outliers", 0.1)):
         errors = [own_log_errors(clip, NoiseLaw(**{**still, name: factor * size})) for factor in (0.0, 0.5, 2.0)]
         assert errors[0] < 1e-6 < errors[1] < errors[2] and errors[2] > 2 * errors[1]
@@ -122,7 +142,9 @@ def test_camera_errors_move_points_and_rays_and_not_disparity(clip):
         assert torch.equal(moved.disparity, exact.disparity)
         assert not torch.allclose(moved.points[:, 4], exact.points[:, 4], atol=1e-3)
         assert not torch.allclose(moved.ray_moment[:, 4], exact.ray_moment[:, 4], atol=1e-3)
-        torch.testing.assert_close(moved.ray_direction[:, 0], exact.ray_direction[:, 0])  # a window's first camera is exact
+        torch.testing.assert_close(
+            moved.ray_direction[:, 0], exact.ray_direction[:, 0]
+        )  # a window's first camera is exact
     turned = simulate_windows(clip, WINDOWS, NoiseLaw(**{**still, "turn_deg": 2.0}), 0)
     cosine = (turned.ray_direction * exact.ray_direction).sum(-1).clamp(-1, 1)
     assert 0.5 < cosine[:, 1:].arccos().rad2deg().median() < 5

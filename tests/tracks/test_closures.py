@@ -76,19 +76,33 @@ def test_what_only_looks_alike_closes_no_loop(frame):
 
 
 def test_a_camera_that_stands_still_needs_no_loop_closures(there_and_back):
-    still = np.random.default_rng(0).normal(there_and_back[0], 2.0, (40, *there_and_back[0].shape)).clip(0, 255).astype(np.uint8)
+    still = (
+        np.random.default_rng(0)
+        .normal(there_and_back[0], 2.0, (40, *there_and_back[0].shape))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     assert not with_gaps(track_points(still))
 
 
 def test_another_scene_closes_no_loop(there_and_back):
     """After a cut to another room nothing is found again."""
     config = SceneConfig(1.0, 0.0, (45.0, 70.0), compression=False, staging=Staging(camera="pan", is_still=True))
-    other = render_clips([scene_seed(66, 9)], num_frames=24, size=(144, 192), config=config).rgb[0].mul(255).round().byte().numpy()
+    other = (
+        render_clips([scene_seed(66, 9)], num_frames=24, size=(144, 192), config=config)
+        .rgb[0]
+        .mul(255)
+        .round()
+        .byte()
+        .numpy()
+    )
     found = with_gaps(track_points(np.concatenate([there_and_back[:24], other])))
     assert not [frames for frames, _ in found if frames[0] < 24 <= frames[-1]]
 
 
-@pytest.mark.parametrize("settings", [{"interval": 0}, {"min_gap": 4}, {"candidates": 0}, {"words": 0}, {"max_shared": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{"interval": 0}, {"min_gap": 4}, {"candidates": 0}, {"words": 0}, {"max_shared": 1.5}]
+)
 def test_settings_that_cannot_work(settings):
     with pytest.raises(ConfigError, match="loop closures need"):
         LoopClosureConfig(**settings)

@@ -22,7 +22,9 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return ((blurred - blurred.min()) / (blurred.max() - blurred.min()) * 255).astype(np.uint8)
 
 
-def sliding(frames: int = 12, height: int = 120, width: int = 160, step: tuple[float, float] = (1.25, -0.5)) -> np.ndarray:
+def sliding(
+    frames: int = 12, height: int = 120, width: int = 160, step: tuple[float, float] = (1.25, -0.5)
+) -> np.ndarray:
     """A texture that slides by a fraction of a pixel each frame."""
     import cv2
 

@@ -12,7 +12,14 @@ from torch import nn
 from geo4d.training import loop as loop_room
 from geo4d.training.loop import LoopConfig, TrainingLoop
 
-QUICK = {"steps": 40, "warmup_steps": 5, "log_every": 3, "checkpoint_minutes": None, "ema_every": 2, "precision": "fp32"}
+QUICK = {
+    "steps": 40,
+    "warmup_steps": 5,
+    "log_every": 3,
+    "checkpoint_minutes": None,
+    "ema_every": 2,
+    "precision": "fp32",
+}
 
 
 class Net(nn.Module):
@@ -39,7 +46,9 @@ def make_loss(net, *, bad_draws=(), batch=4):
 
 def make_loop(folder, *, seed=0, **settings):
     torch.manual_seed(seed)
-    return TrainingLoop("s", Net(), LoopConfig(**{**QUICK, "tensorboard": False, **settings}), Path(folder), torch.device("cpu"))
+    return TrainingLoop(
+        "s", Net(), LoopConfig(**{**QUICK, "tensorboard": False, **settings}), Path(folder), torch.device("cpu")
+    )
 
 
 def keep_gradients(loop, kept):
@@ -71,7 +80,12 @@ def shard_by_fsdp():
     """Weights, gradients and state in shards."""
     from accelerate import FullyShardedDataParallelPlugin
 
-    settings = {"fsdp_version": 2, "cpu_ram_efficient_loading": False, "auto_wrap_policy": "size_based_wrap", "min_num_params": 10}
+    settings = {
+        "fsdp_version": 2,
+        "cpu_ram_efficient_loading": False,
+        "auto_wrap_policy": "size_based_wrap",
+        "min_num_params": 10,
+    }
     pretend("FSDP", "fsdp_plugin", lambda: FullyShardedDataParallelPlugin(**settings))
 
 

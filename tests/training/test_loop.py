@@ -36,9 +36,18 @@ TIMEOUT = 120
 
 
 def start(folder, options, **environment):
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONFAULTHANDLER": "1", **environment}
+    variables = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONFAULTHANDLER": "1",
+        **environment,
+    }
     return subprocess.Popen(
-        [sys.executable, str(WORKER), str(folder), json.dumps(options)], env=variables, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(WORKER), str(folder), json.dumps(options)],
+        env=variables,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -127,7 +136,9 @@ def test_accumulation_equals_a_large_batch(tmp_path):
     def run(folder, accumulate, micro_batch):
         torch.manual_seed(0)
         module = nn.Linear(3, 2)
-        loop = TrainingLoop("s", module, LoopConfig(steps=5, accumulate=accumulate, precision="fp32", tensorboard=False), folder)
+        loop = TrainingLoop(
+            "s", module, LoopConfig(steps=5, accumulate=accumulate, precision="fp32", tensorboard=False), folder
+        )
         data = np.random.default_rng(0).normal(size=(5 * 12, 3)).astype(np.float32)
 
         def loss(draw):
@@ -154,7 +165,10 @@ def test_draws_are_the_same_however_they_are_split():
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "zero 2"])
 def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
     """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. A sharded run begins at a checkpoint of one."""
-    options, sharded = {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6}, how != "ddp"
+    options, sharded = (
+        {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6},
+        how != "ddp",
+    )
     one = run_alone(tmp_path / "one", {**options, "accumulate": 2})
     if sharded:
         shutil.copytree(tmp_path / "one/s/step_00000005", tmp_path / "two/s/step_00000005")
@@ -172,7 +186,9 @@ def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
     assert [entry["step"] for entry in logs[1]] == [3, 6, 9, 12][sharded:]
     assert [entry["bad_steps"] for entry in logs[1]] == [0, 0, 1, 1][sharded:]
     for key in ("loss", "gradient_norm"):
-        np.testing.assert_allclose([entry[key] for entry in logs[0]][sharded:], [entry[key] for entry in logs[1]], rtol=1e-5)
+        np.testing.assert_allclose(
+            [entry[key] for entry in logs[0]][sharded:], [entry[key] for entry in logs[1]], rtol=1e-5
+        )
     assert {entry["rank"] for entry in lines(tmp_path / "two") if "rank" in entry} == {0.5}
     ends = [Checkpoints(tmp_path / name / "s").load(12) for name in ("one", "two")]
     assert ends[0].module.keys() == ends[1].module.keys()
@@ -233,7 +249,9 @@ def test_layers_that_a_stage_does_not_have_are_not_asked_for():
 
 def test_too_many_bad_steps_stop_the_run(tmp_path):
     loop = make_loop(tmp_path / "row", steps=100, max_bad_steps=4)
-    with pytest.raises(Geo4DError, match=r"stopped at step 14: .* not finite 4 times in a row; lower the learning rate"):
+    with pytest.raises(
+        Geo4DError, match=r"stopped at step 14: .* not finite 4 times in a row; lower the learning rate"
+    ):
         loop.run(make_loss(loop.module, bad_draws=range(10, 100)))
     loop = make_loop(tmp_path / "share", steps=100, max_bad_share=0.005)
     with pytest.raises(Geo4DError, match=r"not finite in 6 of 11 steps"):
@@ -292,7 +310,9 @@ def test_when_all_are_damaged_the_run_does_not_begin_anew(tmp_path):
 def test_a_checkpoint_of_another_module_says_so(tmp_path):
     make_loop(tmp_path).save()
     with pytest.raises(CheckpointError, match="of another Linear"):
-        TrainingLoop("s", nn.Linear(3, 2), LoopConfig(precision="fp32", tensorboard=False), tmp_path, torch.device("cpu"))
+        TrainingLoop(
+            "s", nn.Linear(3, 2), LoopConfig(precision="fp32", tensorboard=False), tmp_path, torch.device("cpu")
+        )
     assert load_ema(tmp_path / "s")["first.weight"].dtype == torch.float32
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_ema(tmp_path / "elsewhere")
@@ -387,7 +407,9 @@ def test_without_tensorboard_the_run_goes_on(tmp_path, monkeypatch, caplog):
 def test_what_the_log_says(tmp_path, caplog):
     loop = make_loop(tmp_path, steps=6)
     with caplog.at_level(logging.INFO, "geo4d"):
-        loop.run(make_loss(loop.module), on_checkpoint=lambda step: {"error": 0.5, "training": float(loop.module.training)})
+        loop.run(
+            make_loss(loop.module), on_checkpoint=lambda step: {"error": 0.5, "training": float(loop.module.training)}
+        )
     entry, validation = lines(tmp_path)[0], lines(tmp_path)[-1]
     assert entry["samples_per_second"] == pytest.approx(4 * entry["steps_per_second"])
     assert 0 < entry["flops_share"] < 1
@@ -406,7 +428,9 @@ def test_operations_are_counted_forward_and_backward():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_fused_steps_as_the_plain_optimiser_does(tmp_path, precision):
-    loops = [make_loop(tmp_path / name, optimizer=name, steps=10, precision=precision) for name in ("adamw", "adamw_fused")]
+    loops = [
+        make_loop(tmp_path / name, optimizer=name, steps=10, precision=precision) for name in ("adamw", "adamw_fused")
+    ]
     for loop in loops:
         loop.run(make_loss(loop.module))
     for a, b in zip(*(loop.module.state_dict().values() for loop in loops), strict=True):
@@ -427,7 +451,10 @@ def test_settings_that_deepspeed_cannot_go_with_say_so(monkeypatch):
     for settings, message in (
         ({"zero_optimization": {"stage": 3}}, r"got stage 3; set `zero_stage: 2`, or .* FSDP"),
         ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}}, r"weights in bf16; leave bf16 out"),
-        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, r"offload_optimizer_device: none"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            r"offload_optimizer_device: none",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             check_deepspeed(settings)

@@ -20,7 +20,10 @@ LAYOUT, SCHEDULE = make_layout(normalization="asinh"), make_schedule(dynamic_res
 def model():
     model = build_model(replace(PRESETS["tiny"], uncertainty_blocks=0)).eval()
     for index, name in enumerate(("rgb", *LAYOUT.image_names)):
-        latents = torch.randn(50, 4, 4, 6, generator=torch.Generator().manual_seed(index)) * torch.tensor([4.0, 2, 1, 0.1])[:, None, None]
+        latents = (
+            torch.randn(50, 4, 4, 6, generator=torch.Generator().manual_seed(index))
+            * torch.tensor([4.0, 2, 1, 0.1])[:, None, None]
+        )
         model.normalizer.fit(name, latents)
     return model
 
@@ -67,7 +70,9 @@ def test_images_weigh_as_told(model):
         v[:, 12:] += 1.0  # disparity is wrong by one
         return v
 
-    weighed = [loss_of(model, off, zero_share=1.0, image_weights={"disparity": weight})[0].item() for weight in (1.0, 3.0)]
+    weighed = [
+        loss_of(model, off, zero_share=1.0, image_weights={"disparity": weight})[0].item() for weight in (1.0, 3.0)
+    ]
     assert weighed == pytest.approx([0.25, 0.75], rel=1e-4)
     squared = loss_of(model, off, zero_share=1.0, squared_images=("disparity",))[0]
     assert float(squared) == pytest.approx(0.25, rel=1e-4)

@@ -44,18 +44,31 @@ def finished(tmp_path_factory):
 
 def test_all_stages_give_a_model_that_reconstructs(finished):
     model = load_model(finished / "tiny.safetensors")
-    assert model.spec.name == "tiny" and model.spec.modalities == ("points", "rays", "disparity") and model.spec.uncertainty_blocks == 1
+    assert (
+        model.spec.name == "tiny"
+        and model.spec.modalities == ("points", "rays", "disparity")
+        and model.spec.uncertainty_blocks == 1
+    )
     images = torch.rand(2, 3, 32, 48) * 2 - 1
     assert (model.decode_images("rgb", model.encode_rgb(images)) - images).abs().mean() < 0.7
     assert model.normalizer.is_fitted("points") and model.normalizer.is_fitted("disparity")
-    result = Geo4D(model).reconstruct(np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8), tracks=False)
+    result = Geo4D(model).reconstruct(
+        np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8), tracks=False
+    )
     assert result.depth.shape == (4, 32, 48)
 
 
 def test_each_stage_logs_every_modality(finished):
     lines = [json.loads(line) for line in (finished / "7_disparity" / "log.jsonl").read_text().splitlines()]
     names = set().union(*lines)
-    assert {"x0_points", "x0_ray_direction", "x0_ray_moment", "x0_disparity", "abs_rel_points", "abs_rel_disparity"} <= names
+    assert {
+        "x0_points",
+        "x0_ray_direction",
+        "x0_ray_moment",
+        "x0_disparity",
+        "abs_rel_points",
+        "abs_rel_disparity",
+    } <= names
     assert {"ray_direction_deg", "ray_moment", "samples_per_second"} <= names
 
 
@@ -126,7 +139,9 @@ def test_a_quick_figure_of_a_map_that_is_upside_down_is_that_of_a_constant():
     target = torch.linspace(0.1, 1, 600).expand(2, 1, 600)[..., None]
     known = torch.ones(target.shape, dtype=torch.bool)
     for inverse in (False, True):
-        flat, fallen = (validation._median_abs_rel(maps, target, known, inverse=inverse) for maps in (0 * target + 1, 1.1 - target))
+        flat, fallen = (
+            validation._median_abs_rel(maps, target, known, inverse=inverse) for maps in (0 * target + 1, 1.1 - target)
+        )
         assert fallen == flat > 0.3
 
 
@@ -141,7 +156,9 @@ def test_validation_tells_the_model_how_far_to_trust_its_windows(finished, tmp_p
     right = replace(result, depth=clip.depth, valid=clip.valid)
     assert error_ratio(clip, right) < 1e-5
     off = np.where(np.arange(4)[:, None, None] < 2, 1.0, np.exp(0.2)).astype(np.float32)
-    assert 0.05 < error_ratio(clip, replace(right, depth=clip.depth * off)) * result.diagnostics["expected_error"] < 0.15
+    assert (
+        0.05 < error_ratio(clip, replace(right, depth=clip.depth * off)) * result.diagnostics["expected_error"] < 0.15
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +189,13 @@ def test_a_killed_stage_goes_on_to_the_same_weights(finished, tmp_path, monkeypa
 
 
 def test_full_tuning_changes_how_points_are_normalised(finished, tmp_path):
-    words = [f"out={tmp_path}", "name=tuned", "kind=autoencoder", f"start={finished}/5_sizes/model", "autoencoder.normalization=mean"]
+    words = [
+        f"out={tmp_path}",
+        "name=tuned",
+        "kind=autoencoder",
+        f"start={finished}/5_sizes/model",
+        "autoencoder.normalization=mean",
+    ]
     (config,) = load_recipe([], [*QUICK, *words, "data.sizes=[{height: 32, width: 48}]"])
     tuned, before = load_model(run_stage(config) / "model"), load_model(finished / "5_sizes" / "model")
     assert tuned.spec.points_normalization == "mean"
@@ -194,7 +217,12 @@ def test_every_recipe_ends_with_all_modalities():
     for folder in CONFIGS.iterdir():
         stages = load_recipe([folder])
         denoisers = [stage for stage in stages if stage.kind == "denoiser"]
-        assert [stage.modalities for stage in denoisers] == [("points",), ("points",), ("points", "rays"), ("points", "rays", "disparity")]
+        assert [stage.modalities for stage in denoisers] == [
+            ("points",),
+            ("points",),
+            ("points", "rays"),
+            ("points", "rays", "disparity"),
+        ]
         places = {f"{stage.out}/{stage.name}/model" for stage in stages}
         assert all(stage.start is None or stage.start in places or stage is stages[0] for stage in stages)
         assert len(denoisers[0].data.sizes) == 1 < len(denoisers[1].data.sizes)
@@ -244,12 +272,24 @@ def test_the_tiny_recipe_learns_within_minutes(tmp_path):
         losses = [loss for loss in losses if loss is not None]
         assert losses[-1] < losses[0]
     assert (tmp_path / "7_disparity" / "validation").is_dir()
-    assert load_model(tmp_path / "7_disparity" / "model").spec.error_scale > 1.5  # its windows agree more than they are right
+    assert (
+        load_model(tmp_path / "7_disparity" / "model").spec.error_scale > 1.5
+    )  # its windows agree more than they are right
 
 
 def on_the_fly(out, root, *words):
-    own = [f"out={out}", "preset=tiny", "modalities=[points]", f"data.sets={{tartan: {{root: {root}, kind: tartanair}}}}"]
-    own += ["data.sizes=[{height: 32, width: 48}]", "data.mixture.film=null", "data.mixture.strides=[1]", "denoiser.long_frames=3"]
+    own = [
+        f"out={out}",
+        "preset=tiny",
+        "modalities=[points]",
+        f"data.sets={{tartan: {{root: {root}, kind: tartanair}}}}",
+    ]
+    own += [
+        "data.sizes=[{height: 32, width: 48}]",
+        "data.mixture.film=null",
+        "data.mixture.strides=[1]",
+        "denoiser.long_frames=3",
+    ]
     return load_recipe([], [*QUICK, *own, "denoiser.batch_frames=6", "validation.quick_clips=0", *words])[0]
 
 

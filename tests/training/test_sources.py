@@ -24,7 +24,11 @@ PAIRS, WINDOWS = Length(2, 3), Length(4, 2)
 
 
 def same(a, b):
-    return torch.equal(a.clip.depth, b.clip.depth) and torch.equal(a.frame_index, b.frame_index) and torch.equal(a.fps, b.fps)
+    return (
+        torch.equal(a.clip.depth, b.clip.depth)
+        and torch.equal(a.frame_index, b.frame_index)
+        and torch.equal(a.fps, b.fps)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +62,17 @@ def test_parts_of_a_step_have_one_size_and_other_clips():
 
 def test_a_place_is_the_same_however_a_step_is_split():
     alone = [Place.of(Draw.at(3, micro=micro, accumulate=4)) for micro in range(4)]
-    shared = [Place.of(Draw.at(3, micro=micro, rank=rank, accumulate=2, world=2)) for micro in range(2) for rank in range(2)]
+    shared = [
+        Place.of(Draw.at(3, micro=micro, rank=rank, accumulate=2, world=2)) for micro in range(2) for rank in range(2)
+    ]
     assert alone == shared and [place.number for place in alone] == [12, 13, 14, 15]
 
 
 def test_streams_and_seeds_share_no_clip():
     data = DataConfig(sizes=[SIZES[0]])
-    batches = [open_source(data, seed=seed, stream=stream).batch(Place(0), PAIRS) for seed in (0, 1) for stream in (1, 2, 3)]
+    batches = [
+        open_source(data, seed=seed, stream=stream).batch(Place(0), PAIRS) for seed in (0, 1) for stream in (1, 2, 3)
+    ]
     depths = torch.stack([batch.clip.depth for batch in batches]).flatten(1)
     assert len(torch.unique(depths, dim=0)) == 6
 
@@ -118,7 +126,9 @@ def test_recordings_that_are_of_no_use_are_counted(tmp_path, caplog):
         open_source(sparse(root), seed=0, stream=1)
     assert str(root) in str(caught.value) and "most_bad" in str(caught.value)
     named = [record.getMessage() for record in caplog.records]
-    assert [f"{root}/{number:05d}/depth.npy: is missing" in message for number, message in enumerate(named[:3])] == [True] * 3
+    assert [f"{root}/{number:05d}/depth.npy: is missing" in message for number, message in enumerate(named[:3])] == [
+        True
+    ] * 3
     assert len(named) == 4 and "2 more problems" in named[3]
     with caplog.at_level(logging.WARNING, "geo4d"):
         source = open_source(sparse(root, most_bad=0.5), seed=0, stream=1)
@@ -181,8 +191,14 @@ def test_the_pool_draws_by_place(tmp_path):
     pool, again = write_pool(tmp_path), LatentPool(tmp_path)
     draws = [pool.draw(Place(step, part, 2), seed=1, frames=8, clip_frames=2) for step in range(20) for part in (0, 1)]
     other = again.draw(Place(7, 1, 2), seed=1, frames=8, clip_frames=2)
-    assert torch.equal(other["rgb"], draws[15]["rgb"]) and other["rgb"].dtype == torch.float32 and other["rgb"].shape[:3] == (4, 4, 2)
-    assert all(a["rgb"].shape == b["rgb"].shape for a, b in zip(draws[::2], draws[1::2], strict=True))  # one size a step
+    assert (
+        torch.equal(other["rgb"], draws[15]["rgb"])
+        and other["rgb"].dtype == torch.float32
+        and other["rgb"].shape[:3] == (4, 4, 2)
+    )
+    assert all(
+        a["rgb"].shape == b["rgb"].shape for a, b in zip(draws[::2], draws[1::2], strict=True)
+    )  # one size a step
     tall = [draw for draw in draws if draw["rgb"].shape[3] == 3]
     assert 0 < len(tall) < len(draws) / 2 + 6
     clips = np.concatenate([draw["rgb"][:, 0, 0, 0, 0].numpy() for draw in draws])
@@ -213,7 +229,16 @@ def test_what_a_pool_does_not_have(tmp_path):
 
 
 def test_data_sets_are_encoded_once(roots, tmp_path, capsys):
-    words = ["data", "encode", str(roots / "clips"), str(roots / "spring"), "--out", str(tmp_path / "pool"), "--model", "tiny"]
+    words = [
+        "data",
+        "encode",
+        str(roots / "clips"),
+        str(roots / "spring"),
+        "--out",
+        str(tmp_path / "pool"),
+        "--model",
+        "tiny",
+    ]
     words += ["--windows", "6", "--frames", "2", "--size", "32", "48", "--device", "cpu"]
     assert main(words) == 0
     pool = LatentPool(tmp_path / "pool")
@@ -227,7 +252,17 @@ def test_data_sets_are_encoded_once(roots, tmp_path, capsys):
 def test_too_many_broken_windows_stop_the_encoding(roots, tmp_path, capsys):
     write_folder(tmp_path / "bad")
     (tmp_path / "bad" / "00000" / "rgb.mp4").write_bytes(b"no film")
-    words = ["data", "encode", str(tmp_path / "bad"), "--out", str(tmp_path / "pool"), "--model", "tiny", "--frames", "2"]
+    words = [
+        "data",
+        "encode",
+        str(tmp_path / "bad"),
+        "--out",
+        str(tmp_path / "pool"),
+        "--model",
+        "tiny",
+        "--frames",
+        "2",
+    ]
     assert main([*words, "--windows", "4", "--size", "32", "48"]) == 2
     message = capsys.readouterr().err
     assert "rgb.mp4" in message and "Traceback" not in message and not list((tmp_path / "pool").glob("*.safetensors"))

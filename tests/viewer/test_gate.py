@@ -37,8 +37,22 @@ def test_own_addresses_are_let_in(host, said):
 @pytest.mark.parametrize(
     "host,said",
     [
-        ("127.0.0.1", ["evil.example:8080", "127.0.0.1:8081", "127.0.0.1", "192.168.1.7:8080", "localhost.evil.example:8080", ":8080", ""]),
-        ("127.0.0.1", ["127.0.0.1:8080:8080", "::1:8080", "[127.0.0.1]:8080", "[::1:8080", "user@127.0.0.1:8080", "[::1]"]),
+        (
+            "127.0.0.1",
+            [
+                "evil.example:8080",
+                "127.0.0.1:8081",
+                "127.0.0.1",
+                "192.168.1.7:8080",
+                "localhost.evil.example:8080",
+                ":8080",
+                "",
+            ],
+        ),
+        (
+            "127.0.0.1",
+            ["127.0.0.1:8080:8080", "::1:8080", "[127.0.0.1]:8080", "[::1:8080", "user@127.0.0.1:8080", "[::1]"],
+        ),
         ("0.0.0.0", ["evil.example:8080", "0x7f000001:8080", "workstation:8080"]),
     ],
 )
@@ -49,7 +63,14 @@ def test_foreign_hosts_are_refused(host, said):
 
 def test_foreign_origins_are_refused():
     own = "127.0.0.1:8080"
-    for origin in ("http://evil.example", "http://127.0.0.1:8081", "http://localhost:8080", "https://127.0.0.1:8080", "null", ""):
+    for origin in (
+        "http://evil.example",
+        "http://127.0.0.1:8081",
+        "http://localhost:8080",
+        "https://127.0.0.1:8080",
+        "null",
+        "",
+    ):
         assert "Origin" in refusal([own], [origin], "127.0.0.1", 8080)
     assert "Origin" in refusal([own], [f"http://{own}", "http://evil.example"], "127.0.0.1", 8080)
     assert "Host" in refusal([own, "evil.example:8080"], [], "127.0.0.1", 8080)
@@ -77,7 +98,9 @@ def port():
 @pytest.fixture
 def server(small_reconstruction, port):
     stop = threading.Event()
-    thread = threading.Thread(target=serve, args=(small_reconstruction,), kwargs={"port": port, "stop": stop}, daemon=True)
+    thread = threading.Thread(
+        target=serve, args=(small_reconstruction,), kwargs={"port": port, "stop": stop}, daemon=True
+    )
     thread.start()
     for _ in range(200):
         with socket.socket() as probe:
@@ -103,7 +126,11 @@ def fetch(port, **said):
 
 def test_who_connects(server):
     own = f"127.0.0.1:{server}"
-    for options in ({"origin": f"http://{own}"}, {"suppress_origin": True}, {"host": f"localhost:{server}", "suppress_origin": True}):
+    for options in (
+        {"origin": f"http://{own}"},
+        {"suppress_origin": True},
+        {"host": f"localhost:{server}", "suppress_origin": True},
+    ):
         client = connect(server, **options)
         assert len(client.recv()) > 100  # the scene
         client.close()
@@ -163,6 +190,8 @@ def test_a_client_that_sends_rubbish_is_one_warning(server, caplog, capfd):
     while not caplog.records and time.monotonic() < end:
         time.sleep(0.1)
     client.close()
-    warned = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name.startswith("geo4d")]
+    warned = [
+        record for record in caplog.records if record.levelno >= logging.WARNING and record.name.startswith("geo4d")
+    ]
     assert len(warned) == 1 and "A client of the viewer" in warned[0].getMessage() and warned[0].exc_info is None
     assert "Traceback" not in capfd.readouterr().err

@@ -38,10 +38,15 @@ class Browser:
         websocket = pytest.importorskip("websocket")
         port = free_port()
         flags = "--headless --no-sandbox --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        flags += (
-            " --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=800,600"
-        )
-        command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder}", f"--remote-debugging-port={port}", "about:blank"]
+        flags += " --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
+        flags += " --window-size=800,600"
+        command = [
+            CHROMIUM,
+            *flags.split(),
+            f"--user-data-dir={folder}",
+            f"--remote-debugging-port={port}",
+            "about:blank",
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(300):
             try:
@@ -153,7 +158,9 @@ def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
     browser.wait("document.body && document.body.dataset.drawn === '0'")
     first = browser.screenshot()
     assert coloured(first) > 2000
-    browser.evaluate("document.getElementById('time').value = 6; document.getElementById('time').dispatchEvent(new Event('input'))")
+    browser.evaluate(
+        "document.getElementById('time').value = 6; document.getElementById('time').dispatchEvent(new Event('input'))"
+    )
     browser.wait("document.body.dataset.drawn === '6'")
     assert (np.abs(browser.screenshot() - first).sum(-1) > 60).sum() > 500
     browser.evaluate(
@@ -167,7 +174,9 @@ def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
 @needs_browser
 def test_the_server_in_a_browser(small_reconstruction, browser):
     port, stop = free_port(), threading.Event()
-    thread = threading.Thread(target=serve, args=(small_reconstruction,), kwargs={"port": port, "stop": stop}, daemon=True)
+    thread = threading.Thread(
+        target=serve, args=(small_reconstruction,), kwargs={"port": port, "stop": stop}, daemon=True
+    )
     thread.start()
     try:
         time.sleep(2)

@@ -36,7 +36,9 @@ def test_nonsense_is_refused(numbers: tuple[int, int, int]) -> None:
         plan_windows(frames, length=length, stride=stride)
 
 
-@pytest.mark.parametrize(("frames", "starts"), [(16, [0, 0]), (18, [0, 2]), (20, [0, 4, 4]), (23, [0, 4, 7]), (24, [0, 4, 8, 8])])
+@pytest.mark.parametrize(
+    ("frames", "starts"), [(16, [0, 0]), (18, [0, 2]), (20, [0, 4, 4]), (23, [0, 4, 7]), (24, [0, 4, 8, 8])]
+)
 def test_the_released_script_meets_its_last_window_twice(frames: int, starts: list[int]) -> None:
     """Where no clamping is needed (compat 6)."""
     assert plan_windows(frames, as_released=True)[:, 0].tolist() == starts

@@ -170,7 +170,9 @@ def test_a_lost_or_damaged_manifest_costs_nothing(two_to_a_batch: tuple, tmp_pat
     assert WindowCache(tmp_path / "cache", {"seed": 1}).load(4) == {}
 
 
-def test_a_damaged_cache_file_is_computed_again_and_said(two_to_a_batch: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_cache_file_is_computed_again_and_said(
+    two_to_a_batch: tuple, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _, _, source = two_to_a_batch
     shutil.copytree(source, tmp_path / "cache")
     cache = WindowCache(tmp_path / "cache", {"seed": 0})

@@ -31,7 +31,9 @@ class Solution:
     summary: Summary
 
 
-def solve_bundle(evidence: Evidence, state: State, *, iterations: int, free: Free | None = None, damping: Damping = DAMPING) -> Solution:
+def solve_bundle(
+    evidence: Evidence, state: State, *, iterations: int, free: Free | None = None, damping: Damping = DAMPING
+) -> Solution:
     """The state of least robust cost that is found from a start; scales are measured anew after each step that is taken."""
     found = minimise(_Bundle(evidence, free or Free()), state, iterations=iterations, damping=damping)
     sigma, tracks = found.fixed
@@ -66,7 +68,9 @@ class _Bundle:
         return new if bool(better.all()) else old
 
 
-def camera_covariance(evidence: Evidence, solution: Solution, free: Free | None = None) -> tuple[Float[Tensor, "t 6 6"], float]:
+def camera_covariance(
+    evidence: Evidence, solution: Solution, free: Free | None = None
+) -> tuple[Float[Tensor, "t 6 6"], float]:
     """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit, points and focal length being free.
 
     Then the sigma of the (first) log focal length. A track's observations share its error, so that `config.independent_frames` of them

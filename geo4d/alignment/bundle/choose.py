@@ -115,7 +115,11 @@ def adjust_cameras(
     report: dict[str, Any] = {"tracks": tracks.num_tracks, "observations": len(tracks.track)}
     if priors.cam_to_world is not None:
         return _unused(report, "the cameras were given")
-    keep = np.ones(len(tracks.track), bool) if priors.ignore is None else _outside(tracks, np.asarray(priors.ignore).astype(bool))
+    keep = (
+        np.ones(len(tracks.track), bool)
+        if priors.ignore is None
+        else _outside(tracks, np.asarray(priors.ignore).astype(bool))
+    )
     tracks = chosen(tracks, keep)
     if frames < 2 or len(tracks.track) < config.min_observations * frames:
         return _unused(report, "too few points could be followed", warn=True)
@@ -124,7 +128,9 @@ def adjust_cameras(
     if len(tracks.track) > config.views.crowded * frames:
         tracks = thinned(tracks, config.views)
     sigma = config.log_focal_sigma if priors.intrinsics is None else max(priors.focal_sigma, EXACT)
-    video = TrackedVideo(cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None)
+    video = TrackedVideo(
+        cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None
+    )
     choice = _Choice(video).solve()
     solution, worth = choice.solution, worth_of(video.evidence, choice.solution.state, travels=choice.travels)
     believed = solution.track_weight[video.evidence.point] > config.believed
@@ -210,7 +216,9 @@ class _Choice:
             if agreed or number + 1 == config.mapping.most_starts:
                 break
         fits = self._misfits(key, solved)
-        self.misfits = {"network": round(fits[0], 3)} | {f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)}
+        self.misfits = {"network": round(fits[0], 3)} | {
+            f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)
+        }
         best, travel_zooms = self._zoomed(key, solved[int(np.argmin(fits))], travels=True)
         still = self._rotation_only(key, best)
         zooming, still_zooms = self._zoomed(key, still, travels=False)
@@ -265,14 +273,18 @@ class _Choice:
         """The same of the tracks that either of both explains: what moves neither does, and it must not hide the difference."""
         sigma, e = min(before.sigma, after.sigma), key.evidence
         reach = (e.config.track_width * sigma) ** 2
-        square = torch.stack([track_square(e, residuals(e, s.state).pixel.square().sum(1)) / reach for s in (before, after)])
+        square = torch.stack(
+            [track_square(e, residuals(e, s.state).pixel.square().sum(1)) / reach for s in (before, after)]
+        )
         weight = e.length * (square.min(dim=0).values < 1)
         first, second = ((weight * each / (1 + each)).sum() for each in square)
         return float(first / second.clamp_min(1e-12)) - 1
 
     def _quick(self, key: TrackedVideo, state: State, free: Free) -> Solution:
         """A solve that need only be good enough to choose."""
-        return solve_bundle(key.evidence, state, iterations=self.video.config.start_iterations, free=free, damping=QUICK)
+        return solve_bundle(
+            key.evidence, state, iterations=self.video.config.start_iterations, free=free, damping=QUICK
+        )
 
     def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
         """The best camera that stays in its place: from rotations alone, and from those of the best one that travels where it is close."""

@@ -11,15 +11,17 @@ from geo4d.errors import ConfigError
 class ViewsConfig:
     """Keyframes, and how well points are followed. Lengths in the image are by its longer side."""
 
-    crowded: int = (
-        400  # points in the mean frame, from which they are thinned out: more cost time, and share the errors of their neighbours
-    )
+    crowded: int = 400  # points in the mean frame, from which they are thinned out: more only cost time
     cells: int = 12  # along the longer side, by which points are thinned out, and
     most_in_cell: int = 4  # points in each of a frame
-    keyframe_motion: float = 0.05  # of the typical point since the last keyframe: enough parallax to say something, where there is any
+    keyframe_motion: float = (
+        0.05  # of the typical point since the last keyframe: enough parallax to say something, where there is any
+    )
     keyframe_shared: float = 0.5  # of the last keyframe's points still followed: fewer hold the next one badly
     keyframe_gap: int = 8  # frames at most: cameras between keyframes are found from near ones
-    least_shared: int = 24  # points that two frames share, from which they say something of each other: three times what is needed
+    least_shared: int = (
+        24  # points that two frames share, from which they say something of each other: three times what is needed
+    )
     least_noise: float = 3e-5  # of a followed position: no follower is better
     usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
     widest_noise: float = 5e-3  # beyond that nothing is followed
@@ -27,9 +29,13 @@ class ViewsConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
         if min(self.cells, self.most_in_cell, self.keyframe_gap) < 1 or self.least_shared < 8:
-            raise ConfigError("bundle.views needs cells, most_in_cell and keyframe_gap of 1 or more, and least_shared >= 8.")
+            raise ConfigError(
+                "bundle.views needs cells, most_in_cell and keyframe_gap of 1 or more, and least_shared >= 8."
+            )
         if not (
-            0 < self.least_noise <= self.usual_noise <= self.widest_noise and self.keyframe_motion > 0 and 0 <= self.keyframe_shared <= 1
+            0 < self.least_noise <= self.usual_noise <= self.widest_noise
+            and self.keyframe_motion > 0
+            and 0 <= self.keyframe_shared <= 1
         ):
             raise ConfigError(
                 "bundle.views needs 0 < least_noise <= usual_noise <= widest_noise, keyframe_motion above 0, keyframe_shared from 0 to 1."
@@ -61,8 +67,13 @@ class MappingConfig:
         """Raises ConfigError for numbers that cannot work."""
         if min(self.gaps, default=0) < 1 or min(self.most_starts, self.local) < 1 or self.growth <= 1:
             raise ConfigError("bundle.mapping needs gaps, most_starts and local of 1 or more, and growth above 1.")
-        if min(self.agreement, self.enough_angle_deg) <= 0 or min(self.least_shared, self.least_ahead, self.least_seen) < 6:
-            raise ConfigError("bundle.mapping needs agreement and enough_angle_deg above 0, and at least 6 points that agree.")
+        if (
+            min(self.agreement, self.enough_angle_deg) <= 0
+            or min(self.least_shared, self.least_ahead, self.least_seen) < 6
+        ):
+            raise ConfigError(
+                "bundle.mapping needs agreement and enough_angle_deg above 0, and at least 6 points that agree."
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,9 @@ class BundleConfig:
     prior_width: float = 1.4  # of a depth prior, in its sigmas
     motion_width: float = 2.0  # of the network's motion, in its sigmas
     typical: float = 1.2  # typical size of a residual, in medians
-    smoothness: float = 3e5  # largest weight of squared accelerations of centres and rotations: they matter where points say little
+    smoothness: float = (
+        3e5  # largest weight of squared accelerations of centres and rotations: they matter where points say little
+    )
     roughness: float = 2.0  # typical accelerations of the keyframes' solution, that are expected
     focal_evidence: float = 300.0  # observations, as which all together count against what is known of the focal length
     zoom_sigma: float = 0.01  # of the log focal length from frame to frame, where it may change
@@ -98,12 +111,20 @@ class BundleConfig:
 
     # whether it is worth it
     min_observations: int = 12  # of believed tracks in the typical frame
-    least_explained: float = 0.15  # of the observations, by tracks that fit the solution: less is no world, whatever chance says
-    surely_explained: float = 0.4  # the same, from which it is one even where tracks are too short to tell it from chance
-    least_gain: float = 0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
+    least_explained: float = (
+        0.15  # of the observations, by tracks that fit the solution: less is no world, whatever chance says
+    )
+    surely_explained: float = (
+        0.4  # the same, from which it is one even where tracks are too short to tell it from chance
+    )
+    least_gain: float = (
+        0.3  # of the misfit with the network's cameras, that others must save: small errors of good ones are not seen
+    )
     chances: float = 6.0  # and how many times what so many unknowns save by chance
     zoom_gain: float = 0.15  # of the misfit, which a focal length that changes must save
-    travel_gain: float = 0.4  # of the misfit, which a camera that travels must save: tracks of few keyframes fit any way a little better
+    travel_gain: float = (
+        0.4  # of the misfit, which a camera that travels must save: tracks of few keyframes fit any way a little better
+    )
     believed: float = 0.5  # weight of a track from which it counts as static
     moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
     all_covariances: int = 250  # frames up to which the covariances of all cameras are worked out together

@@ -66,7 +66,9 @@ class Evidence:
     def elimination(self, state: State) -> PointElimination:
         """Who sees whom; worked out at the first call."""
         if not hasattr(self, "_elimination"):
-            point, frame = (torch.cat(both).numpy() for both in ((self.point, self.prior_point), (self.frame, self.prior_frame)))
+            point, frame = (
+                torch.cat(both).numpy() for both in ((self.point, self.prior_point), (self.frame, self.prior_frame))
+            )
             found = PointElimination(point, frame, len(state.points), len(state.centre))
             object.__setattr__(self, "_elimination", found)
         return self.__dict__["_elimination"]
@@ -106,7 +108,9 @@ def residuals(evidence: Evidence, state: State) -> Residuals:
     local = _local(state, evidence.point, evidence.frame)
     prior_local = _local(state, evidence.prior_point, evidence.prior_frame)
     pixel = state.log_focal.exp()[evidence.frame, None] * local[:, :2] / local[:, 2:] - evidence.pixel
-    return Residuals(pixel, local, (prior_local[:, 2].log() - evidence.prior_log_depth) / evidence.prior_sigma, prior_local)
+    return Residuals(
+        pixel, local, (prior_local[:, 2].log() - evidence.prior_log_depth) / evidence.prior_sigma, prior_local
+    )
 
 
 def _local(state: State, point: Tensor, frame: Tensor) -> Float[Tensor, "k 3"]:
@@ -140,7 +144,10 @@ def misfit(evidence: Evidence, state: State, sigma: float) -> float:
 
     What is far off counts 1, however far: of two states the one that explains more wins, not the one that is less wrong about what moves.
     """
-    mean = track_square(evidence, residuals(evidence, state).pixel.square().sum(1)) / (evidence.config.track_width * sigma) ** 2
+    mean = (
+        track_square(evidence, residuals(evidence, state).pixel.square().sum(1))
+        / (evidence.config.track_width * sigma) ** 2
+    )
     return float((evidence.length * mean / (1 + mean)).sum()) / max(len(evidence.point), 1)
 
 
@@ -155,7 +162,9 @@ def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "
     total = total + evidence.centre_smoothness * acceleration(state.centre).square().sum()
     if evidence.motion is not None:
         total = total + evidence.motion.cost(state.rotation, state.centre)
-    return float(total + evidence.rotation_smoothness * frame_to_frame_rotations(state.rotation).diff(dim=0).square().sum())
+    return float(
+        total + evidence.rotation_smoothness * frame_to_frame_rotations(state.rotation).diff(dim=0).square().sum()
+    )
 
 
 def frame_to_frame_rotations(rotation: Float[Tensor, "t 3 3"]) -> Float[Tensor, "s 3"]:

@@ -92,7 +92,11 @@ class Map:
             if k in self.cam_to_world or failed.get(k, 0) > len(self.cam_to_world):
                 continue
             seen = int(((self.table[k] >= 0) & known).sum())
-            score = min(seen, self.settings.plenty) - self.settings.away * np.abs(placed - k).min() + seen / self.views.num_points
+            score = (
+                min(seen, self.settings.plenty)
+                - self.settings.away * np.abs(placed - k).min()
+                + seen / self.views.num_points
+            )
             if score > best:
                 best, chosen = score, k
         return chosen
@@ -121,7 +125,14 @@ class Map:
         good = (angle > math.radians(self.settings.least_angle_deg)) & (worst < 2 * self.tolerance)
         self.points[new[good]] = points[good]
 
-    def _adjust(self, *, iterations: int, focal: str = "shared", moving: list[int] | None = None, around: list[int] | None = None) -> None:
+    def _adjust(
+        self,
+        *,
+        iterations: int,
+        focal: str = "shared",
+        moving: list[int] | None = None,
+        around: list[int] | None = None,
+    ) -> None:
         """Bundle adjustment of all, or of some cameras with those around them held; points that fit nowhere are forgotten."""
         placed = np.array(sorted(self.cam_to_world if moving is None else [*moving, *(around or [])]))
         table = self.table[placed]
@@ -131,7 +142,9 @@ class Map:
         camera, point = np.nonzero(table[:, known] >= 0)
         poses = torch.from_numpy(np.stack([self.cam_to_world[k] for k in placed]))
         log_focal = torch.full((len(placed),), self.log_focal, dtype=torch.float64)
-        state = State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), log_focal, torch.from_numpy(self.points[known]))
+        state = State(
+            poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), log_focal, torch.from_numpy(self.points[known])
+        )
         evidence = self._evidence(point, camera, self.views.pixel[table[camera, known[point]]])
         held = None if moving is None else torch.tensor([k not in moving for k in placed])
         found = solve_bundle(evidence, state, iterations=iterations, free=Free(focal=focal, held=held), damping=QUICK)
@@ -149,7 +162,9 @@ class Map:
         """Observations, and next to nothing else; lengths are in an arbitrary unit."""
         none, nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
         observed = torch.from_numpy(point), torch.from_numpy(camera), torch.from_numpy(pixel)
-        return Evidence(*observed, none, none, nothing, nothing, self.prior_log_focal, self.log_focal_sigma, self.noise, self.config)
+        return Evidence(
+            *observed, none, none, nothing, nothing, self.prior_log_focal, self.log_focal_sigma, self.noise, self.config
+        )
 
 
 def triangulate(
@@ -183,7 +198,9 @@ def _widest_angle(rays: np.ndarray, point: np.ndarray, first: np.ndarray) -> np.
     return np.arccos(np.clip(cosine[farthest], -1, 1))
 
 
-def starting_pairs(views: Views, frames: np.ndarray, focal: float, noise: float, config: MappingConfig) -> Iterator[Pair]:
+def starting_pairs(
+    views: Views, frames: np.ndarray, focal: float, noise: float, config: MappingConfig
+) -> Iterator[Pair]:
     """Pairs of keyframes to begin with, the most promising first, none beside another.
 
     Many points must agree with an essential matrix, at a large angle, and few of them with a homography: a plane, or a camera that
@@ -202,7 +219,9 @@ def starting_pairs(views: Views, frames: np.ndarray, focal: float, noise: float,
             yield pair
 
 
-def _pair(views: Views, frames: np.ndarray, which: tuple[int, int], focal: float, noise: float, config: MappingConfig) -> Pair | None:
+def _pair(
+    views: Views, frames: np.ndarray, which: tuple[int, int], focal: float, noise: float, config: MappingConfig
+) -> Pair | None:
     before, here = views.shared(*(int(frames[k]) for k in which))
     if len(here) < config.least_shared:
         return None

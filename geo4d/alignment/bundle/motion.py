@@ -36,13 +36,18 @@ class Motion:
         rotation_error, step = self.residuals(rotation, centre)
         return self.loss.value(rotation_error.square().sum(-1)).sum() + self.loss.value(step.square().sum(-1)).sum()
 
-    def system(self, rotation: Float[Tensor, "t 3 3"], centre: Float[Tensor, "t 3"]) -> tuple[sparse.dia_array, np.ndarray]:
+    def system(
+        self, rotation: Float[Tensor, "t 3 3"], centre: Float[Tensor, "t 3"]
+    ) -> tuple[sparse.dia_array, np.ndarray]:
         """Normal equations (7 t, 7 t) and gradient (t, 7) of the cameras; what is left out of them is left to acceptance."""
         rotation_error, step = self.residuals(rotation, centre)
         by_rotation, by_step = (self.loss.weight(r.square().sum(-1)) for r in (rotation_error, step))
         frames = len(centre)
         weight, pull = np.zeros((frames - 1, 7)), np.zeros((frames - 1, 7))
-        weight[:, :3], weight[:, 3:6] = (by_rotation / self.rotation_sigma**2)[:, None], (by_step / self.step_sigma.square())[:, None]
+        weight[:, :3], weight[:, 3:6] = (
+            (by_rotation / self.rotation_sigma**2)[:, None],
+            (by_step / self.step_sigma.square())[:, None],
+        )
         pull[:, :3] = by_rotation[:, None] * rotation_error / self.rotation_sigma
         pull[:, 3:6] = (by_step / self.step_sigma)[:, None] * torch.einsum("sij,sj->si", rotation[:-1], step)
         none = np.zeros((1, 7))

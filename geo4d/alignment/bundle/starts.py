@@ -70,7 +70,13 @@ class TrackedVideo:
     def views(self) -> Views:
         """Which track is seen where."""
         pixel = self._normalised(self.frame, torch.from_numpy(self.tracks.position).double()).numpy()
-        return Views(self.tracks.track.astype(np.int64), self.tracks.frame.astype(np.int64), pixel, self.num_points, self.tracks.num_frames)
+        return Views(
+            self.tracks.track.astype(np.int64),
+            self.tracks.frame.astype(np.int64),
+            pixel,
+            self.num_points,
+            self.tracks.num_frames,
+        )
 
     @cached_property
     def num_points(self) -> int:
@@ -268,7 +274,9 @@ class TrackedVideo:
         share = torch.from_numpy((np.arange(frames) - at[right - 1]) / (at[right] - at[right - 1]))[:, None, None]
         between = torch.lerp(found[right - 1], found[right], share)
         of_frame = BundleSystem(self.evidence, state, solution.sigma, solution.track_weight, Free()).cameras[:, :6, :6]
-        alone = torch.linalg.inv(of_frame + torch.eye(6, dtype=torch.float64))  # a camera that sees nothing is off by a unit
+        alone = torch.linalg.inv(
+            of_frame + torch.eye(6, dtype=torch.float64)
+        )  # a camera that sees nothing is off by a unit
         alone[at] = 0.0
         return Uncertainty(between + alone, log_focal_sigma)
 
@@ -306,7 +314,9 @@ class TrackedVideo:
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
                 enough = len(both) >= self.config.min_shared
-                rotation.append(_robust_rotation(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1])
+                rotation.append(
+                    _robust_rotation(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1]
+                )
             world[e.point[rows]] = rays[rows] @ rotation[-1].T
             seen[e.point[rows]] = frame
         return torch.stack(rotation)
@@ -317,11 +327,18 @@ class TrackedVideo:
         height, width = self.depth.shape[1:]
         source_height, source_width = self.tracks.source_size
         factor = state.log_focal.exp() / self.focal
-        x, y = (factor * self.intrinsics[:, i, i] * size for i, size in ((0, width / source_width), (1, height / source_height)))
-        return Cameras.of(pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x))
+        x, y = (
+            factor * self.intrinsics[:, i, i] * size
+            for i, size in ((0, width / source_width), (1, height / source_height))
+        )
+        return Cameras.of(
+            pose, x / max(height, width), FixedIntrinsics(self.cameras.fixed_intrinsics.principal_point, y / x)
+        )
 
 
-def _robust_rotation(rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+def _robust_rotation(
+    rays: Float[Tensor, "k 3"], world: Float[Tensor, "k 3"], start: Float[Tensor, "3 3"]
+) -> Float[Tensor, "3 3"]:
     """The rotation that takes most rays to where they point in the world."""
     rotation = start
     for _ in range(10):

@@ -64,7 +64,10 @@ class BundleSystem:
         coupling, entry = _zeros(couplings, CAMERA, 3), torch.from_numpy(self.elimination.entry)
         rows, right, frame, point = self._rows(sigma, tracks)
         for some in torch.arange(len(frame)).split(ROWS):  # products take several times the memory of what they are of
-            blocks, pull = rows[some].mT @ rows[some], (rows[some].mT @ right[some, :, None])[..., 0]  # (k, 10, 10), (k, 10)
+            blocks, pull = (
+                rows[some].mT @ rows[some],
+                (rows[some].mT @ right[some, :, None])[..., 0],
+            )  # (k, 10, 10), (k, 10)
             self.cameras.index_add_(0, frame[some], blocks[:, :CAMERA, :CAMERA])
             self.camera_gradient.index_add_(0, frame[some], pull[:, :CAMERA])
             self.points.index_add_(0, point[some], blocks[:, CAMERA:, CAMERA:])
@@ -73,7 +76,9 @@ class BundleSystem:
         self.coupling = coupling.numpy()
         self.matrix, self.gradient = self._of_cameras()
 
-    def _rows(self, sigma: float, tracks: Tensor) -> tuple[Float[Tensor, "k 2 10"], Float[Tensor, "k 2"], Tensor, Tensor]:
+    def _rows(
+        self, sigma: float, tracks: Tensor
+    ) -> tuple[Float[Tensor, "k 2 10"], Float[Tensor, "k 2"], Tensor, Tensor]:
         """Weighted derivatives by (rotation, centre, log focal length, point) and residuals, observations first, then depth priors."""
         e, c, state, r = self.evidence, self.evidence.config, self.state, residuals(self.evidence, self.state)
         by_camera, by_point = _jacobians(state, e.point, e.frame)
@@ -107,7 +112,9 @@ class BundleSystem:
         if frames > 2:
             # of small angles; the acceptance test answers for the rest
             turns = frame_to_frame_rotations(state.rotation).diff(dim=0)
-            both = torch.cat([turns, acceleration(state.centre), torch.zeros(frames - 2, 1, dtype=torch.float64)], dim=1)
+            both = torch.cat(
+                [turns, acceleration(state.centre), torch.zeros(frames - 2, 1, dtype=torch.float64)], dim=1
+            )
             smooth, second, weights = self._smoothness(frames)
             matrix = matrix + smooth
             gradient += weights * (second.T @ both.numpy())
@@ -132,7 +139,9 @@ class BundleSystem:
             shape = (CAMERA * frames, CAMERA * frames)
             matrix = sparse.csr_array((np.full(frames, weight / frames), (last, last)), shape=shape)
             return matrix, np.full(frames, weight / frames * (log_focal.mean() - e.log_focal))
-        change = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(frames - 1, 0), frames)) / e.config.zoom_sigma
+        change = (
+            sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(frames - 1, 0), frames)) / e.config.zoom_sigma
+        )
         of_focal = change.T @ change + sparse.csr_array(np.full((frames, frames), weight / frames**2))
         here = np.zeros((CAMERA, CAMERA))
         here[-1, -1] = 1.0
@@ -171,11 +180,15 @@ class BundleSystem:
         e = self.elimination
         by_inverse = (torch.from_numpy(self.coupling) @ inverse[e.point]).numpy()
         lost = (by_inverse @ self.point_gradient.numpy()[e.point][..., None])[..., 0]
-        right = selection.T @ (self.gradient - _sums(torch.from_numpy(e.camera), torch.from_numpy(lost), e.num_cameras).numpy().ravel())
+        right = selection.T @ (
+            self.gradient - _sums(torch.from_numpy(e.camera), torch.from_numpy(lost), e.num_cameras).numpy().ravel()
+        )
         reduced = self._reduced(by_inverse, selection)
         ridge = selection.T @ (self.matrix.diagonal() * damping) + 1e-12 * self.matrix.diagonal().max()
         if isinstance(reduced, np.ndarray):
-            return -cho_solve(cho_factor(reduced + np.diag(ridge), lower=True, overwrite_a=True, check_finite=False), right)
+            return -cho_solve(
+                cho_factor(reduced + np.diag(ridge), lower=True, overwrite_a=True, check_finite=False), right
+            )
         return -splu((reduced + sparse.diags_array(ridge)).tocsc()).solve(right)
 
     def _reduced(self, by_inverse: np.ndarray, selection: sparse.csc_array) -> np.ndarray | sparse.csr_array:
@@ -191,7 +204,9 @@ class BundleSystem:
         None if the system is singular.
         """
         e, frames = self.elimination, len(self.state.centre)
-        by_inverse = (torch.from_numpy(self.coupling) @ self._point_inverse(torch.zeros(3, 3, dtype=torch.float64), 1e-9)[e.point]).numpy()
+        by_inverse = (
+            torch.from_numpy(self.coupling) @ self._point_inverse(torch.zeros(3, 3, dtype=torch.float64), 1e-9)[e.point]
+        ).numpy()
         selection = self.free.selection(frames)
         matrix = sparse.csc_array(self._reduced(by_inverse, selection))
         size = matrix.shape[0]

@@ -35,7 +35,11 @@ def relative_error(
     scarce = (precision[valid].median() / precision.clamp_min(1e-12)).sqrt()
     error, c = torch.empty_like(log_depth), config
     for frame, depth in enumerate(log_depth):  # one after the other: long videos would need their size in memory
-        error[frame] = c.disagreement * spread[frame] + c.steepness * _steepness(depth, c.steepest) + c.evidence * typical * scarce[frame]
+        error[frame] = (
+            c.disagreement * spread[frame]
+            + c.steepness * _steepness(depth, c.steepest)
+            + c.evidence * typical * scarce[frame]
+        )
     return torch.where(valid, error.clamp_min(LEAST), torch.nan)
 
 
@@ -45,5 +49,7 @@ def _steepness(log_depth: Float[Tensor, "h w"], most: float) -> Float[Tensor, "h
     for axis in (0, 1):
         step = log_depth.diff(dim=axis).abs().nan_to_num(most)
         edge = torch.zeros_like(log_depth).narrow(axis, 0, 1)
-        steep = torch.maximum(steep, torch.maximum(torch.cat([step, edge], dim=axis), torch.cat([edge, step], dim=axis)))
+        steep = torch.maximum(
+            steep, torch.maximum(torch.cat([step, edge], dim=axis), torch.cat([edge, step], dim=axis))
+        )
     return steep.clamp_max(most)

@@ -64,14 +64,20 @@ def depth_field(
         return None, float(np.median(ratio[valid])), use.sum() / frames
     scale = float(np.median(ratio[use]))
     # a track's frames share its error: together they count as one point
-    weight = 1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)
+    weight = (
+        1 / (sigma**2 + config.point_floor**2) / np.bincount(point[use], minlength=len(evidence.length))[point].clip(1)
+    )
     x, y = places[use].T
     field = fit_field(ratio[use] - scale, weight[use], (frame[use], x, y), frames, config)
     return field, scale, use.sum() / frames
 
 
 def fit_field(
-    target: np.ndarray, weight: np.ndarray, where: tuple[np.ndarray, np.ndarray, np.ndarray], frames: int, config: CorrectionConfig
+    target: np.ndarray,
+    weight: np.ndarray,
+    where: tuple[np.ndarray, np.ndarray, np.ndarray],
+    frames: int,
+    config: CorrectionConfig,
 ) -> np.ndarray:
     """The field (frames, rows, columns) of log depth from samples at `where` = (frame, x, y), x and y from 0 to 1."""
     c = config

@@ -16,7 +16,14 @@ from geo4d.alignment.depth.confidence import relative_error
 from geo4d.alignment.depth.config import ConfidenceConfig, CorrectionConfig, DepthConfig
 from geo4d.alignment.depth.correction import depth_field, sample_field
 from geo4d.alignment.depth.fusion import Fusion
-from geo4d.alignment.depth.sources import DisparityFit, DisparitySource, GivenDepth, PointSource, Source, fit_disparities
+from geo4d.alignment.depth.sources import (
+    DisparityFit,
+    DisparitySource,
+    GivenDepth,
+    PointSource,
+    Source,
+    fit_disparities,
+)
 from geo4d.alignment.joint.observations import Observations
 from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.priors import Priors
@@ -93,12 +100,18 @@ def fuse_windows(
     height, width = predictions.grid_size
     index = sample_grid(height, width, config.samples)
     points = point_source(
-        predictions, joint.observations, joint.window_poses, joint.unknowns.windows.scale, joint.ready.config.joint.most_precision
+        predictions,
+        joint.observations,
+        joint.window_poses,
+        joint.unknowns.windows.scale,
+        joint.ready.config.joint.most_precision,
     )
     evidence = Evidence(predictions, joint, priors, config, index, points)
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
-        raise ConfigError(f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got {', '.join(config.sources)}.")
+        raise ConfigError(
+            f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got {', '.join(config.sources)}."
+        )
     fusion = Fusion(joint.observations.windows, [], config)
     for name in config.sources:
         source = SOURCES[name](evidence, fusion)
@@ -117,7 +130,9 @@ def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
     reference = fusion.at(evidence.index)[0]
     if ignore is not None:  # what may be wrong in the points must not spoil the disparity elsewhere
         reference = reference.masked_fill(ignore.flatten(1)[:, evidence.index], torch.nan)
-    return DisparitySource(predictions, fit_disparities(predictions, reference, evidence.index, evidence.config.line_width))
+    return DisparitySource(
+        predictions, fit_disparities(predictions, reference, evidence.index, evidence.config.line_width)
+    )
 
 
 def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
@@ -133,7 +148,11 @@ def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
 
 Factory = Callable[[Evidence, Fusion], Source | None]  # None: there is nothing of it
 
-SOURCES: dict[str, Factory] = {"points": lambda evidence, fusion: evidence.points, "disparity": _disparity, "given": _given}
+SOURCES: dict[str, Factory] = {
+    "points": lambda evidence, fusion: evidence.points,
+    "disparity": _disparity,
+    "given": _given,
+}
 
 
 def register(name: str, factory: Factory) -> None:
@@ -144,7 +163,11 @@ def register(name: str, factory: Factory) -> None:
 
 
 def point_source(
-    predictions: WindowPredictions, observations: Observations, poses: Float[Tensor, "g v 4 4"], scale: Float[Tensor, "g"], most: float
+    predictions: WindowPredictions,
+    observations: Observations,
+    poses: Float[Tensor, "g v 4 4"],
+    scale: Float[Tensor, "g"],
+    most: float,
 ) -> PointSource:
     """The point maps as a source of depth, seen from the per-window PnP poses; weights in the unit of the typical one."""
     z = ((observations.points - poses[..., None, :3, 3]) * poses[..., None, :3, 2]).sum(-1)
@@ -167,7 +190,9 @@ def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion)
     ratio = fusion.at(index)[0] - given.flatten(1)[:, index]
     ratio = ratio[ratio.isfinite()]
     if len(ratio) == 0:
-        raise InputError("The prior depth is known only where the predictions say nothing, so it cannot be used; leave it out.")
+        raise InputError(
+            "The prior depth is known only where the predictions say nothing, so it cannot be used; leave it out."
+        )
     return float(ratio.median())
 
 
@@ -192,7 +217,9 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
         height, width = dense.log_depth.shape[1:]
         field = torch.from_numpy(sample_field(change, height, width, config)).float()
         dense = replace(dense, log_depth=dense.log_depth + field)
-    return Corrected(dense, log_scale, {"corrects_depth": bool(corrects), "triangulated_per_frame": round(float(points), 1)})
+    return Corrected(
+        dense, log_scale, {"corrects_depth": bool(corrects), "triangulated_per_frame": round(float(points), 1)}
+    )
 
 
 def metres_by_given(fused: Fused, final: Dense) -> float | None:

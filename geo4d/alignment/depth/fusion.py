@@ -25,10 +25,16 @@ class Fusion:
     """Fuses the candidates of the sources, frame by frame."""
 
     def __init__(
-        self, windows: Int[Tensor, "g v"], sources: Sequence[Source], config: DepthConfig, trust: Float[Tensor, "s g"] | None = None
+        self,
+        windows: Int[Tensor, "g v"],
+        sources: Sequence[Source],
+        config: DepthConfig,
+        trust: Float[Tensor, "s g"] | None = None,
     ) -> None:
         self.windows, self.sources, self.config = windows, list(sources), config
-        self.trust = torch.ones(len(self.sources), len(windows)) if trust is None else trust  # factors of the precisions
+        self.trust = (
+            torch.ones(len(self.sources), len(windows)) if trust is None else trust
+        )  # factors of the precisions
         self._compared: dict[int, tuple[Source, float, Tensor]] = {}  # by the source's identity, once they have been
         self.frames = int(windows.max()) + 1
         flat = windows.flatten()
@@ -48,7 +54,9 @@ class Fusion:
         candidates = [source(rows, index) for source in self.sources]
         values = torch.cat([s.log_depth for s in candidates])
         middle = _median(values, torch.cat([s.precision for s in candidates]) > 0)
-        weight = torch.cat([_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(candidates, self.trust, strict=True)])
+        weight = torch.cat(
+            [_times(s.precision_at(middle), t[rows[:, 0]]) for s, t in zip(candidates, self.trust, strict=True)]
+        )
         mean, deviation = _robust_mean(values, weight, self.config)
         valid = weight.sum(0) > 0
         return torch.where(valid, mean, torch.nan), weight.sum(0), torch.where(valid, deviation, 0.0)
@@ -61,7 +69,9 @@ class Fusion:
         """The same of all frames and pixels, (t, h, w) each."""
         return self._all((height, width), None, progress)
 
-    def _all(self, shape: tuple[int, ...], index: Tensor | None, progress: Progress | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _all(
+        self, shape: tuple[int, ...], index: Tensor | None, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         log_depth = torch.full((self.frames, *shape), torch.nan)
         precision, spread = torch.zeros(self.frames, *shape), torch.zeros(self.frames, *shape)
         for frame in range(self.frames):
@@ -78,7 +88,11 @@ class Fusion:
         Agreement with the fused depth would favour the source of most weight. Windows that agree with no other one are trusted less.
         What is no modality of the windows keeps its own trust.
         """
-        trust, usual, places = self.trust.clone(), [], [k for k, source in enumerate(self.sources) if source.modality is not None]
+        trust, usual, places = (
+            self.trust.clone(),
+            [],
+            [k for k, source in enumerate(self.sources) if source.modality is not None],
+        )
         for k in places:
             typical, each = self.disagreement(self.sources[k], index)
             usual.append(typical)
@@ -108,7 +122,9 @@ class Fusion:
             return self._compared[id(source)][1:]
         scaled, least = [], torch.full((len(self.windows),), torch.inf)
         for g in range(1, len(self.windows)):
-            earlier = torch.isin(self.windows[:g], self.windows[g]).any(dim=1) & (self.windows[:g] != self.windows[g]).any(dim=1)
+            earlier = torch.isin(self.windows[:g], self.windows[g]).any(dim=1) & (
+                self.windows[:g] != self.windows[g]
+            ).any(dim=1)
             for other in torch.nonzero(earlier)[-self.config.neighbours :, 0].flip(0).tolist():
                 mine, theirs = torch.nonzero(self.windows[g][:, None] == self.windows[other]).unbind(1)
                 a = source(torch.stack([torch.full_like(mine, g), mine], dim=-1), index)
@@ -126,7 +142,11 @@ class Fusion:
 
     def disagreements(self, index: Int[Tensor, "p"]) -> dict[str, float]:
         """The first of `disagreement` for each modality of the windows."""
-        return {source.modality: self.disagreement(source, index)[0] for source in self.sources if source.modality is not None}
+        return {
+            source.modality: self.disagreement(source, index)[0]
+            for source in self.sources
+            if source.modality is not None
+        }
 
 
 def _median(values: Float[Tensor, "n *p"], valid: Bool[Tensor, "n *p"]) -> Float[Tensor, "*p"]:
@@ -141,7 +161,9 @@ def _times(maps: Float[Tensor, "r *p"], factors: Float[Tensor, "r"]) -> Float[Te
     return maps * factors.view(-1, *(1,) * (maps.ndim - 1))
 
 
-def _robust_mean(values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], config: DepthConfig) -> tuple[Tensor, Tensor]:
+def _robust_mean(
+    values: Float[Tensor, "n *p"], weight: Float[Tensor, "n *p"], config: DepthConfig
+) -> tuple[Tensor, Tensor]:
     """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation.
 
     The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the

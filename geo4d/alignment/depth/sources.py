@@ -69,7 +69,10 @@ class PointSource:
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
         """See `Source`."""
         assert self.predictions.points is not None
-        points, camera = _pixels(self.predictions.points, rows, index).float(), self.cam_to_win[rows[:, 0], rows[:, 1]].float()
+        points, camera = (
+            _pixels(self.predictions.points, rows, index).float(),
+            self.cam_to_win[rows[:, 0], rows[:, 1]].float(),
+        )
         weight = torch.ones_like(points[..., 0])
         if self.predictions.weight is not None:
             weight = _pixels(self.predictions.weight, rows, index).float()
@@ -191,10 +194,16 @@ def fit_disparities(
     fits = []
     for g, window in enumerate(predictions.windows.tolist()):
         disparity = predictions.disparity[g].flatten(1, 2)[:, index].float()
-        given = None if predictions.disparity_weight is None else predictions.disparity_weight[g].flatten(1, 2)[:, index]
+        given = (
+            None if predictions.disparity_weight is None else predictions.disparity_weight[g].flatten(1, 2)[:, index]
+        )
         weight, reference = weigh_disparity(disparity, given), frame_depth[window]
         use = (weight > 0) & reference.isfinite()
         enough = int(use.sum()) >= MIN_PIXELS
-        fit = fit_disparity(disparity[use], torch.exp(-reference[use]), weight[use], width) if enough else DisparityFit(0.0, 0.0, 0.0)
+        fit = (
+            fit_disparity(disparity[use], torch.exp(-reference[use]), weight[use], width)
+            if enough
+            else DisparityFit(0.0, 0.0, 0.0)
+        )
         fits.append(fit)
     return fits

@@ -57,7 +57,11 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
     aligned, weight, fits, falling = _chain(predictions, config.depth.line_width)
     resolved = priors.resolve(predictions, None)
     frames = predictions.num_frames
-    focal = torch.full((frames,), config.joint.focal_prior, dtype=torch.float64) if resolved.log_focal is None else resolved.log_focal.exp()
+    focal = (
+        torch.full((frames,), config.joint.focal_prior, dtype=torch.float64)
+        if resolved.log_focal is None
+        else resolved.log_focal.exp()
+    )
     poses = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
     warnings = [f"The disparity of window {g} falls where the others' rises; it was left out." for g in falling]
     terms, is_metric = ["disparity"], False
@@ -79,15 +83,21 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
         )
     else:
         poses = given
-        found = _affine_by_cameras(predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal, config.fallback)
+        found = _affine_by_cameras(
+            predictions, (aligned, weight), poses, resolved.fixed_intrinsics, focal, config.fallback
+        )
         if found is None:
-            warnings.append("The cameras do not move enough to say how far things are: depth has an unknown scale and shift.")
+            warnings.append(
+                "The cameras do not move enough to say how far things are: depth has an unknown scale and shift."
+            )
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
     source: Source = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
-    return Draft(Cameras.of(poses, focal, resolved.fixed_intrinsics), dense, report, tuple(warnings), is_metric=is_metric)
+    return Draft(
+        Cameras.of(poses, focal, resolved.fixed_intrinsics), dense, report, tuple(warnings), is_metric=is_metric
+    )
 
 
 def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
@@ -100,7 +110,9 @@ def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor
     disparity = torch.nan_to_num(predictions.disparity.float())
     weight = weigh_disparity(predictions.disparity.float(), predictions.disparity_weight)
     if int((weight > 0).sum()) < MIN_PIXELS:
-        raise AlignmentError(f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video.")
+        raise AlignmentError(
+            f"The disparity maps hold fewer than {MIN_PIXELS} pixels with a weight; look at the video."
+        )
     lines = _lines_to_first(predictions, disparity, weight, width)
     if 2 * sum(a == 0 for a, _ in lines) > len(lines):
         weight[0] = 0
@@ -212,7 +224,12 @@ class _Pairs:
         right, low = (x - left).clamp(0, 1), (y - top).clamp(0, 1)
         at = (top * width + left).long()
         there = torch.zeros_like(x)
-        for offset, part in ((0, (1 - right) * (1 - low)), (1, right * (1 - low)), (width, (1 - right) * low), (width + 1, right * low)):
+        for offset, part in (
+            (0, (1 - right) * (1 - low)),
+            (1, right * (1 - low)),
+            (width, (1 - right) * low),
+            (width + 1, right * low),
+        ):
             there = there + part * self.disparity[j].gather(1, at + offset)
             inside = inside & self.usable[j].gather(1, at + offset)
         residual = (1 / z / p - s - there) / agrees

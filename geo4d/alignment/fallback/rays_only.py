@@ -36,15 +36,24 @@ def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: 
     resolved = priors.resolve(predictions, None) if predictions.ray_direction is not None else None
     fixed_intrinsics = FixedIntrinsics.ideal(frames) if resolved is None else resolved.fixed_intrinsics
     both = ray_focal(predictions, height, width)
-    focal = torch.full((frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64)
+    focal = torch.full(
+        (frames,), config.joint.focal_prior if both is None else both[0] / max(height, width), dtype=torch.float64
+    )
     if resolved is not None and resolved.log_focal is not None:
         focal = resolved.log_focal.exp()
     elif both is not None:
         fixed_intrinsics = replace(fixed_intrinsics, aspect=torch.full_like(fixed_intrinsics.aspect, both[1] / both[0]))
-    return Draft(Cameras.of(path, focal, fixed_intrinsics), Dense.nothing(frames, height, width), {"terms": ["rays"]}, tuple(warnings))
+    return Draft(
+        Cameras.of(path, focal, fixed_intrinsics),
+        Dense.nothing(frames, height, width),
+        {"terms": ["rays"]},
+        tuple(warnings),
+    )
 
 
-def chain_cameras(windows: Int[Tensor, "g v"], rays: WindowRays, frames: int) -> tuple[Float[Tensor, "t 4 4"], list[str]]:
+def chain_cameras(
+    windows: Int[Tensor, "g v"], rays: WindowRays, frames: int
+) -> tuple[Float[Tensor, "t 4 4"], list[str]]:
     """Cameras of the video in the first one's frame, and what is to be warned of.
 
     A frame for which no window has a usable camera takes that of the frame before it.

@@ -40,9 +40,16 @@ def assemble(
         images=np.ascontiguousarray(resize_nearest(images[:frames], height, width)),
         intrinsics=cameras.intrinsics(height, width).numpy(),
         cam_to_world=cameras.cam_to_world.numpy(),
-        timestamps=np.arange(frames) / 24.0 if predictions.timestamps is None else np.asarray(predictions.timestamps, np.float64)[:frames],
+        timestamps=np.arange(frames) / 24.0
+        if predictions.timestamps is None
+        else np.asarray(predictions.timestamps, np.float64)[:frames],
         source_size=predictions.source_size or (height, width),
-        diagnostics={"warnings": [], "typical_error": float(typical), "expected_error": float(error.nanmean()), **diagnostics},
+        diagnostics={
+            "warnings": [],
+            "typical_error": float(typical),
+            "expected_error": float(error.nanmean()),
+            **diagnostics,
+        },
         pose_covariance=None if covariance is None else covariance.numpy(),
     )
 
@@ -50,11 +57,19 @@ def assemble(
 def scaled(result: Reconstruction, metres: float) -> Reconstruction:
     """The same scene, its unit taken for so many metres. Raises InputError for a number that no scene has."""
     if not UNITS[0] < metres < UNITS[1]:  # nan fails too
-        raise InputError(f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the lengths.")
+        raise InputError(
+            f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the lengths."
+        )
     poses = np.array(result.cam_to_world)
     poses[:, :3, 3] *= metres
     covariance = result.pose_covariance
     if covariance is not None:
         factor = np.array([1.0, 1, 1, metres, metres, metres])
         covariance = covariance * factor[:, None] * factor
-    return replace(result, depth=(result.depth * np.float32(metres)), cam_to_world=poses, pose_covariance=covariance, is_metric=True)
+    return replace(
+        result,
+        depth=(result.depth * np.float32(metres)),
+        cam_to_world=poses,
+        pose_covariance=covariance,
+        is_metric=True,
+    )

@@ -44,7 +44,9 @@ def shared_errors(joint: Joint) -> float:
     found = []
     for g, frames in enumerate(joint.observations.windows):
         window = torch.full((len(frames), 1), g)
-        jacobian = point_jacobian(joint.unknowns, seen.local[g][:, None], seen.world[g][:, None], frames, window)[:, 0, :, :2, :6]
+        jacobian = point_jacobian(joint.unknowns, seen.local[g][:, None], seen.world[g][:, None], frames, window)[
+            :, 0, :, :2, :6
+        ]
         hessian = torch.einsum("vp,vpij,vpik->vjk", stiffness[g], jacobian, jacobian)
         found.append(torch.einsum("vi,vij,vj->v", disagreement[g], hessian, disagreement[g]))
     return max(1.0, float(torch.cat(found).median()) / CHI_SQUARE_6)

@@ -22,11 +22,19 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
     joint, fused, adjusted, c = draft.joint, draft.fused, draft.adjusted, config.finish
     if joint is not None and draft.has_moved:
         joint = joint.with_cameras(draft.cameras)
-    report: dict[str, Any] = {**draft.report, "focal_by_longer_side": float(draft.cameras.focal.mean()), "warnings": list(draft.warnings)}
+    report: dict[str, Any] = {
+        **draft.report,
+        "focal_by_longer_side": float(draft.cameras.focal.mean()),
+        "warnings": list(draft.warnings),
+    }
     covariance = across = None
     if joint is not None and fused is not None:
         fit = fit_of_windows(joint, max(predictions.grid_size), fused.disparity_fits)
-        report |= {"disagreement": fused.disagreement, "windows": describe_windows(joint, fit), "suspect_windows": suspects(fit, c)}
+        report |= {
+            "disagreement": fused.disagreement,
+            "windows": describe_windows(joint, fit),
+            "suspect_windows": suspects(fit, c),
+        }
         report["warnings"] += _warnings(joint, has_moved=draft.has_moved)
         covariance, across = camera_covariance(joint, c.correlated_frames), across_by_frame(joint)
     if adjusted is not None:
@@ -49,5 +57,7 @@ def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:
     # followed points settle one focal length of their own: how the network's drifts is then of no use to anyone
     one_focal = len(set(ready.guess.log_focal.tolist())) == 1 and ready.priors.log_focal is None and not has_moved
     if ready.guess.zooms and one_focal:
-        return ["The focal length seems to change along the video, and one was used for all frames: try focal=per_frame."]
+        return [
+            "The focal length seems to change along the video, and one was used for all frames: try focal=per_frame."
+        ]
     return []

@@ -67,7 +67,9 @@ def _measure(result: Reconstruction, distance: Distance) -> float:
         row, column = int(v * result.depth.shape[1] / height), int(u * result.depth.shape[2] / width)
         point = result.points_world(frame)[row, column]
         if not np.isfinite(point).all():
-            raise InputError(f"A known distance ends at pixel ({u}, {v}) of frame {frame}, which has no depth; choose another point.")
+            raise InputError(
+                f"A known distance ends at pixel ({u}, {v}) of frame {frame}, which has no depth; choose another point."
+            )
         ends.append(point)
     length = float(np.linalg.norm(ends[0] - ends[1]))
     if length <= 0:
@@ -90,7 +92,9 @@ def height_above_ground(result: Reconstruction, config: MetricConfig | None = No
         heights.append(_plane_height(lower, generator, config) if len(lower) >= 50 else None)
     found = [height for height in heights if height is not None]
     if len(found) < max(1, config.least_frames * len(heights)):
-        raise InputError("No ground plane is seen below the camera, so its height cannot be used; give a known distance instead.")
+        raise InputError(
+            "No ground plane is seen below the camera, so its height cannot be used; give a known distance instead."
+        )
     return float(np.median(found))
 
 

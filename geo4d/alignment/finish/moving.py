@@ -28,7 +28,9 @@ FAR = 4.0  # log depth that stands for sky
 
 
 @torch.no_grad()
-def find_motion(result: Reconstruction, config: MovingConfig | None = None, followed: FollowedPoints | None = None) -> np.ndarray:
+def find_motion(
+    result: Reconstruction, config: MovingConfig | None = None, followed: FollowedPoints | None = None
+) -> np.ndarray:
     """Probability (t, h, w) that what a pixel shows moves, float32; 0 where there is no depth."""
     config = config or MovingConfig()
     frames, height, width = result.depth.shape
@@ -64,18 +66,24 @@ class _Judge:
         said = by_depth[torch.from_numpy(followed.frame).long(), self.row, self.column].double()
         static = torch.from_numpy(followed.is_static).double()
         # one point more, of which depth says the one as often as the other, keeps the odds finite
-        if_moves, if_static = (float(((weight * said).sum() + 0.5) / (weight.sum() + 1)) for weight in (1 - static, static))
+        if_moves, if_static = (
+            float(((weight * said).sum() + 0.5) / (weight.sum() + 1)) for weight in (1 - static, static)
+        )
         self.yes, self.no = math.log(if_moves / if_static), math.log((1 - if_moves) / (1 - if_static))
         self.unexplained = float((1 - static).mean())
 
-    def probability(self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+    def probability(
+        self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]
+    ) -> Float[Tensor, "h w"]:
         """Of each pixel of a frame."""
         c, said = self.config, self.by_depth[frame]
         share = min(max(c.truly_moving * self.unexplained, 1e-3), 0.5)
         log_odds = math.log(share / (1 - share)) + c.depth_trust * (said * self.yes + (1 - said) * self.no)
         return torch.sigmoid(log_odds + self._by_points(frame, log_depth, image))
 
-    def _by_points(self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+    def _by_points(
+        self, frame: int, log_depth: Float[Tensor, "h w"], image: Float[Tensor, "h w 3"]
+    ) -> Float[Tensor, "h w"]:
         """Log odds by the points around each pixel, of like depth and colour."""
         here = np.flatnonzero(self.followed.frame == frame)
         height, width = log_depth.shape
@@ -99,7 +107,12 @@ class _Views:
     """Frames seen from one another."""
 
     def __init__(
-        self, result: Reconstruction, depth: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"], unit: float, config: MovingConfig
+        self,
+        result: Reconstruction,
+        depth: Float[Tensor, "t h w"],
+        valid: Bool[Tensor, "t h w"],
+        unit: float,
+        config: MovingConfig,
     ) -> None:
         self.depth, self.valid, self.unit, self.config = depth, valid, unit, config
         self.confidence = torch.from_numpy(np.asarray(result.confidence))

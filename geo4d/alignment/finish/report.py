@@ -15,7 +15,14 @@ from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.joint.terms import Rows
 from geo4d.scene import Reconstruction
 
-NEGLIGIBLE = {"turn_deg": 0.01, "shift": 1e-3, "across_px": 0.01, "along": 1e-3, "rays_deg": 0.01, "disparity": 1e-3}  # never suspect
+NEGLIGIBLE = {
+    "turn_deg": 0.01,
+    "shift": 1e-3,
+    "across_px": 0.01,
+    "along": 1e-3,
+    "rays_deg": 0.01,
+    "disparity": 1e-3,
+}  # never suspect
 NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
 
 
@@ -28,7 +35,9 @@ class WindowFit:
     across_px: Float[Tensor, "g"]
     along: Float[Tensor, "g"]  # log depth against the other windows
     rays_deg: Float[Tensor, "g"] | None
-    disparity: Float[Tensor, "g"] | None  # median residual of its disparities, by their slope: in inverse depths of the unit
+    disparity: (
+        Float[Tensor, "g"] | None
+    )  # median residual of its disparities, by their slope: in inverse depths of the unit
 
 
 def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> WindowFit:
@@ -42,7 +51,9 @@ def fit_of_windows(joint: Joint, side: int, fits: list[DisparityFit] | None) -> 
         return torch.where(used, values, torch.nan).flatten(1).nanmedian(dim=1).values
 
     rays_deg = _angle_of_rays(rays[0]) if rays else None
-    disparity = None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
+    disparity = (
+        None if fits is None else torch.tensor([fit.residual / fit.a if fit.a > 0 else torch.nan for fit in fits])
+    )
     size = joint.unknowns.windows.scale * observations.extent
     return WindowFit(
         rotation_error.norm(dim=-1).median(dim=1).values.rad2deg(),

@@ -30,11 +30,15 @@ def describe_window_motion(
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
         centre = float(torch.cat([acceleration(window) for window in centres]).norm(dim=-1).median())
-        rotation = float(torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median())
+        rotation = float(
+            torch.cat([angular_acceleration(window) for window in cameras[..., :3, :3]]).norm(dim=-1).median()
+        )
     return WindowMotion(centre, rotation, _disagreement(observations, start, cameras, rays))
 
 
-def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
+def solve_agreed(
+    problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None
+) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
     """`solve`, again while the windows turn out to agree far better than was assumed; and the per-window PnP poses there.
 
     How far the windows disagree bounds residual scales from below. At the start, outliers and badly linked windows make
@@ -48,7 +52,10 @@ def solve_agreed(problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"]
         assumed = problem.window_motion.disagreement
         if disagreement >= problem.config.worth_repeating * assumed or assumed < SMALLEST:
             break
-        problem, start = replace(problem, window_motion=replace(problem.window_motion, disagreement=disagreement)), solved.unknowns
+        problem, start = (
+            replace(problem, window_motion=replace(problem.window_motion, disagreement=disagreement)),
+            solved.unknowns,
+        )
     return solved, poses
 
 
@@ -69,14 +76,18 @@ def window_poses(observations: Observations, unknowns: Unknowns) -> Float[Tensor
     return torch.cat(found)
 
 
-def _disagreement(observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None) -> float:
+def _disagreement(
+    observations: Observations, unknowns: Unknowns, cameras: Float[Tensor, "g v 4 4"], rays: WindowRays | None
+) -> float:
     """Median angle between a frame's rotations by several windows and their mean; radians."""
     seen = (observations.weight > 0).any(dim=-1).flatten()
     frames = observations.windows.flatten()[seen]
     rotations = (unknowns.windows.rotation[:, None] @ cameras[..., :3, :3]).flatten(0, 1)[seen]
     if len(cameras) == 1 and rays is not None and unknowns.rays is not None:
         frames = torch.cat([frames, observations.windows[rays.usable]])
-        rotations = torch.cat([rotations, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]])
+        rotations = torch.cat(
+            [rotations, (unknowns.rays.rotation[:, None] @ rays.cam_to_win[..., :3, :3])[rays.usable]]
+        )
     total = rotations.new_zeros(observations.num_frames, 3, 3).index_add_(0, frames, rotations)
     mean = fit_rotation(torch.eye(3, dtype=rotations.dtype).expand_as(total), total.mT)
     several = torch.bincount(frames, minlength=observations.num_frames)[frames] > 1

@@ -17,7 +17,9 @@ from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.solver.robust import Loss, absolute_weight
 
 LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
-BAD_LINK = 3.0  # times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
+BAD_LINK = (
+    3.0  # times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
+)
 MOST_LINKS = 6  # earlier windows that are tried, if the first of them fits badly: a cap on time
 LINK_ROUNDS = 20  # by which a link moves no more
 
@@ -67,7 +69,10 @@ def fit_focal(
     elif per_frame and int(usable.sum()) > 1:
         log_focal, sigma = _followed(observations.windows[usable, 0], log_focals[usable], frames), config.zoom_log_sigma
     else:
-        log_focal, sigma = torch.full((frames,), _common_focal(log_focals[usable], config), dtype=torch.float64), config.focal_log_sigma
+        log_focal, sigma = (
+            torch.full((frames,), _common_focal(log_focals[usable], config), dtype=torch.float64),
+            config.focal_log_sigma,
+        )
     shift = torch.zeros(len(points), dtype=torch.float64)
     if origin != "camera":
         # with the focal length that is kept, the shift alone: z0 = median of f x / u - z
@@ -86,7 +91,9 @@ def _focal_by_window(lines: tuple[Tensor, Tensor, Tensor, Tensor], origin: str) 
     solution = torch.zeros(len(u), columns.shape[-1], dtype=torch.float64)
     for _ in range(30):
         normal = (columns * irls[..., None]).mT @ columns
-        normal = normal + 1e-12 * torch.eye(columns.shape[-1], dtype=torch.float64) * (1 + normal.diagonal(dim1=1, dim2=2).mean())
+        normal = normal + 1e-12 * torch.eye(columns.shape[-1], dtype=torch.float64) * (
+            1 + normal.diagonal(dim1=1, dim2=2).mean()
+        )
         solution = torch.linalg.solve(normal, (columns * (irls * target)[..., None]).sum(1)[..., None])[..., 0]
         residual = ((columns @ solution[..., None])[..., 0] - target).abs()
         irls = w * absolute_weight(residual)
@@ -160,7 +167,9 @@ def window_cameras(
     return torch.stack(poses, dim=1), torch.stack(residuals, dim=1)
 
 
-def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"], config: JointConfig) -> tuple[Similarity, list[int]]:
+def chain_windows(
+    observations: Observations, cameras: Float[Tensor, "g v 4 4"], config: JointConfig
+) -> tuple[Similarity, list[int]]:
     """Similarity window -> world for every window (world: the first window's first camera).
 
     Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is
@@ -188,7 +197,9 @@ def chain_windows(observations: Observations, cameras: Float[Tensor, "g v 4 4"],
     return Similarity(torch.stack(scale), torch.stack(rotation), torch.stack(translation)), disconnected
 
 
-def _best_link(observations: Observations, g: int, usual: float, config: JointConfig) -> tuple[int, Similarity, float] | None:
+def _best_link(
+    observations: Observations, g: int, usual: float, config: JointConfig
+) -> tuple[int, Similarity, float] | None:
     """Link to the earlier window with the most usable pixels in common frames (the latest of several), and its misfit.
 
     If it fits much worse than is usual, one of the two windows is bad: then the other earlier windows are tried too.

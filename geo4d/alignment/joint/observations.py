@@ -39,7 +39,9 @@ class Observations:
         found = []
         for points, weight in zip(self.points, self.weight, strict=True):
             usable = points[weight > 0]
-            distance = (usable - usable.median(dim=0).values).norm(dim=-1).median() if len(usable) else torch.tensor(1.0)
+            distance = (
+                (usable - usable.median(dim=0).values).norm(dim=-1).median() if len(usable) else torch.tensor(1.0)
+            )
             found.append(float(distance.clamp_min(1e-9)))
         return torch.tensor(found, dtype=torch.float64)
 
@@ -57,7 +59,9 @@ class Observations:
         """Pixels that more than one window sees, in each window that does."""
         seen = self.weight > 0
         frames = self.windows.flatten()
-        count = torch.zeros(self.num_frames, seen.shape[-1], dtype=torch.int64).index_add_(0, frames, seen.flatten(0, 1).long())
+        count = torch.zeros(self.num_frames, seen.shape[-1], dtype=torch.int64).index_add_(
+            0, frames, seen.flatten(0, 1).long()
+        )
         return seen & (count > 1)[self.windows]
 
     def local_unit(self, scale: Float[Tensor, "g"]) -> Float[Tensor, "t"]:
@@ -90,12 +94,16 @@ def observe_points(
     index = sample_grid(height, width, config.samples)
     assert predictions.points is not None
     points = sampled(predictions.points, index).double()
-    weight = torch.ones_like(points[..., 0]) if predictions.weight is None else sampled(predictions.weight, index).double()
+    weight = (
+        torch.ones_like(points[..., 0]) if predictions.weight is None else sampled(predictions.weight, index).double()
+    )
     if ignore is not None:
         weight = torch.where(ignore.flatten(1)[:, index][predictions.windows], 0.0, weight)
     weight = relative_weight(points, weight, config.most_precision)
     points = torch.where((weight > 0)[..., None], points, 0.0)
-    pixels = (fixed_intrinsics or FixedIntrinsics.ideal(predictions.num_frames)).normalise(centred_pixels(height, width)[index])
+    pixels = (fixed_intrinsics or FixedIntrinsics.ideal(predictions.num_frames)).normalise(
+        centred_pixels(height, width)[index]
+    )
     return Observations(predictions.windows.long(), pixels, index, points, weight)
 
 
@@ -123,11 +131,15 @@ def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
         usable = given.isfinite().all(-1).all(-1)
         problems = {tuple(index): "its matrix is not finite" for index in torch.nonzero(~usable).tolist()}
         identity = torch.eye(4, dtype=torch.float64)
-        return WindowRays(given.where(usable[..., None, None], identity), usable, _by_window(problems, predictions.windows))
+        return WindowRays(
+            given.where(usable[..., None, None], identity), usable, _by_window(problems, predictions.windows)
+        )
     if predictions.ray_direction is None or predictions.ray_moment is None:
         return None
     # a window at a time: the maps may be memory maps
-    unit = torch.stack([_pool(torch.nn.functional.normalize(direction.float(), dim=-1)) for direction in predictions.ray_direction])
+    unit = torch.stack(
+        [_pool(torch.nn.functional.normalize(direction.float(), dim=-1)) for direction in predictions.ray_direction]
+    )
     moment = torch.stack([_pool(moment) for moment in predictions.ray_moment])
     height, width = predictions.ray_direction.shape[2:4]
     pixels = _pool(pixel_grid(height, width, dtype=torch.float32)[None].expand(1, height, width, 2))[0]

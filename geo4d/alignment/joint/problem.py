@@ -43,11 +43,15 @@ class JointProblem:
     observations: Observations
     rays: WindowRays | None
     config: JointConfig
-    log_focal: Float[Tensor, "t"]  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
+    log_focal: Float[
+        Tensor, "t"
+    ]  # where the windows' first frames put it: there depth noise cannot move it, so it is held there
     log_focal_sigma: float  # how firmly; 0: exactly
     given: Given = field(default_factory=Given)
     zooms: bool = False
-    ray_log_scale: Tensor | None = None  # (g,) initial guess, around which the scale of ray cameras that show no path is kept
+    ray_log_scale: Tensor | None = (
+        None  # (g,) initial guess, around which the scale of ray cameras that show no path is kept
+    )
     window_motion: WindowMotion = field(default_factory=WindowMotion)
 
     def columns(self) -> Columns:
@@ -55,4 +59,12 @@ class JointProblem:
         o, given = self.observations, self.given
         softly = given.poses is not None and not given.fixes_cameras
         has_depth = given.log_depth is not None
-        return Columns(o.num_frames, len(o.windows), self.rays is not None, self.zooms, softly, has_depth, given.one_scale and softly)
+        return Columns(
+            o.num_frames,
+            len(o.windows),
+            self.rays is not None,
+            self.zooms,
+            softly,
+            has_depth,
+            given.one_scale and softly,
+        )

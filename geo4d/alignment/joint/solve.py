@@ -16,7 +16,9 @@ from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.banded import NormalEquations, Structure
 from geo4d.solver.lm import Damping, Summary, minimise
 
-DAMPING = Damping(start=1e-4, raise_by=10.0, lower_by=10.0, least=1e-9, most=1e8, least_gain=1e-9, enough=1e-4, failures=8)
+DAMPING = Damping(
+    start=1e-4, raise_by=10.0, lower_by=10.0, least=1e-9, most=1e8, least_gain=1e-9, enough=1e-4, failures=8
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,11 @@ class _LeastSquares:
     def _hold(self, blocks: list[Block]) -> None:
         """Arranges the unknowns anew if a term couples some that are not near one another, such as frames of a loop."""
         far = [self.structure.beyond(block.columns) for block in blocks]
-        pairs = [torch.stack(torch.broadcast_tensors(c[:, :, None], c[:, None]), dim=-1).reshape(-1, 2) for c in far if len(c)]
+        pairs = [
+            torch.stack(torch.broadcast_tensors(c[:, :, None], c[:, None]), dim=-1).reshape(-1, 2)
+            for c in far
+            if len(c)
+        ]
         if pairs:
             o = self.observations
             self.structure = self.columns.structure(o.windows, o.nearest_window, torch.cat(pairs))
@@ -138,7 +144,9 @@ def assess(problem: JointProblem, unknowns: Unknowns) -> Solved:
     state = _State(unknowns, (None,) * len(least_squares.terms))
     fixed = least_squares.fix(state)
     cost = float(least_squares.cost(state, fixed))
-    summary = Summary(converged=True, reason="nothing was to be solved", steps=0, trials=0, first_cost=cost, last_cost=cost)
+    summary = Summary(
+        converged=True, reason="nothing was to be solved", steps=0, trials=0, first_cost=cost, last_cost=cost
+    )
     return _solved(least_squares, unknowns, fixed, least_squares.linearise(state, fixed), summary)
 
 
@@ -152,7 +160,9 @@ def _least_squares(problem: JointProblem, unknowns: Unknowns, held: Bool[Tensor,
     return _LeastSquares(o, build_terms(problem), columns, structure, free, (low, high))
 
 
-def _solved(problem: _LeastSquares, unknowns: Unknowns, fixed: tuple[Any, ...], system: _System, summary: Summary) -> Solved:
+def _solved(
+    problem: _LeastSquares, unknowns: Unknowns, fixed: tuple[Any, ...], system: _System, summary: Summary
+) -> Solved:
     return Solved(unknowns, problem.terms, fixed, summary, problem.columns, system.equations, problem.free)
 
 

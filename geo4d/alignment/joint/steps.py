@@ -42,7 +42,10 @@ class Prepared:
 
     def warnings(self) -> tuple[str, ...]:
         """What of the windows is lacking."""
-        found = [f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses." for g in self.disconnected]
+        found = [
+            f"Window {g} shares no usable frame with an earlier one; its scale and pose are guesses."
+            for g in self.disconnected
+        ]
         found += self.ray_problems[:MOST_NAMED]
         if len(self.ray_problems) > MOST_NAMED:
             found.append(f"There are {len(self.ray_problems) - MOST_NAMED} more such faults of ray maps.")
@@ -92,7 +95,9 @@ class Joint:
         poses = first @ cameras.cam_to_world
         start = replace(u, rotation=poses[:, :3, :3], centre=poses[:, :3, 3], log_focal=cameras.focal.log(), poses=None)
         given = Given(poses, log_depth=None)
-        problem = replace(self.ready.problem(), given=given, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False)
+        problem = replace(
+            self.ready.problem(), given=given, log_focal=start.log_focal, log_focal_sigma=0.0, zooms=False
+        )
         solved = solve(problem, start)
         return Joint(self.ready, solved, window_poses(self.observations, solved.unknowns))
 
@@ -113,7 +118,9 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     cameras, residual = window_cameras(observations, guess.log_focal.exp(), guess.shift)
     windows, disconnected = chain_windows(observations, cameras, c)
     poses = world_cameras(observations, windows, cameras, residual)
-    start = _placed_by_given(Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, resolved.given)
+    start = _placed_by_given(
+        Unknowns(poses[:, :3, :3], poses[:, :3, 3], windows, guess.log_focal), observations, resolved.given
+    )
     rays = ray_cameras(predictions)
     problems = () if rays is None else rays.problems
     rays = None if rays is None or not rays.usable.any() else rays
@@ -150,7 +157,9 @@ def _placed_by_given(start: Unknowns, observations: Observations, given: Given) 
             # they step together from here on; what the poses' scale changes, it changes about their middle
             p, scale = start.poses, torch.full_like(start.poses.scale, start.log_depth_scale).exp()
             middle = p.rotation @ given.poses[:, :3, 3].mean(0)
-            start = replace(start, poses=Similarity(scale, p.rotation, p.translation + (p.scale - scale)[:, None] * middle))
+            start = replace(
+                start, poses=Similarity(scale, p.rotation, p.translation + (p.scale - scale)[:, None] * middle)
+            )
     return start
 
 
@@ -160,6 +169,8 @@ def _pose_similarity(poses: Float[Tensor, "t 4 4"], start: Unknowns) -> Similari
     found = ray_similarities(frames, rigid(start.rotation, start.centre), poses[None])
     spread = (poses[:, :3, 3] - poses[:, :3, 3].mean(0)).norm(dim=-1)
     if float(spread.max()) > 0 and len(poses) > 2:
-        better = fit_similarity(poses[None, :, :3, 3], start.centre[None], torch.ones(1, len(poses), dtype=torch.float64))
+        better = fit_similarity(
+            poses[None, :, :3, 3], start.centre[None], torch.ones(1, len(poses), dtype=torch.float64)
+        )
         found = Similarity(better.scale.clamp_min(1e-6), found.rotation, found.translation)
     return found

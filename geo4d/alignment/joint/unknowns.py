@@ -134,12 +134,17 @@ class Unknowns:
 def _move(similarity: Similarity, step: Float[Tensor, "g 7"]) -> Similarity:
     """Step = (log scale, rotation, translation), scale and rotation about the image of the origin."""
     return Similarity(
-        similarity.scale * step[:, 0].exp(), so3_exp(step[:, 1:4]) @ similarity.rotation, similarity.translation + step[:, 4:]
+        similarity.scale * step[:, 0].exp(),
+        so3_exp(step[:, 1:4]) @ similarity.rotation,
+        similarity.translation + step[:, 4:],
     )
 
 
 def ray_similarities(
-    windows: Int[Tensor, "g v"], poses: Float[Tensor, "t 4 4"], rays: Float[Tensor, "g v 4 4"], usable: Bool[Tensor, "g v"] | None = None
+    windows: Int[Tensor, "g v"],
+    poses: Float[Tensor, "t 4 4"],
+    rays: Float[Tensor, "g v 4 4"],
+    usable: Bool[Tensor, "g v"] | None = None,
 ) -> Similarity:
     """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres.
 

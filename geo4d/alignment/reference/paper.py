@@ -120,7 +120,9 @@ class _Objective:
         self.windows = predictions.windows.long()
         height, width = predictions.grid_size
         self.pixels = centred_pixels(height, width).float().unflatten(0, (height, width))
-        weight = torch.ones_like(predictions.points[..., 0]) if predictions.weight is None else predictions.weight.float()
+        weight = (
+            torch.ones_like(predictions.points[..., 0]) if predictions.weight is None else predictions.weight.float()
+        )
         usable = (weight > 0) & predictions.points.isfinite().all(-1)
         self.weight = torch.where(usable, weight.clamp_max(WEIGHT_CAP), 0.0)
         self.points = torch.where(usable[..., None], predictions.points.float(), 0.0)
@@ -140,7 +142,11 @@ class _Objective:
         start, ray_start = similarities
         self.mean_log_scale = float(start.scale.log().mean())
         self.window_motion = _Motion(start.rotation, start.translation, start.scale)
-        self.ray_motion = None if ray_start is None or rays is None else _Motion(ray_start.rotation, ray_start.translation, ray_start.scale)
+        self.ray_motion = (
+            None
+            if ray_start is None or rays is None
+            else _Motion(ray_start.rotation, ray_start.translation, ray_start.scale)
+        )
         g = len(self.windows)
         self.affine = torch.stack([torch.zeros(g), torch.zeros(g)], dim=1).requires_grad_()  # log lambda, beta of Eq. 5
 
@@ -181,7 +187,10 @@ class _Objective:
         assert self.ray_motion is not None and self.rays is not None
         rotated = self.ray_motion.rotation[:, None] @ self.rays[..., :3, :3]
         rotation_error = rotation[self.windows].mT @ rotated - torch.eye(3)
-        placed = self.ray_motion.scale()[:, None, None] * (self.ray_motion.rotation[:, None] @ self.rays[..., :3, 3:])[..., 0]
+        placed = (
+            self.ray_motion.scale()[:, None, None]
+            * (self.ray_motion.rotation[:, None] @ self.rays[..., :3, 3:])[..., 0]
+        )
         placed = placed + self.ray_motion.translation[:, None]
         return (self.ray_weight * (_norm(rotation_error.flatten(-2)) + _norm(placed - centre[self.windows]))).sum()
 

@@ -19,7 +19,8 @@ from geo4d.evaluation.sets.sintel import SINTEL
 from geo4d.evaluation.sets.tum import TUM, TUM_DYNAMICS
 
 SETS: dict[str, EvaluationSet] = {
-    dataset.name: dataset for dataset in (SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL, BENCHMARK)
+    dataset.name: dataset
+    for dataset in (SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL, BENCHMARK)
 }
 
 
@@ -53,7 +54,9 @@ def open_set(
         raise ConfigError(f"A task must be one of {', '.join(TASKS)}; got {task!r}.")
     folder = Path(root or ".").expanduser().absolute()
     if dataset is not PROCEDURAL and (root is None or not folder.is_dir()):
-        raise InputError(f"There is no folder {root} to read {name} from; expected {dataset.hint}; give the folder it was unpacked into.")
+        raise InputError(
+            f"There is no folder {root} to read {name} from; expected {dataset.hint}; give the folder it was unpacked into."
+        )
     rule_name, found = dataset.rule(rule)
     found = found.but(**changes)
     return open_sequences(dataset, folder, task, " ".join([rule_name, found.changed]).strip(), found, include)

@@ -77,8 +77,13 @@ def pair_by_time(
         near = gaps <= max_gap_s
         if len(times) and not near.any():
             least = f"the nearest are {gaps.min():.3f} s apart" if np.isfinite(gaps).any() else "there is none"
-            reason = f"holds no {what} within {max_gap_s:g} s of any frame ({least}); check that it is of the same recording"
+            reason = (
+                f"holds no {what} within {max_gap_s:g} s of any frame ({least}); check that it is of the same recording"
+            )
             raise BadData(file, reason)
-        problems += [Problem(names[i], f"has no {what} within {max_gap_s:g} s (nearest: {gaps[i]:.3f} s)") for i in np.flatnonzero(~near)]
+        problems += [
+            Problem(names[i], f"has no {what} within {max_gap_s:g} s (nearest: {gaps[i]:.3f} s)")
+            for i in np.flatnonzero(~near)
+        ]
         keep &= near
     return np.flatnonzero(keep), {what: rows[keep] for what, rows in index.items()}, problems

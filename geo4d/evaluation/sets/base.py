@@ -48,8 +48,15 @@ class Rule:
     def __post_init__(self) -> None:
         """Raises ConfigError if a number is out of range."""
         numbers = f"start {self.start}, stride {self.stride}, count {self.count}, gap {self.max_gap_s}, scale {self.depth_scale}"
-        if self.start < 0 or self.stride < 1 or (self.count is not None and self.count < 1) or min(self.max_gap_s, self.depth_scale) <= 0:
-            raise ConfigError(f"A rule needs a start from 0, and a stride, count, gap and depth scale above 0; got {numbers}.")
+        if (
+            self.start < 0
+            or self.stride < 1
+            or (self.count is not None and self.count < 1)
+            or min(self.max_gap_s, self.depth_scale) <= 0
+        ):
+            raise ConfigError(
+                f"A rule needs a start from 0, and a stride, count, gap and depth scale above 0; got {numbers}."
+            )
 
     def but(self, **changes: Any) -> Rule:
         """The rule with some numbers set otherwise (None: left as they are), which its name will say."""
@@ -82,10 +89,14 @@ class EvaluationSequence:
     read_depth: Callable[[int], np.ndarray] | None = None  # (h, w) metres, not positive or not finite where unknown
     intrinsics: np.ndarray | None = None  # (t, 3, 3)
     cam_to_world: np.ndarray | None = None  # (t, 4, 4)
-    left_out: tuple[Problem, ...] = ()  # frames that the rule wants but that cannot be had, and truth that is not to be trusted
+    left_out: tuple[
+        Problem, ...
+    ] = ()  # frames that the rule wants but that cannot be had, and truth that is not to be trusted
     depth_has_own_size: bool = False
     read_moving: Callable[[int], np.ndarray] | None = None  # (h, w) bool, where what is seen moves, if that is known
-    clock: Literal["recorded", "nominal"] = "nominal"  # nominal: the data set tells no times, so there are 24 frames a second
+    clock: Literal["recorded", "nominal"] = (
+        "nominal"  # nominal: the data set tells no times, so there are 24 frames a second
+    )
 
     def __post_init__(self) -> None:
         """Raises InputError if there is no frame, or truth of another length."""
@@ -94,7 +105,9 @@ class EvaluationSequence:
         for what in ("timestamps", "depth_frames", "intrinsics", "cam_to_world"):
             value = getattr(self, what)
             if value is not None and len(value) != len(self.frames):
-                raise InputError(f"{self.name} has {len(self.frames)} frames but {len(value)} {what}; each frame needs one.")
+                raise InputError(
+                    f"{self.name} has {len(self.frames)} frames but {len(value)} {what}; each frame needs one."
+                )
 
     @property
     def num_frames(self) -> int:
@@ -118,7 +131,10 @@ class EvaluationSequence:
         depth = self._stack(lambda index: self.depth(index)[0], self.depth_frames or ())
         self.require_size(0, depth[0].shape, self.read_image(0).shape[:2])
         if not (depth > 0).any():
-            raise BadData((self.depth_frames or (self.name,))[0], f"and the other depth maps of {self.name} are zero in every pixel")
+            raise BadData(
+                (self.depth_frames or (self.name,))[0],
+                f"and the other depth maps of {self.name} are zero in every pixel",
+            )
         return depth, depth > 0
 
     def require_size(self, index: int, depth_size: tuple[int, ...], image_size: tuple[int, ...]) -> None:
@@ -175,7 +191,9 @@ class OpenSet:
     rule: Rule
     names: tuple[str, ...]
     missing: tuple[str, ...]  # sequences that the rule names but that are not there
-    unusable: Mapping[str, Problem] = field(default_factory=dict)  # of `names`, those that a frame list says cannot be used, and why
+    unusable: Mapping[str, Problem] = field(
+        default_factory=dict
+    )  # of `names`, those that a frame list says cannot be used, and why
 
     def __iter__(self) -> Iterator[EvaluationSequence]:
         """The sequences, one after the other. Raises InputError at the first that cannot be used."""
@@ -191,7 +209,9 @@ class OpenSet:
         poses = sequence.cam_to_world
         if self.task == "pose" and (poses is None or len(poses) < 2):
             reason = "; ".join(problem.reason for problem in sequence.left_out[:1]) or "check its ground truth"
-            raise InputError(f"{name} of {self.dataset.name} has {0 if poses is None else 1} true poses; expected at least 2 ({reason}).")
+            raise InputError(
+                f"{name} of {self.dataset.name} has {0 if poses is None else 1} true poses; expected at least 2 ({reason})."
+            )
         return sequence
 
     def digest(self) -> str:
@@ -199,12 +219,16 @@ class OpenSet:
         return hashlib.sha256("\n".join(sequence.digest() for sequence in self).encode()).hexdigest()
 
 
-def open_sequences(dataset: EvaluationSet, root: Path, task: str | None, rule_name: str, rule: Rule, include: str) -> OpenSet:
+def open_sequences(
+    dataset: EvaluationSet, root: Path, task: str | None, rule_name: str, rule: Rule, include: str
+) -> OpenSet:
     """Finds the sequences of a rule. Raises ConfigError for a task that the rule is not for, InputError if nothing is there."""
     task = task or next(iter(rule.sequences))
     root = root / dataset.inner if (root / dataset.inner).is_dir() else root
     if task not in rule.sequences:
-        raise ConfigError(f"The rule {rule_name} of {dataset.name} is for {' and '.join(rule.sequences)}; got {task!r}: {rule.about}")
+        raise ConfigError(
+            f"The rule {rule_name} of {dataset.name} is for {' and '.join(rule.sequences)}; got {task!r}: {rule.about}"
+        )
     there = dataset.find(root, rule)
     wanted = rule.sequences[task]
     names = [name for name in there if not wanted or any(fnmatchcase(name, pattern) for pattern in wanted)]
@@ -213,8 +237,18 @@ def open_sequences(dataset: EvaluationSet, root: Path, task: str | None, rule_na
         missing = [f"{rule.expected - len(names)} of {rule.expected} sequences"]
     names = [name for name in names if fnmatchcase(name, include)]
     if not names:
-        raise InputError(f"{root} holds nothing of {dataset.name} that was asked for: expected {dataset.hint}; check the path or the rule.")
-    return OpenSet(dataset, root, task, rule_name, rule, tuple(names), tuple(name for name in missing if fnmatchcase(name, include)))
+        raise InputError(
+            f"{root} holds nothing of {dataset.name} that was asked for: expected {dataset.hint}; check the path or the rule."
+        )
+    return OpenSet(
+        dataset,
+        root,
+        task,
+        rule_name,
+        rule,
+        tuple(names),
+        tuple(name for name in missing if fnmatchcase(name, include)),
+    )
 
 
 def from_files(
@@ -272,7 +306,9 @@ def list_images(folder: Path, *, order: Callable[[Path], Any] = natural_order) -
     """Images of a folder, by name with 2 before 10 as `geo4d infer` reads them, or in another order. Raises BadData if there is none."""
     if not folder.is_dir():
         raise BadData(folder, "is missing; expected a folder of images")
-    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    files = [
+        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    ]
     if not files:
         raise BadData(folder, "holds no image")
     return sorted(files, key=order)
@@ -283,7 +319,9 @@ def by_time(file: Path) -> str:
     return file.name
 
 
-def unless_needed(read: Callable[[], Item], left_out: list[Problem], root: Path, name: str, *, needed: bool) -> Item | None:
+def unless_needed(
+    read: Callable[[], Item], left_out: list[Problem], root: Path, name: str, *, needed: bool
+) -> Item | None:
     """Truth of the sequence `name` that the task may do without: where it is broken, None, and why is added to `left_out`.
 
     Raises InputError if it is `needed`.
@@ -293,7 +331,9 @@ def unless_needed(read: Callable[[], Item], left_out: list[Problem], root: Path,
     except InputError as error:
         if needed:
             raise
-        problem = without_root(error.problem if isinstance(error, BadData) else Problem(name, str(error).rstrip(".")), root)
+        problem = without_root(
+            error.problem if isinstance(error, BadData) else Problem(name, str(error).rstrip(".")), root
+        )
         logger.warning("Cameras of %s cannot be used, and are not scored: %s: %s", name, problem.file, problem.reason)
         left_out.append(problem)
         return None
@@ -305,7 +345,9 @@ def without_root(problem: Problem, root: Path) -> Problem:
     return Problem(problem.file.removeprefix(below), problem.reason.replace(below, ""))
 
 
-def scaled_intrinsics(fx: float, fy: float, cx: float, cy: float, image: Path, size: tuple[int, int] = (480, 640)) -> np.ndarray:
+def scaled_intrinsics(
+    fx: float, fy: float, cx: float, cy: float, image: Path, size: tuple[int, int] = (480, 640)
+) -> np.ndarray:
     """(3, 3) for the size of `image`, from a calibration at `size` (height, width) that counts from a pixel's centre."""
     height, width = read_size(image)
     scale = np.array([width / size[1], height / size[0], 1.0])

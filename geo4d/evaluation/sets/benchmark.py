@@ -30,10 +30,14 @@ def _find(root: Path, rule: Rule) -> list[str]:
 
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root / name
-    poses, intrinsics = (read_npy(folder / f"{array}.npy").astype(np.float64) for array in ("cam_to_world", "intrinsics"))
+    poses, intrinsics = (
+        read_npy(folder / f"{array}.npy").astype(np.float64) for array in ("cam_to_world", "intrinsics")
+    )
     depth = map_npy(folder / "depth.npy")
     if not len(poses) == len(intrinsics) == len(depth):
-        raise BadData(folder / "depth.npy", f"holds {len(depth)} frames, there are {len(poses)} cameras; build the clip again")
+        raise BadData(
+            folder / "depth.npy", f"holds {len(depth)} frames, there are {len(poses)} cameras; build the clip again"
+        )
     rows = rule.pick(range(len(depth)))
     return EvaluationSequence(
         name=name,

@@ -22,11 +22,21 @@ from geo4d.evaluation.sets.base import (
 )
 from geo4d.scene.files.reconstruction import read_tum
 
-CALIBRATION = (542.822841, 542.576870, 315.593520, 237.756098)  # at 640 x 480; the lens's distortion stays in the pictures
+CALIBRATION = (
+    542.822841,
+    542.576870,
+    315.593520,
+    237.756098,
+)  # at 640 x 480; the lens's distortion stays in the pictures
 SEQUENCES = ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous")
 ROS = np.array([[-1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 MARKER = np.array(
-    [[1.0157, 0.1828, -0.2389, 0.0113], [0.0009, -0.8431, -0.6413, -0.0098], [-0.3009, 0.6147, -0.8085, 0.0111], [0, 0, 0, 1]]
+    [
+        [1.0157, 0.1828, -0.2389, 0.0113],
+        [0.0009, -0.8431, -0.6413, -0.0098],
+        [-0.3009, 0.6147, -0.8085, 0.0111],
+        [0, 0, 0, 1],
+    ]
 )
 _Paired = tuple[list[Path], list[Path], np.ndarray | None, list[Problem]]
 
@@ -119,7 +129,11 @@ BONN = EvaluationSet(
             depth_scale=5000.0,
         ),
         "gathered": Rule(
-            "rgb_110 and depth_110 as the usual script has written them.", {"depth": SEQUENCES}, "order", depth_scale=5000.0, gathered=True
+            "rgb_110 and depth_110 as the usual script has written them.",
+            {"depth": SEQUENCES},
+            "order",
+            depth_scale=5000.0,
+            gathered=True,
         ),
     },
     find=_find,

@@ -10,7 +10,9 @@ from geo4d.io.video import IMAGE_SUFFIXES
 
 def _find(root: Path, rule: Rule) -> list[str]:
     folders = (path for path in root.iterdir() if path.is_dir())
-    return sorted(path.name for path in folders if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir()))
+    return sorted(
+        path.name for path in folders if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.iterdir())
+    )
 
 
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:

@@ -52,7 +52,9 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     calibration, clock = root / date / "calib_cam_to_cam.txt", folder / "timestamps.txt"
     left_out: list[Problem] = []
     there = calibration.exists()
-    intrinsics = unless_needed(lambda: _read_calibration(calibration), left_out, root, name, needed=False) if there else None
+    intrinsics = (
+        unless_needed(lambda: _read_calibration(calibration), left_out, root, name, needed=False) if there else None
+    )
     return from_files(
         root,
         name,
@@ -90,7 +92,10 @@ KITTI = EvaluationSet(
     hint="val/<drive>_sync/proj_depth/groundtruth/image_02/0000000005.png and <date>/<drive>_sync/image_02/data/0000000005.png",
     rules={
         "released": Rule(
-            "the first 110 frames with depth of each of the 13 drives, left colour camera.", {"depth": DRIVES}, count=110, depth_scale=256.0
+            "the first 110 frames with depth of each of the 13 drives, left colour camera.",
+            {"depth": DRIVES},
+            count=110,
+            depth_scale=256.0,
         ),
         "gathered": Rule(
             "image_gathered and groundtruth_depth_gathered as the usual script has written them.",

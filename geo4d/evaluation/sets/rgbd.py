@@ -39,7 +39,9 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     intrinsics = unless_needed(lambda: _read_intrinsics(folder, len(images)), left_out, root, name, needed=False)
     poses = unless_needed(lambda: _read_poses(folder, len(images)), left_out, root, name, needed=task == "pose")
     if task == "pose" and poses is None:
-        raise BadData(folder / "cam_to_world.txt", "is missing; expected it (16 numbers a line) or trajectory.txt (TUM lines)")
+        raise BadData(
+            folder / "cam_to_world.txt", "is missing; expected it (16 numbers a line) or trajectory.txt (TUM lines)"
+        )
     depths = _list_depths(folder / "depth", needed=task == "depth")
     rows = list(range(len(images)))
     partner: dict[int, Path] = {}
@@ -71,14 +73,21 @@ def _pair(root: Path, images: list[Path], depths: list[Path], rule: Rule) -> tup
     """The depth map of each picture, by equal names or, where the rule says so, by order."""
     if rule.pairing == "order":
         if len(images) != len(depths):
-            raise BadData(depths[0].parent, f"holds {len(depths)} depth maps for {len(images)} pictures; pair them by name instead")
+            raise BadData(
+                depths[0].parent,
+                f"holds {len(depths)} depth maps for {len(images)} pictures; pair them by name instead",
+            )
         return dict(enumerate(depths)), []
     named = {file.stem: file for file in depths}
     partner = {i: named[file.stem] for i, file in enumerate(images) if file.stem in named}
     if not partner:
-        raise BadData(depths[0].parent, "holds no depth map of the same name as a picture; rename them, or choose the rule order")
+        raise BadData(
+            depths[0].parent, "holds no depth map of the same name as a picture; rename them, or choose the rule order"
+        )
     return partner, [
-        Problem(relative(file, root), "has no depth map of the same name") for i, file in enumerate(images) if i not in partner
+        Problem(relative(file, root), "has no depth map of the same name")
+        for i, file in enumerate(images)
+        if i not in partner
     ]
 
 
@@ -99,7 +108,10 @@ def _read_intrinsics(folder: Path, frames: int) -> np.ndarray | None:
     with naming(file, "a text file of fx fy cx cy"):
         values = np.loadtxt(file, ndmin=2)
     if values.shape not in ((1, 4), (frames, 4)):
-        raise BadData(file, f"holds {len(values)} lines of {values.shape[-1]} numbers; expected fx fy cx cy, once or for {frames} frames")
+        raise BadData(
+            file,
+            f"holds {len(values)} lines of {values.shape[-1]} numbers; expected fx fy cx cy, once or for {frames} frames",
+        )
     values = np.repeat(values, frames // len(values), axis=0)
     intrinsics = np.tile(np.eye(3), (frames, 1, 1))
     intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]] = values

@@ -37,7 +37,11 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     source = folder / ("pose_90.txt" if rule.gathered else "pose")
     left_out: list[Problem] = []
     needed = task == "pose" or rule.drops_lost_poses  # which frames count depends on them
-    poses = unless_needed(lambda: _read_poses(source, images), left_out, root, name, needed=needed) if needed or source.exists() else None
+    poses = (
+        unless_needed(lambda: _read_poses(source, images), left_out, root, name, needed=needed)
+        if needed or source.exists()
+        else None
+    )
     if poses is not None:
         lost = np.flatnonzero(~np.isfinite(poses).all((1, 2)))
         if len(lost) and rule.drops_lost_poses:
@@ -45,11 +49,17 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
             left_out = [Problem(relative(images[i], root), "has a pose that was lost (not finite)") for i in lost]
             images, depths, poses = [images[i] for i in kept], [depths[i] for i in kept], poses[kept]
         elif len(lost):
-            left_out = [Problem(relative(source, root), f"lost {len(lost)} poses of the rule's frames, so the scene has no cameras")]
+            left_out = [
+                Problem(
+                    relative(source, root), f"lost {len(lost)} poses of the rule's frames, so the scene has no cameras"
+                )
+            ]
             poses = None
     calibration = folder / "intrinsic" / "intrinsic_color.txt"
     there = calibration.exists()
-    intrinsics = unless_needed(lambda: _read_intrinsics(calibration), left_out, root, name, needed=False) if there else None
+    intrinsics = (
+        unless_needed(lambda: _read_intrinsics(calibration), left_out, root, name, needed=False) if there else None
+    )
     return from_files(
         root,
         name,
@@ -93,13 +103,24 @@ SCANNET = EvaluationSet(
     hint="scene0707_00/{color/0.jpg,depth/0.png,pose/0.txt,intrinsic/intrinsic_color.txt}",
     rules={
         "released": Rule(
-            "every third of the first 270 frames; a scene with a lost pose among them has no cameras.", TASKS, stride=3, count=90
+            "every third of the first 270 frames; a scene with a lost pose among them has no cameras.",
+            TASKS,
+            stride=3,
+            count=90,
         ),
         "right": Rule(
-            "every third of the first 270 frames, without those whose pose was lost.", TASKS, stride=3, count=90, drops_lost_poses=True
+            "every third of the first 270 frames, without those whose pose was lost.",
+            TASKS,
+            stride=3,
+            count=90,
+            drops_lost_poses=True,
         ),
         "gathered": Rule(
-            "color_90, depth_90 and pose_90.txt as the usual script has written them.", TASKS, "order", gathered=True, depth_scale=1000.0
+            "color_90, depth_90 and pose_90.txt as the usual script has written them.",
+            TASKS,
+            "order",
+            gathered=True,
+            depth_scale=1000.0,
         ),
     },
     find=_find,

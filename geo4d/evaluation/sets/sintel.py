@@ -29,7 +29,11 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
     folder = root / "training" / "camdata_left" / name
     left_out: list[Problem] = []
     there = task == "pose" or folder.is_dir()
-    cameras = unless_needed(lambda: _read_cameras(folder, images), left_out, root, name, needed=task == "pose") if there else None
+    cameras = (
+        unless_needed(lambda: _read_cameras(folder, images), left_out, root, name, needed=task == "pose")
+        if there
+        else None
+    )
     return from_files(
         root,
         name,
@@ -48,7 +52,10 @@ def read_dpt(file: Path) -> np.ndarray:
         data = file.read_bytes()
         tag, (width, height) = np.frombuffer(data, "<f4", 1)[0], np.frombuffer(data, "<i4", 2, 4)
         if tag != np.float32(TAG) or min(width, height) < 1 or len(data) != 12 + 4 * int(width) * int(height):
-            raise BadData(file, f"is no whole Sintel depth map: tag {tag:g} (expected {TAG}), {width} x {height}, {len(data)} bytes")
+            raise BadData(
+                file,
+                f"is no whole Sintel depth map: tag {tag:g} (expected {TAG}), {width} x {height}, {len(data)} bytes",
+            )
         depth = np.frombuffer(data, "<f4", offset=12).reshape(height, width)
     return np.where(depth < KILOMETRE, depth, np.float32(0))
 
@@ -59,7 +66,9 @@ def read_cam(file: Path) -> tuple[np.ndarray, np.ndarray]:
         data = file.read_bytes()
         tag = np.frombuffer(data, "<f4", 1)[0]
         if tag != np.float32(TAG) or len(data) != 4 + 8 * 21:
-            raise BadData(file, f"is no Sintel camera: tag {tag:g} (expected {TAG}), {len(data)} bytes (expected {4 + 8 * 21})")
+            raise BadData(
+                file, f"is no Sintel camera: tag {tag:g} (expected {TAG}), {len(data)} bytes (expected {4 + 8 * 21})"
+            )
         intrinsics = np.frombuffer(data, "<f8", 9, 4).reshape(3, 3).copy()
         world_to_cam = np.eye(4)
         world_to_cam[:3] = np.frombuffer(data, "<f8", 12, 4 + 8 * 9).reshape(3, 4)

@@ -25,7 +25,11 @@ from geo4d.evaluation.sets.base import (
 from geo4d.scene.files.reconstruction import read_tum
 
 FREIBURG3 = (535.4, 539.2, 320.1, 247.6)  # calibrated, at 640 x 480
-DYNAMIC = tuple(f"rgbd_dataset_freiburg3_{what}_{how}" for what in ("sitting", "walking") for how in ("static", "xyz", "halfsphere", "rpy"))
+DYNAMIC = tuple(
+    f"rgbd_dataset_freiburg3_{what}_{how}"
+    for what in ("sitting", "walking")
+    for how in ("static", "xyz", "halfsphere", "rpy")
+)
 Times = tuple[np.ndarray, list[Path]]
 Calibration = tuple[float, float, float, float]
 
@@ -47,7 +51,9 @@ def _find(root: Path, rule: Rule) -> list[str]:
     return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{marker}"))
 
 
-def _load(root: Path, name: str, rule: Rule, task: str, *, calibration: Calibration | None = None) -> EvaluationSequence:
+def _load(
+    root: Path, name: str, rule: Rule, task: str, *, calibration: Calibration | None = None
+) -> EvaluationSequence:
     folder = root if (root / ("rgb_90" if rule.gathered else "rgb.txt")).exists() else root / name
     depths: list[Path] | None = None
     poses: np.ndarray | None
@@ -80,7 +86,9 @@ def _greedy(folder: Path, rule: Rule) -> tuple[list[Path], np.ndarray, np.ndarra
     pose_times, poses = read_tum(folder / "groundtruth.txt")
     first, second = associate_greedily(times, pose_times, rule.max_gap_s)
     if not len(first):
-        pair_by_time(times, [file.name for file in files], {"pose": (folder / "groundtruth.txt", pose_times)}, rule.max_gap_s)
+        pair_by_time(
+            times, [file.name for file in files], {"pose": (folder / "groundtruth.txt", pose_times)}, rule.max_gap_s
+        )
     picked = rule.pick(range(len(first)))
     return [files[i] for i in first[picked]], times[first[picked]], poses[second[picked]]
 
@@ -89,11 +97,15 @@ def _gathered(folder: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
     images = list_images(folder / "rgb_90", order=by_time)
     times, poses = read_tum(folder / "groundtruth_90.txt")
     if len(poses) != len(images):
-        raise BadData(folder / "groundtruth_90.txt", f"holds {len(poses)} poses for the {len(images)} pictures of rgb_90")
+        raise BadData(
+            folder / "groundtruth_90.txt", f"holds {len(poses)} poses for the {len(images)} pictures of rgb_90"
+        )
     return images, times, poses
 
 
-def _by_time(folder: Path, rule: Rule, task: str) -> tuple[list[Path], np.ndarray, list[Path] | None, np.ndarray | None, list[Problem]]:
+def _by_time(
+    folder: Path, rule: Rule, task: str
+) -> tuple[list[Path], np.ndarray, list[Path] | None, np.ndarray | None, list[Problem]]:
     """Pictures with the depth map nearest in time and the camera at their own time; what has no list restricts nothing."""
     times, files = read_list(folder / "rgb.txt")
     maps, path = folder / "depth.txt", folder / "groundtruth.txt"
@@ -130,7 +142,12 @@ TUM = EvaluationSet(
     name="tum",
     hint=HINT,
     rules={
-        "time": Rule("every picture with the depth map nearest in time and the camera at its own time.", ALL, "time", depth_scale=5000.0),
+        "time": Rule(
+            "every picture with the depth map nearest in time and the camera at its own time.",
+            ALL,
+            "time",
+            depth_scale=5000.0,
+        ),
     },
     find=_find,
     load=_load,
@@ -154,7 +171,12 @@ TUM_DYNAMICS = EvaluationSet(
             count=90,
             depth_scale=5000.0,
         ),
-        "gathered": Rule("rgb_90 and groundtruth_90.txt as the usual script has written them.", {"pose": DYNAMIC}, "order", gathered=True),
+        "gathered": Rule(
+            "rgb_90 and groundtruth_90.txt as the usual script has written them.",
+            {"pose": DYNAMIC},
+            "order",
+            gathered=True,
+        ),
     },
     find=_find,
     load=partial(_load, calibration=FREIBURG3),

@@ -50,7 +50,9 @@ def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -
                 files.pop().unlink(missing_ok=True)
             else:
                 _write(files[-1], getattr(reconstruction, name))
-        for old in set(directory.glob(f"{PREFIX}*.npy")) - {directory / f"{PREFIX}{name}.npy" for name in reconstruction.extra}:
+        for old in set(directory.glob(f"{PREFIX}*.npy")) - {
+            directory / f"{PREFIX}{name}.npy" for name in reconstruction.extra
+        }:
             old.unlink()
         for name, array in reconstruction.extra.items():
             files.append(directory / f"{PREFIX}{name}.npy")
@@ -87,7 +89,9 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         shape = (summary["frames"], *picture_size(summary.get("size"), "size"))
         source_size = picture_size(summary.get("source_size"), "source_size")
     except (Unreadable, InputError) as error:
-        raise InputError(f"{directory} holds a damaged reconstruction ({str(error).rstrip('.')}); run geo4d infer again.") from error
+        raise InputError(
+            f"{directory} holds a damaged reconstruction ({str(error).rstrip('.')}); run geo4d infer again."
+        ) from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
             f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
@@ -104,7 +108,9 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise Unreadable(f"{SUMMARY} is no table of fields")
     for name, kind in (("frames", int), ("is_metric", bool), ("diagnostics", dict)):
         if type(summary.get(name)) is not kind:  # a bool is an int
-            raise Unreadable(f"{name} in {SUMMARY} must be of type {kind.__name__}, and is {type(summary.get(name)).__name__}")
+            raise Unreadable(
+                f"{name} in {SUMMARY} must be of type {kind.__name__}, and is {type(summary.get(name)).__name__}"
+            )
     for name in ("expected_error", "typical_error"):  # what other parts compute with
         if type(summary["diagnostics"].get(name)) not in (int, float, type(None)):
             raise Unreadable(f"{name} in {SUMMARY} must be a number")
@@ -114,11 +120,19 @@ def _read_summary(path: Path) -> dict[str, Any]:
 def _check_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
     """Shapes and types of all arrays, and values of the small ones; the dense ones stay unread. Raises InputError."""
     shape = arrays["depth"].shape
-    tails = {"images": (*shape[1:], 3), "intrinsics": (3, 3), "cam_to_world": (4, 4), "timestamps": (), "pose_covariance": (6, 6)}
+    tails = {
+        "images": (*shape[1:], 3),
+        "intrinsics": (3, 3),
+        "cam_to_world": (4, 4),
+        "timestamps": (),
+        "pose_covariance": (6, 6),
+    }
     for name, array in arrays.items():
         expected = (shape[0], *tails.get(name, shape[1:]))
         if array.shape != expected:
-            raise InputError(f"{directory} holds {name} of shape {array.shape}; expected {expected}; run geo4d infer again.")
+            raise InputError(
+                f"{directory} holds {name} of shape {array.shape}; expected {expected}; run geo4d infer again."
+            )
         kind = {"valid": "bool", "images": "uint8"}.get(name, "float32 or float64")
         if not (is_float(array) if kind.startswith("float") else array.dtype.name == kind):
             raise InputError(f"{directory} holds {name} of type {array.dtype}; expected {kind}; run geo4d infer again.")
@@ -126,9 +140,13 @@ def _check_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{directory} holds {name} that are not finite; run geo4d infer again.")
     focal, rotation = arrays["intrinsics"][:, [0, 1], [0, 1]], arrays["cam_to_world"][:, :3, :3]
-    off = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)) if np.abs(rotation).max() < 2 else np.full(1, np.inf)
+    off = (
+        np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)) if np.abs(rotation).max() < 2 else np.full(1, np.inf)
+    )
     if focal.min() <= 0 or off.max() > RIGID or (np.linalg.det(rotation) < 0).any():
-        raise InputError(f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer again.")
+        raise InputError(
+            f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer again."
+        )
 
 
 def is_intact(directory: str | Path) -> bool:
@@ -166,7 +184,9 @@ def read_tum(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if rows.shape[1] != 8:
         raise InputError(f"{path} has {rows.shape[1]} columns; a TUM trajectory has 8: t x y z qx qy qz qw.")
     if not np.isfinite(rows).all() or (np.linalg.norm(rows[:, 4:], axis=1) == 0).any():
-        raise InputError(f"{path} has a line that is not finite or whose quaternion is zero; expected lines of t x y z qx qy qz qw.")
+        raise InputError(
+            f"{path} has a line that is not finite or whose quaternion is zero; expected lines of t x y z qx qy qz qw."
+        )
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, :3] = Rotation.from_quat(rows[:, 4:]).as_matrix()
     poses[:, :3, 3] = rows[:, 1:4]

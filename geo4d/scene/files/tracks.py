@@ -31,26 +31,42 @@ def load_tracks(path: str | Path) -> Tracks:
     try:
         content = read_archive(path, (*KEYS, *DENSE))
     except Unreadable as error:
-        raise InputError(f"The tracks {path} cannot be read ({error}); expected an .npz file with {', '.join(KEYS)}.") from error
+        raise InputError(
+            f"The tracks {path} cannot be read ({error}); expected an .npz file with {', '.join(KEYS)}."
+        ) from error
     if "source_size" not in content:
         raise InputError(f"The tracks {path} do not say of which source_size (height, width) they are; add it.")
     source_size = picture_size(content["source_size"], f"The source_size of the tracks {path}")
     if all(key in content for key in KEYS):
         count = content["num_frames"]
         if count.size != 1 or count.dtype.kind not in "iu":
-            raise InputError(f"The num_frames of the tracks {path} must be one whole number; got {count.dtype.name} {list(count.shape)}.")
+            raise InputError(
+                f"The num_frames of the tracks {path} must be one whole number; got {count.dtype.name} {list(count.shape)}."
+            )
         tracks = Tracks(content["track"], content["frame"], content["position"], source_size, int(count.item()))
     else:
         tracks = _from_dense(path, content, source_size)
     # only now: numbers too large for these types have been refused instead of becoming others
-    rows = {"track": tracks.track.astype(np.int32), "frame": tracks.frame.astype(np.int32), "position": tracks.position.astype(np.float32)}
+    rows = {
+        "track": tracks.track.astype(np.int32),
+        "frame": tracks.frame.astype(np.int32),
+        "position": tracks.position.astype(np.float32),
+    }
     return replace(tracks, **rows)
 
 
 def _from_dense(path: str | Path, content: dict[str, np.ndarray], source_size: tuple[int, int]) -> Tracks:
     points, visible = content.get("points"), content.get("visible")
-    if points is None or visible is None or points.ndim != 3 or points.shape[2] != 2 or visible.shape != points.shape[:2]:
-        raise InputError(f"The tracks {path} hold {sorted(content)}; expected {', '.join(KEYS)}, or points (n, t, 2) and visible (n, t).")
+    if (
+        points is None
+        or visible is None
+        or points.ndim != 3
+        or points.shape[2] != 2
+        or visible.shape != points.shape[:2]
+    ):
+        raise InputError(
+            f"The tracks {path} hold {sorted(content)}; expected {', '.join(KEYS)}, or points (n, t, 2) and visible (n, t)."
+        )
     if visible.dtype.kind not in "biu":
         raise InputError(f"The visible of the tracks {path} must be bool; got {visible.dtype.name}.")
     frame, track = np.nonzero(visible.astype(bool).T)

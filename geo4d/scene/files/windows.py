@@ -17,7 +17,10 @@ from geo4d.scene.windows import WindowPredictions
 DENSE = ("points", "weight", "disparity", "disparity_weight", "ray_direction", "ray_moment", "ray_cam_to_win")
 OTHER = ("images", "timestamps")
 NAMES = (*DENSE, *OTHER, "windows", "points_origin", "image_size", "img")
-TAILS = {**dict.fromkeys(("points", "ray_direction", "ray_moment"), "H, W, 3"), "ray_cam_to_win": "4, 4"}  # of other maps: H, W
+TAILS = {
+    **dict.fromkeys(("points", "ray_direction", "ray_moment"), "H, W, 3"),
+    "ray_cam_to_win": "4, 4",
+}  # of other maps: H, W
 SEE = " (docs/windows_format.md says what each key holds)"
 SPARSEST = 16  # frames of the video for each frame in a window: beyond, the numbers are damaged or begin far from 0
 
@@ -25,7 +28,10 @@ SPARSEST = 16  # frames of the video for each frame in a window: beyond, the num
 def save_windows(path: str | Path, predictions: WindowPredictions) -> None:
     """Writes an .npz if the path says so, else a folder with one .npy a key."""
     path = Path(path)
-    arrays: dict[str, Any] = {"windows": predictions.windows.numpy().astype(np.int32), "points_origin": np.array(predictions.points_origin)}
+    arrays: dict[str, Any] = {
+        "windows": predictions.windows.numpy().astype(np.int32),
+        "points_origin": np.array(predictions.points_origin),
+    }
     arrays |= {name: getattr(predictions, name).numpy() for name in DENSE if getattr(predictions, name) is not None}
     arrays |= {name: np.asarray(getattr(predictions, name)) for name in OTHER if getattr(predictions, name) is not None}
     arrays |= {PREFIX + name: value.numpy() for name, value in predictions.extra.items()}
@@ -82,9 +88,15 @@ def load_windows(path: str | Path) -> WindowPredictions:
 def _extra(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Fields that this room does not know. Raises InputError for what torch cannot hold."""
     found = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
-    odd = {name: array.dtype.name for name, array in found.items() if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8}
+    odd = {
+        name: array.dtype.name
+        for name, array in found.items()
+        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8
+    }
     if odd:
-        raise InputError(f"{path}: {', '.join(PREFIX + name for name in odd)} must hold numbers; got {', '.join(odd.values())}.")
+        raise InputError(
+            f"{path}: {', '.join(PREFIX + name for name in odd)} must hold numbers; got {', '.join(odd.values())}."
+        )
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
@@ -98,7 +110,9 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
     g, v = arrays["windows"].shape
     if arrays["windows"].dtype.kind not in "iu" or not arrays["windows"].size or (arrays["windows"] < 0).any():
         found = f"{arrays['windows'].dtype.name} {arrays['windows'].shape}"
-        raise InputError(f"{path}: 'windows' must hold frame numbers, whole and from 0, for at least one window; got {found}{SEE}.")
+        raise InputError(
+            f"{path}: 'windows' must hold frame numbers, whole and from 0, for at least one window; got {found}{SEE}."
+        )
     odd = {name: arrays[name].dtype.name for name in DENSE if name in arrays and arrays[name].dtype.kind not in "fiub"}
     if odd:
         raise InputError(f"{path}: {', '.join(odd)} must hold numbers; got {', '.join(odd.values())}.")
@@ -110,7 +124,9 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
         wanted = 4 if name in ("weight", "disparity", "disparity_weight", "ray_cam_to_win") else 5
         if len(shape) != wanted or 0 in shape or shape[:2] != (g, v) or shape[-1] != last.get(name, shape[-1]):
             fits = f"({g}, {v}, {TAILS.get(name, 'H, W')})"
-            raise InputError(f"{path}: '{name}' must have the shape {fits}, since 'windows' is ({g}, {v}); got {shape}{SEE}.")
+            raise InputError(
+                f"{path}: '{name}' must have the shape {fits}, since 'windows' is ({g}, {v}); got {shape}{SEE}."
+            )
     origin = str(arrays.get("points_origin", "unknown"))
     if origin not in ("unknown", "camera"):
         raise InputError(f"{path}: points_origin must be 'unknown' or 'camera'; got {origin!r}.")
@@ -131,10 +147,14 @@ def _check_frames(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """The numbers of the frames are those of a video, and what there is for each frame is there for every one."""
     frames, places = int(arrays["windows"].max()) + 1, arrays["windows"].size
     if frames > SPARSEST * places:
-        raise InputError(f"{path}: 'windows' holds the frame number {frames - 1} among {places}; number the video's frames from 0.")
+        raise InputError(
+            f"{path}: 'windows' holds the frame number {frames - 1} among {places}; number the video's frames from 0."
+        )
     for name in ("images", "img", "timestamps"):
         if name in arrays and (arrays[name].ndim == 0 or len(arrays[name]) < frames):
-            raise InputError(f"{path}: '{name}' has shape {arrays[name].shape}, too short for the {frames} frames in 'windows'.")
+            raise InputError(
+                f"{path}: '{name}' has shape {arrays[name].shape}, too short for the {frames} frames in 'windows'."
+            )
     for name in ("images", "img"):
         found = arrays.get(name)
         if found is not None and (found.dtype != np.uint8 or found.ndim != 4 or found.shape[3] != 3 or not found.size):

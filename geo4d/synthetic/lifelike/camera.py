@@ -33,7 +33,9 @@ class Obstacles:
         half = size.copy()
         capsule, torus = kind == Shape.CAPSULE, kind == Shape.TORUS
         half[capsule] = np.stack([size[capsule, 0], size[capsule, 0] + size[capsule, 1], size[capsule, 0]], axis=1)
-        half[torus] = np.stack([size[torus, 0] + size[torus, 1], size[torus, 1], size[torus, 0] + size[torus, 1]], axis=1)
+        half[torus] = np.stack(
+            [size[torus, 0] + size[torus, 1], size[torus, 1], size[torus, 0] + size[torus, 1]], axis=1
+        )
         self._half = half
 
     def distance(self, track: np.ndarray) -> float:
@@ -100,7 +102,9 @@ def look_at(
     return best
 
 
-def _candidate(rng: np.random.Generator, target: np.ndarray, view: View, style: CameraStyle | None, walk: float, *, calm: bool) -> Camera:
+def _candidate(
+    rng: np.random.Generator, target: np.ndarray, view: View, style: CameraStyle | None, walk: float, *, calm: bool
+) -> Camera:
     bearing, away = rng.uniform(-np.pi, np.pi), rng.uniform(*view.distance)
     eye_height = rng.uniform(*view.height) + (-target[1] if view.above else 0.0)
     reach = view.reach * (0.3 if calm else 1.0)

@@ -14,7 +14,9 @@ from geo4d.synthetic.lifelike import materials as m
 from geo4d.synthetic.lifelike.piece import AHEAD, SIDEWAYS, Piece, tilted
 from geo4d.synthetic.primitives import Shape
 
-Top = tuple[np.ndarray, float, float]  # centre in the piece's frame, half width (x) and half depth (z); round tops as squares
+Top = tuple[
+    np.ndarray, float, float
+]  # centre in the piece's frame, half width (x) and half depth (z); round tops as squares
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def chair(rng: np.random.Generator) -> Item:
                 piece.rod((x, -0.02, half), (x, -0.02, -half), 0.012, frame)
                 piece.rod((x, -high, -half), (x, -high - back, -half - lean * back), 0.012, frame)
             piece.rod((-half, -0.02, -half), (half, -0.02, -half), 0.012, frame)
-            piece.box((0, -high - 0.65 * back, -half - 0.65 * lean * back), (half, 0.3 * back, 0.01), seat, tilted(lean))
+            piece.box(
+                (0, -high - 0.65 * back, -half - 0.65 * lean * back), (half, 0.3 * back, 0.01), seat, tilted(lean)
+            )
             return []
         piece.legs(0.9 * half, 0.9 * half, high, rng.uniform(0.014, 0.024), frame, square=True)
         for x in (-0.9 * half, 0.9 * half):
@@ -95,7 +99,11 @@ def chair(rng: np.random.Generator) -> Item:
         if kind == "panel":
             piece.box((0, -high - 0.6 * back, -half), (0.85 * half, 0.35 * back, 0.012), seat)
         for k in range(slats if kind == "slats" else 0):
-            piece.box((0, -high - back * (0.25 + 0.75 * (k + 0.5) / slats), -half), (0.85 * half, 0.28 * back / slats, 0.01), frame)
+            piece.box(
+                (0, -high - back * (0.25 + 0.75 * (k + 0.5) / slats), -half),
+                (0.85 * half, 0.28 * back / slats, 0.01),
+                frame,
+            )
         return []
 
     return Item((half + 0.08, half + 0.08), put_up)
@@ -114,7 +122,9 @@ def sofa(rng: np.random.Generator) -> Item:
         for side in (-1, 1):
             piece.box((side * (half - 0.09), -0.3, 0), (0.09, 0.26, deep), cloth)
             if rounded:
-                piece.rod((side * (half - 0.09), -0.56, -deep + 0.1), (side * (half - 0.09), -0.56, deep - 0.1), 0.1, cloth)
+                piece.rod(
+                    (side * (half - 0.09), -0.56, -deep + 0.1), (side * (half - 0.09), -0.56, deep - 0.1), 0.1, cloth
+                )
         for k in range(seats):
             x = (k - (seats - 1) / 2) * 0.62
             piece.box((x, -high - 0.03, 0.08), (0.29, 0.07, deep - 0.14), cloth)
@@ -206,7 +216,11 @@ def cupboard(rng: np.random.Generator, *, tall: bool = False) -> Item:
 
 
 def _fronts(
-    rng: np.random.Generator, piece: Piece, face: tuple[float, float, float, float, float], grid: tuple[int, int], look: m.Columns
+    rng: np.random.Generator,
+    piece: Piece,
+    face: tuple[float, float, float, float, float],
+    grid: tuple[int, int],
+    look: m.Columns,
 ) -> None:
     """Doors with gaps and handles on the front of a body: face is (x, top, half width, height, z)."""
     x0, top, half, high, z = face
@@ -226,7 +240,10 @@ def _fronts(
 def counter(rng: np.random.Generator, half: float) -> Item:
     """A run of kitchen: base cupboards, worktop, sink or hob, tiles, wall cupboards."""
     deep, high = 0.3, 0.9
-    body, top = m.plastic(rng) if rng.random() < 0.6 else m.wood(rng), m.stone(rng) if rng.random() < 0.6 else m.wood(rng)
+    body, top = (
+        m.plastic(rng) if rng.random() < 0.6 else m.wood(rng),
+        m.stone(rng) if rng.random() < 0.6 else m.wood(rng),
+    )
     above = rng.random() < 0.7
     shine = rng.uniform(0.02, 0.12)
 
@@ -234,7 +251,13 @@ def counter(rng: np.random.Generator, half: float) -> Item:
         doors = max(1, round(2 * half / rng.uniform(0.45, 0.8)))
         piece.box((0, -0.46, -0.02), (half, 0.4, deep - 0.03), body)
         piece.box((0, -0.04, -0.05), (half, 0.04, deep - 0.06), m.dark(rng))
-        _fronts(rng, piece, (0.0, -0.84, half, 0.74, deep - 0.05), (doors, int(rng.integers(1, 3))), body | {"reflection": shine})
+        _fronts(
+            rng,
+            piece,
+            (0.0, -0.84, half, 0.74, deep - 0.05),
+            (doors, int(rng.integers(1, 3))),
+            body | {"reflection": shine},
+        )
         piece.box((0, -high + 0.02, 0), (half + 0.01, 0.02, deep), top)
         piece.box((0, -high - 0.3, -deep + 0.005), (half, 0.3, 0.006), m.tiles(rng, (0.05, 0.2)))
         at = rng.uniform(-0.5, 0.5) * half
@@ -279,10 +302,18 @@ def desk(rng: np.random.Generator) -> Item:
             _fronts(rng, piece, (0.6 * half, -0.62, 0.2, 0.58, 0.8 * deep), (1, 3), look)
         for k in range(int(rng.integers(1, 3))):
             _monitor(rng, piece, (-0.25 + 0.55 * k, -high, -0.45 * deep), rng.uniform(-0.3, 0.3))
-        keys = m.plastic(rng) | {"cell": (0.019, 0.019), "joint": 0.005, "joint_colour": np.full(3, rng.uniform(0.02, 0.6)), "tone": 0.3}
+        keys = m.plastic(rng) | {
+            "cell": (0.019, 0.019),
+            "joint": 0.005,
+            "joint_colour": np.full(3, rng.uniform(0.02, 0.6)),
+            "tone": 0.3,
+        }
         piece.box((-0.1, -high - 0.01, 0.4 * deep), (0.22, 0.01, 0.065), keys, tilted(0, rng.uniform(-0.15, 0.15), 0))
         piece.ball((0.22, -high - 0.01, 0.4 * deep), (0.03, 0.02, 0.05), m.dark(rng))
-        return [(np.array([0.35 * half, -high, 0.1]), 0.5 * half, 0.7 * deep), (np.array([-0.7 * half, -high, 0]), 0.25 * half, 0.8 * deep)]
+        return [
+            (np.array([0.35 * half, -high, 0.1]), 0.5 * half, 0.7 * deep),
+            (np.array([-0.7 * half, -high, 0]), 0.25 * half, 0.8 * deep),
+        ]
 
     return Item((half, deep), put_up)
 
@@ -330,7 +361,9 @@ def floor_lamp(rng: np.random.Generator) -> Item:
         pole = m.metal(rng)
         piece.cylinder((0, -0.01, 0), 0.14, 0.012, pole)
         piece.cylinder((0, -high / 2, 0), 0.012, high / 2, pole)
-        piece.cylinder((0, -high, 0), rng.uniform(0.12, 0.25), 0.13, m.lit_pane(rng) if rng.random() < 0.5 else m.fabric(rng))
+        piece.cylinder(
+            (0, -high, 0), rng.uniform(0.12, 0.25), 0.13, m.lit_pane(rng) if rng.random() < 0.5 else m.fabric(rng)
+        )
         return []
 
     return Item((0.2, 0.2), put_up)
@@ -347,7 +380,9 @@ def television(rng: np.random.Generator) -> Item:
         wide = rng.uniform(0.4, 0.65)
         piece.box((0, -0.5 - 0.56 * wide, 0), (wide, 0.56 * wide, 0.02), m.dark(rng))
         piece.box(
-            (0, -0.5 - 0.56 * wide, 0.021), (0.98 * wide, 0.54 * wide, 0.001), m.screen(rng, wide) if rng.random() < 0.4 else m.dark(rng)
+            (0, -0.5 - 0.56 * wide, 0.021),
+            (0.98 * wide, 0.54 * wide, 0.001),
+            m.screen(rng, wide) if rng.random() < 0.4 else m.dark(rng),
         )
         piece.box((0, -0.47, 0), (0.2, 0.03, 0.08), m.dark(rng))
         return [(np.array([0.75 * half, -0.44, 0]), 0.2 * half, 0.15)]
@@ -363,7 +398,11 @@ def clutter_on_floor(rng: np.random.Generator) -> Item:
         if kind == "bin":
             piece.cylinder((0, -size, 0), 0.7 * size, size, m.plastic(rng))
         elif kind == "box":
-            piece.box((0, -0.7 * size, 0), (size, 0.7 * size, 0.8 * size), m.printed(rng, size) if rng.random() < 0.4 else m.wood(rng))
+            piece.box(
+                (0, -0.7 * size, 0),
+                (size, 0.7 * size, 0.8 * size),
+                m.printed(rng, size) if rng.random() < 0.4 else m.wood(rng),
+            )
         elif kind == "bag":
             look = m.fabric(rng)
             piece.ball((0, -1.1 * size, 0), (0.8 * size, 1.2 * size, 0.55 * size), look)
@@ -404,7 +443,11 @@ def radiator(rng: np.random.Generator) -> Item:
 
     def put_up(piece: Piece) -> list[Top]:
         look = m.plastic(rng, m.hsv(0.1, 0.03, 0.85))
-        piece.box((0, -0.4, 0), (0.5, 0.28, 0.03), look | {"cell": (0.06, 9.0), "joint": 0.02, "joint_colour": np.full(3, 0.5)})
+        piece.box(
+            (0, -0.4, 0),
+            (0.5, 0.28, 0.03),
+            look | {"cell": (0.06, 9.0), "joint": 0.02, "joint_colour": np.full(3, 0.5)},
+        )
         piece.rod((-0.5, -0.12, 0.04), (0.5, -0.12, 0.04), 0.02, look)
         return []
 
@@ -476,7 +519,12 @@ def on_the_wall(rng: np.random.Generator, piece: Piece) -> None:
         piece.box((0, y, 0.012), (2 * half[0], half[1], 0.012), m.painted(rng))
         for _ in range(6):
             at = (rng.uniform(-1.7, 1.7) * half[0], y + rng.uniform(-0.7, 0.7) * half[1], 0.026)
-            piece.box(at, (rng.uniform(0.03, 0.1), rng.uniform(0.03, 0.1), 0.002), m.printed(rng, 0.1), tilted(0, 0, rng.normal() * 0.1))
+            piece.box(
+                at,
+                (rng.uniform(0.03, 0.1), rng.uniform(0.03, 0.1), 0.002),
+                m.printed(rng, 0.1),
+                tilted(0, 0, rng.normal() * 0.1),
+            )
 
 
 def ceiling_lamp(rng: np.random.Generator, piece: Piece, height: float) -> None:

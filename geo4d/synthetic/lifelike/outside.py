@@ -28,7 +28,9 @@ def tree(rng: np.random.Generator, builder: Builder, place: np.ndarray, size: fl
         for k in range(5):
             share = k / 5
             piece.ball(
-                (0, -size * (0.25 + 0.7 * share), 0), size * np.array([0.24 * (1 - share) + 0.02, 0.13, 0.24 * (1 - share) + 0.02]), green
+                (0, -size * (0.25 + 0.7 * share), 0),
+                size * np.array([0.24 * (1 - share) + 0.02, 0.13, 0.24 * (1 - share) + 0.02]),
+                green,
             )
         return
     stem = rng.uniform(0.3, 0.5)
@@ -54,11 +56,16 @@ def _house(rng: np.random.Generator, builder: Builder, place: np.ndarray, half: 
     piece.box((0, -half[1], 0), half, walls)
     if rng.random() < 0.6:
         shop = (
-            m.printed(rng, 4.0) if rng.random() < 0.4 else m.dark(rng) | {"cell": (1.8, 9.0), "joint": 0.3, "joint_colour": m.anything(rng)}
+            m.printed(rng, 4.0)
+            if rng.random() < 0.4
+            else m.dark(rng) | {"cell": (1.8, 9.0), "joint": 0.3, "joint_colour": m.anything(rng)}
         )
         piece.box((0, -1.6, 0), half * [1, 0, 1] + [0.03, 1.5, 0.03], shop)
     if half[1] < 5 and rng.random() < 0.7:
-        roof = m.tiles(rng, (0.2, 0.4)) | {"colour0": m.hsv(rng.uniform(0, 0.08), 0.5, 0.25), "colour1": m.hsv(0.03, 0.4, 0.5)}
+        roof = m.tiles(rng, (0.2, 0.4)) | {
+            "colour0": m.hsv(rng.uniform(0, 0.08), 0.5, 0.25),
+            "colour1": m.hsv(0.03, 0.4, 0.5),
+        }
         side = half[0] * 0.78
         tilt = (0.7071, -0.7071, 0, 0.7071, 0.7071, 0, 0, 0, 1)
         piece.box((0, -2 * half[1] + 0.1, 0), (side, side, half[2] - 0.02), roof, tilt)
@@ -115,17 +122,33 @@ class Road:
     def surface(self) -> None:
         """Road, kerbs, pavements, marks."""
         rng, add = self.rng, self.builder.add
-        add(Shape.BOX, structure=True, size=(400, 0.5, 400), base=(0, 0.5, 0), **(m.grass(rng) if rng.random() < 0.5 else m.paving(rng)))
+        add(
+            Shape.BOX,
+            structure=True,
+            size=(400, 0.5, 400),
+            base=(0, 0.5, 0),
+            **(m.grass(rng) if rng.random() < 0.5 else m.paving(rng)),
+        )
         tar = m.asphalt(rng)
         add(Shape.BOX, structure=True, size=(self.half, 0.02, 390), **tar)
         wide, pavement, kerb = rng.uniform(1.5, 4.0), m.paving(rng), m.concrete(rng)
         self.pavement = wide
         for side in (-1, 1):
             add(Shape.BOX, structure=True, size=(0.08, 0.12, 390), base=(side * (self.half + 0.08), 0, 0), **kerb)
-            add(Shape.BOX, structure=True, size=(wide / 2, 0.11, 390), base=(side * (self.half + 0.16 + wide / 2), 0, 0), **pavement)
+            add(
+                Shape.BOX,
+                structure=True,
+                size=(wide / 2, 0.11, 390),
+                base=(side * (self.half + 0.16 + wide / 2), 0, 0),
+                **pavement,
+            )
         white = m.painted(rng, m.hsv(0.13, rng.choice([0.03, 0.03, 0.6]), rng.uniform(0.6, 0.95)))
         for x in np.arange(-self.lanes + 1, self.lanes) * self.lane:
-            dashes = {} if x == 0 and rng.random() < 0.3 else {"cell": (50.0, 6.0), "joint": 3.0, "joint_colour": tar["colour0"]}
+            dashes = (
+                {}
+                if x == 0 and rng.random() < 0.3
+                else {"cell": (50.0, 6.0), "joint": 3.0, "joint_colour": tar["colour0"]}
+            )
             add(Shape.BOX, structure=True, size=(0.07, 0.023, 60), base=(x, 0, 45), **white | dashes)
         if rng.random() < 0.25:  # a zebra crossing
             z = rng.uniform(8, 30)
@@ -145,16 +168,27 @@ class Road:
                 z += 2 * half[2] + rng.choice([0.0, 0.0, rng.uniform(1, 8)])
             if kind == "wall":
                 look = rng.choice([m.brick, m.concrete])(rng)  # type: ignore[arg-type]
-                builder.add(Shape.BOX, size=(0.15, rng.uniform(0.5, 1.6), 80), base=(side * (edge + 0.3), -0.5, 0), **look)
+                builder.add(
+                    Shape.BOX, size=(0.15, rng.uniform(0.5, 1.6), 80), base=(side * (edge + 0.3), -0.5, 0), **look
+                )
             if rng.random() < 0.4 and kind != "houses":
-                builder.add(Shape.BOX, size=(0.5, rng.uniform(0.5, 1.0), 40), base=(side * (edge + 1.2), -0.5, 30), **m.leaves(rng, 0.6))
+                builder.add(
+                    Shape.BOX,
+                    size=(0.5, rng.uniform(0.5, 1.0), 40),
+                    base=(side * (edge + 1.2), -0.5, 30),
+                    **m.leaves(rng, 0.6),
+                )
             for _ in range(int(rng.integers(1, 7 if kind == "green" else 4))):
-                x = side * (self.half + rng.uniform(0.8, self.pavement) if kind == "houses" else edge + rng.uniform(1, 12))
+                x = side * (
+                    self.half + rng.uniform(0.8, self.pavement) if kind == "houses" else edge + rng.uniform(1, 12)
+                )
                 tree(rng, builder, np.array([x, 0, rng.uniform(3, 60)]), rng.uniform(3, 9))
             for _ in range(int(rng.integers(1, 5))):
                 _pole(rng, builder, np.array([side * (self.half + 0.5), 0, rng.uniform(3, 50)]), -side)
             for _ in range(int(rng.choice([0, 1, 2, 3]))):
-                place = np.array([side * (self.half + rng.uniform(0.6, max(0.7, self.pavement))), -0.1, rng.uniform(3, 25)])
+                place = np.array(
+                    [side * (self.half + rng.uniform(0.6, max(0.7, self.pavement))), -0.1, rng.uniform(3, 25)]
+                )
                 walk = 0.0 if self.staging.is_still else rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)
                 if walk:
                     person(rng, builder, place, 0.0 if walk > 0 else np.pi, "walk", {"velocity": (0, 0, walk)})
@@ -162,7 +196,11 @@ class Road:
                     person(rng, builder, place, rng.uniform(0, 6.3), "stand")
         if rng.random() < 0.12:  # a bridge over it
             builder.add(
-                Shape.BOX, structure=True, size=(60, 0.9, rng.uniform(2, 6)), base=(0, -6.5, rng.uniform(25, 60)), **m.concrete(rng)
+                Shape.BOX,
+                structure=True,
+                size=(60, 0.9, rng.uniform(2, 6)),
+                base=(0, -6.5, rng.uniform(25, 60)),
+                **m.concrete(rng),
             )
 
     def camera(self) -> Camera:
@@ -175,8 +213,17 @@ class Road:
             speed = rng.uniform(*staging.speed)
         self.speed = 0.0 if staging.camera == "static" else float(speed)
         self.own_lane = float(lane)
-        camera |= {"base": np.array([lane + rng.normal() * 0.2, -rng.uniform(1.2, 1.7), 0.0]), "velocity": np.array([0, 0, self.speed])}
-        camera |= {"sway": np.zeros(3), "radius": 0.0, "yaw_rate": 0.0, "yaw": rng.normal() * 0.05, "yaw_swing": rng.normal() * 0.03}
+        camera |= {
+            "base": np.array([lane + rng.normal() * 0.2, -rng.uniform(1.2, 1.7), 0.0]),
+            "velocity": np.array([0, 0, self.speed]),
+        }
+        camera |= {
+            "sway": np.zeros(3),
+            "radius": 0.0,
+            "yaw_rate": 0.0,
+            "yaw": rng.normal() * 0.05,
+            "yaw_swing": rng.normal() * 0.03,
+        }
         camera |= {"pitch": rng.normal() * 0.03 - 0.03, "roll": rng.normal() * 0.015}
         camera |= {"shake_position": rng.uniform(0, 0.012), "shake_angle": rng.uniform(0, 0.006)}
         if staging.camera == "static":
@@ -230,7 +277,12 @@ def _sun(rng: np.random.Generator) -> dict[str, np.ndarray | float]:
     azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 1.3)
     direction = np.array([np.cos(elevation) * np.sin(azimuth), -np.sin(elevation), np.cos(elevation) * np.cos(azimuth)])
     strength = rng.choice([rng.uniform(0.0, 0.3), rng.uniform(0.5, 1.0)], p=[0.35, 0.65])  # overcast or bright
-    return {"position": 3000.0 * direction, "ambient": rng.uniform(0.3, 0.55), "strength": strength, "haze": rng.uniform(0.0, 0.012)}
+    return {
+        "position": 3000.0 * direction,
+        "ambient": rng.uniform(0.3, 0.55),
+        "strength": strength,
+        "haze": rng.uniform(0.0, 0.012),
+    }
 
 
 def open_ground(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
@@ -274,7 +326,11 @@ def _borders(rng: np.random.Generator, builder: Builder) -> None:
         piece = Piece(builder, distance * out, yaw)
         if kind < 0.25:
             high = rng.uniform(0.4, 1.1)
-            look = m.wood(rng, along=1) | {"cell": (rng.uniform(0.1, 0.2), 50.0), "joint": rng.uniform(0.01, 0.05), "tone": 0.5}
+            look = m.wood(rng, along=1) | {
+                "cell": (rng.uniform(0.1, 0.2), 50.0),
+                "joint": rng.uniform(0.01, 0.05),
+                "tone": 0.5,
+            }
             piece.box((0, -high, 0), (distance, high, 0.03), look)
         elif kind < 0.45:
             piece.box((0, -0.6, 0), (distance, rng.uniform(0.5, 1.0), 0.5), m.leaves(rng, 0.6))
@@ -283,7 +339,10 @@ def _borders(rng: np.random.Generator, builder: Builder) -> None:
             _house(rng, builder, (distance + 4) * out, half, yaw)
     if rng.random() < 0.4:
         angle = rng.uniform(0, 6.3)
-        piece, look = Piece(builder, rng.uniform(2, 5) * np.array([np.sin(angle), 0, np.cos(angle)]), rng.uniform(0, 6.3)), m.wood(rng)
+        piece, look = (
+            Piece(builder, rng.uniform(2, 5) * np.array([np.sin(angle), 0, np.cos(angle)]), rng.uniform(0, 6.3)),
+            m.wood(rng),
+        )
         for z in (-0.18, -0.06, 0.06, 0.18):
             piece.box((0, -0.45, z), (0.8, 0.018, 0.05), look)
         for y in (-0.62, -0.78):

@@ -18,7 +18,14 @@ def _along(forward: float, outward: float) -> np.ndarray:
     return np.array([np.sin(outward), np.cos(outward) * np.cos(forward), np.cos(outward) * np.sin(forward)])
 
 
-def person(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: float, pose: Pose, motion: m.Columns | None = None) -> None:
+def person(
+    rng: np.random.Generator,
+    builder: Builder,
+    place: np.ndarray,
+    yaw: float,
+    pose: Pose,
+    motion: m.Columns | None = None,
+) -> None:
     """Faces +z of its own frame, feet on `place`, 1.5 to 1.9 metres tall; who walks needs a motion that leads along the ground."""
     tall = rng.uniform(0.9, 1.08) if rng.random() < 0.85 else rng.uniform(0.55, 0.8)
     piece = Piece(builder, place, yaw, dict(motion or {}))
@@ -94,7 +101,14 @@ def _arm(
     piece.ball(wrist + 0.06 * (wrist - elbow) / 0.26, np.array([0.035, 0.06, 0.03]) * tall, flesh, **more)
 
 
-def animal(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: float, tall: float, motion: m.Columns | None = None) -> None:
+def animal(
+    rng: np.random.Generator,
+    builder: Builder,
+    place: np.ndarray,
+    yaw: float,
+    tall: float,
+    motion: m.Columns | None = None,
+) -> None:
     """On four legs, its back `tall` metres high: a cat, a dog, a horse by proportion; looks along +z."""
     piece = Piece(builder, place, yaw, dict(motion or {}))
     coat, dark = m.fur(rng), m.dark(rng)
@@ -126,5 +140,9 @@ def animal(rng: np.random.Generator, builder: Builder, place: np.ndarray, yaw: f
 def wander(rng: np.random.Generator, radius: float, pace: float) -> m.Columns:
     """Motion on a circle, looking ahead; what it is given to should face +z."""
     turn = rng.choice([-1.0, 1.0])
-    columns = {"circle_radius": radius, "circle_rate": turn * pace / max(radius, 0.3), "circle_phase": rng.uniform(0, 6.3)}
+    columns = {
+        "circle_radius": radius,
+        "circle_rate": turn * pace / max(radius, 0.3),
+        "circle_phase": rng.uniform(0, 6.3),
+    }
     return columns | {"follow": 1.0, "yaw": turn * np.pi / 2}

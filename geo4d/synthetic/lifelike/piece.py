@@ -61,7 +61,9 @@ class Piece:
         """By half extents."""
         self.add(Shape.BOX, at, half, look, tilt, **more)
 
-    def cylinder(self, at: object, radius: float, half: float, look: Columns, tilt: object = None, **more: object) -> None:
+    def cylinder(
+        self, at: object, radius: float, half: float, look: Columns, tilt: object = None, **more: object
+    ) -> None:
         """Upright unless tilted."""
         self.add(Shape.CYLINDER, at, (radius, half, radius), look, tilt, **more)
 
@@ -72,7 +74,14 @@ class Piece:
     def rod(self, a: object, b: object, radius: float, look: Columns, **more: object) -> None:
         """A capsule between two points."""
         a, b = np.asarray(a, float), np.asarray(b, float)
-        self.add(Shape.CAPSULE, (a + b) / 2, (radius, max(float(np.linalg.norm(b - a)) / 2, 1e-3), 1), look, _upright_to(b - a), **more)
+        self.add(
+            Shape.CAPSULE,
+            (a + b) / 2,
+            (radius, max(float(np.linalg.norm(b - a)) / 2, 1e-3), 1),
+            look,
+            _upright_to(b - a),
+            **more,
+        )
 
     def ring(self, at: object, radius: float, tube: float, look: Columns, tilt: object = None) -> None:
         """A torus about the vertical unless tilted."""

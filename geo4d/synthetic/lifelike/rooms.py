@@ -43,7 +43,9 @@ class Room:
     def is_free(self, x: float, z: float, half: tuple[float, float], gap: float = 0.05) -> bool:
         """Whether a rectangle of floor is in the room and not taken."""
         inside = bool(abs(x) + half[0] <= self.half[0] and abs(z) + half[1] <= self.half[1])
-        return inside and all(abs(x - a) > half[0] + c + gap or abs(z - b) > half[1] + d + gap for a, b, c, d in self.taken)
+        return inside and all(
+            abs(x - a) > half[0] + c + gap or abs(z - b) > half[1] + d + gap for a, b, c, d in self.taken
+        )
 
     def at_wall(self, item: f.Item, gap: float = 0.02) -> Piece | None:
         """A place with its back to a wall, taken."""
@@ -100,7 +102,11 @@ class Room:
 def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) -> World:
     """A furnished room and a camera in it."""
     kind = rng.choice(["living", "kitchen", "office", "bedroom", "corridor"], p=[0.28, 0.27, 0.25, 0.1, 0.1])
-    half = (rng.uniform(1.5, 3.2), rng.uniform(1.6, 3.6)) if kind != "corridor" else (rng.uniform(0.9, 1.6), rng.uniform(3, 7))
+    half = (
+        (rng.uniform(1.5, 3.2), rng.uniform(1.6, 3.6))
+        if kind != "corridor"
+        else (rng.uniform(0.9, 1.6), rng.uniform(3, 7))
+    )
     if kind == "office":
         half = (half[0] * 1.3, half[1] * 1.3)
     if kind != "corridor" and rng.random() < LARGE_SHARE:
@@ -114,20 +120,28 @@ def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) 
         wall = f.partition(rng, room.height)
         room.put(wall, room.anywhere(wall))
     _people(room, staging)
-    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[rng.choice(["across", "down", "close"], p=[0.45, 0.33, 0.22])]
+    view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[
+        rng.choice(["across", "down", "close"], p=[0.45, 0.33, 0.22])
+    ]
     targets = room.tops if view is not ACROSS and room.tops else room.targets
     if view is not CLOSE:
-        targets = targets + [np.array([rng.uniform(-0.7, 0.7) * half[0], -rng.uniform(0, 0.6), rng.uniform(-0.7, 0.7) * half[1]])]
+        targets = targets + [
+            np.array([rng.uniform(-0.7, 0.7) * half[0], -rng.uniform(0, 0.6), rng.uniform(-0.7, 0.7) * half[1]])
+        ]
     margin = (half[0] - 0.05, half[1] - 0.05)
     camera = look_at(rng, Obstacles(builder), targets, view, half=margin, style=staging.camera, walk=min(half))
     extras = {"centre_x": 0.0, "centre_z": 0.0}
-    return World("indoor", builder, camera, _light(rng, room, window), room=(half[0], room.height, half[1]), extras=extras)
+    return World(
+        "indoor", builder, camera, _light(rng, room, window), room=(half[0], room.height, half[1]), extras=extras
+    )
 
 
 def _light(rng: np.random.Generator, room: Room, window: np.ndarray) -> dict[str, np.ndarray | float]:
     """A lamp under the ceiling, or the brightness of a window."""
     if rng.random() < 0.5:
-        position = np.array([rng.uniform(-0.5, 0.5) * room.half[0], -room.height + 0.45, rng.uniform(-0.5, 0.5) * room.half[1]])
+        position = np.array(
+            [rng.uniform(-0.5, 0.5) * room.half[0], -room.height + 0.45, rng.uniform(-0.5, 0.5) * room.half[1]]
+        )
     else:
         position = window * [0.92, 1, 0.92]
     return {"position": position, "ambient": rng.uniform(0.2, 0.5), "strength": rng.uniform(0.5, 1.2), "haze": 0.0}
@@ -257,7 +271,12 @@ def _office(room: Room) -> None:
                 f.chair(rng).put_up(Piece(room.builder, place, piece.yaw + np.pi + rng.normal() * 0.4))
                 room.seats.append((place, piece.yaw + np.pi))
                 room.taken.append((place[0], place[2], 0.3, 0.3))
-    for item, chance in ((f.shelf(rng), 0.7), (f.cupboard(rng, tall=True), 0.6), (f.cupboard(rng), 0.5), (f.sofa(rng), 0.3)):
+    for item, chance in (
+        (f.shelf(rng), 0.7),
+        (f.cupboard(rng, tall=True), 0.6),
+        (f.cupboard(rng), 0.5),
+        (f.sofa(rng), 0.3),
+    ):
         if rng.random() < chance:
             room.put(item, room.at_wall(item), things.DESK, 3)
     if rng.random() < 0.4:

@@ -16,13 +16,18 @@ def cup(rng: np.random.Generator, piece: Piece) -> None:
     """With a handle and something in it."""
     radius, half, look = rng.uniform(0.035, 0.045), rng.uniform(0.04, 0.055), m.plastic(rng)
     piece.cylinder((0, -half, 0), radius, half, look)
-    piece.cylinder((0, -2 * half - 0.0005, 0), 0.88 * radius, 0.001, m.dark(rng) if rng.random() < 0.6 else m.plastic(rng))
+    piece.cylinder(
+        (0, -2 * half - 0.0005, 0), 0.88 * radius, 0.001, m.dark(rng) if rng.random() < 0.6 else m.plastic(rng)
+    )
     piece.ring((radius + 0.012, -half, 0), 0.024, 0.006, look, AHEAD)
 
 
 def glass(rng: np.random.Generator, piece: Piece) -> None:
     """A tumbler or a vase."""
-    look = m.plastic(rng, m.hsv(rng.uniform(0.3, 0.6), 0.1, rng.uniform(0.4, 0.8))) | {"reflection": 0.25, "specular": 0.9}
+    look = m.plastic(rng, m.hsv(rng.uniform(0.3, 0.6), 0.1, rng.uniform(0.4, 0.8))) | {
+        "reflection": 0.25,
+        "specular": 0.9,
+    }
     piece.cylinder((0, -0.06, 0), rng.uniform(0.025, 0.04), 0.06, look)
 
 
@@ -40,7 +45,11 @@ def plate(rng: np.random.Generator, piece: Piece) -> None:
 def fruit(rng: np.random.Generator, piece: Piece) -> None:
     """An apple with its stalk, an orange, a lemon."""
     radius, hue = rng.uniform(0.03, 0.045), rng.choice([0.0, 0.97, 0.08, 0.14, 0.25])
-    look = m.plastic(rng, m.hsv(hue, 0.8, rng.uniform(0.4, 0.85))) | {"mottle_gain": 2.0, "mottle_scale": 8.0, "specular": 0.4}
+    look = m.plastic(rng, m.hsv(hue, 0.8, rng.uniform(0.4, 0.85))) | {
+        "mottle_gain": 2.0,
+        "mottle_scale": 8.0,
+        "specular": 0.4,
+    }
     piece.ball((0, -0.95 * radius, 0), radius * np.array([1, 0.93, 1]), look)
     piece.rod((0, -1.75 * radius, 0), (0.004, -2.15 * radius, 0), 0.0025, m.bark(rng))
 
@@ -107,7 +116,11 @@ def phone(rng: np.random.Generator, piece: Piece) -> None:
     size = [(0.037, 0.004, 0.075), (0.024, 0.01, 0.09), (0.06, 0.014, 0.045)][half]
     piece.box((0, -size[1], 0), size, [m.dark, m.dark, m.leather][half](rng))
     if half == 0:
-        piece.box((0, -2 * size[1] - 0.0004, 0), (0.034, 0.0005, 0.07), m.screen(rng, 0.1) if rng.random() < 0.4 else m.dark(rng))
+        piece.box(
+            (0, -2 * size[1] - 0.0004, 0),
+            (0.034, 0.0005, 0.07),
+            m.screen(rng, 0.1) if rng.random() < 0.4 else m.dark(rng),
+        )
 
 
 def laptop(rng: np.random.Generator, piece: Piece) -> None:
@@ -115,7 +128,12 @@ def laptop(rng: np.random.Generator, piece: Piece) -> None:
     look, wide, deep = m.metal(rng) if rng.random() < 0.5 else m.dark(rng), 0.165, 0.115
     lean = rng.uniform(0.1, 0.5)
     piece.box((0, -0.008, 0), (wide, 0.008, deep), look)
-    keys = m.dark(rng) | {"cell": (0.019, 0.019), "joint": 0.004, "joint_colour": np.full(3, rng.uniform(0.1, 0.5)), "tone": 0.2}
+    keys = m.dark(rng) | {
+        "cell": (0.019, 0.019),
+        "joint": 0.004,
+        "joint_colour": np.full(3, rng.uniform(0.1, 0.5)),
+        "tone": 0.2,
+    }
     piece.box((0, -0.0165, -0.02), (0.9 * wide, 0.001, 0.5 * deep), keys)
     up, back = np.cos(lean), np.sin(lean)
     at = np.array([0, -0.016 - deep * up, -deep - deep * back])
@@ -143,7 +161,12 @@ def pot_plant(rng: np.random.Generator, piece: Piece) -> None:
     piece.cylinder((0, -0.05, 0), 0.05, 0.05, m.plastic(rng))
     for _ in range(7):
         at = np.array([rng.normal() * 0.05, -0.13 - rng.uniform(0, 0.1), rng.normal() * 0.05])
-        piece.ball(at, (0.06, rng.uniform(0.01, 0.05), 0.03), green, tilted(rng.normal() * 0.5, rng.uniform(0, 6), rng.normal() * 0.5))
+        piece.ball(
+            at,
+            (0.06, rng.uniform(0.01, 0.05), 0.03),
+            green,
+            tilted(rng.normal() * 0.5, rng.uniform(0, 6), rng.normal() * 0.5),
+        )
 
 
 def cutlery(rng: np.random.Generator, piece: Piece) -> None:
@@ -170,7 +193,12 @@ def toy(rng: np.random.Generator, piece: Piece) -> None:
     if rng.random() < 0.4:
         for _ in range(3):
             side = rng.uniform(0.015, 0.035)
-            piece.box((rng.normal() * 0.06, -side, rng.normal() * 0.06), (side,) * 3, m.plastic(rng), tilted(0, rng.uniform(0, 3)))
+            piece.box(
+                (rng.normal() * 0.06, -side, rng.normal() * 0.06),
+                (side,) * 3,
+                m.plastic(rng),
+                tilted(0, rng.uniform(0, 3)),
+            )
         return
     look = m.fur(rng)
     piece.ball((0, -0.06, 0), (0.06, 0.065, 0.055), look)
@@ -201,12 +229,58 @@ def roll(rng: np.random.Generator, piece: Piece) -> None:
     piece.cylinder((0, -radius, 0), radius, rng.uniform(0.05, 0.13), look, SIDEWAYS)
 
 
-KITCHEN: tuple[Maker, ...] = (cup, glass, plate, fruit, bottle, bottle, can, package, teapot, roll, cutlery, paper, pot_plant)
-DESK: tuple[Maker, ...] = (cup, book, paper, paper, phone, cable, cutlery, laptop, desk_lamp, standing_books, package, bottle, glass)
-LIVING: tuple[Maker, ...] = (book, book, cup, glass, plate, fruit, phone, pot_plant, toy, paper, desk_lamp, package, can, toy, bottle)
+KITCHEN: tuple[Maker, ...] = (
+    cup,
+    glass,
+    plate,
+    fruit,
+    bottle,
+    bottle,
+    can,
+    package,
+    teapot,
+    roll,
+    cutlery,
+    paper,
+    pot_plant,
+)
+DESK: tuple[Maker, ...] = (
+    cup,
+    book,
+    paper,
+    paper,
+    phone,
+    cable,
+    cutlery,
+    laptop,
+    desk_lamp,
+    standing_books,
+    package,
+    bottle,
+    glass,
+)
+LIVING: tuple[Maker, ...] = (
+    book,
+    book,
+    cup,
+    glass,
+    plate,
+    fruit,
+    phone,
+    pot_plant,
+    toy,
+    paper,
+    desk_lamp,
+    package,
+    can,
+    toy,
+    bottle,
+)
 
 
-def scatter(rng: np.random.Generator, piece: Piece, top: tuple[np.ndarray, float, float], kinds: tuple[Maker, ...], count: int) -> None:
+def scatter(
+    rng: np.random.Generator, piece: Piece, top: tuple[np.ndarray, float, float], kinds: tuple[Maker, ...], count: int
+) -> None:
     """Puts about `count` things on a top of a piece of furniture, apart from each other."""
     centre, half_x, half_z = top
     taken: list[np.ndarray] = []

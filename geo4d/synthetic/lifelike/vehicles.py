@@ -15,7 +15,9 @@ def _lights_and_plate(rng: np.random.Generator, piece: Piece, half: tuple[float,
     x, z = half
     lit = rng.random() < 0.4
     for end, hue in ((1, 0.14), (-1, 0.0)):
-        lamp = m.plastic(rng, m.hsv(hue, 0.2 if end == 1 else 0.85, 0.9 if end == 1 else 0.55)) | {"glow": 1.2 if lit else 0.1}
+        lamp = m.plastic(rng, m.hsv(hue, 0.2 if end == 1 else 0.85, 0.9 if end == 1 else 0.55)) | {
+            "glow": 1.2 if lit else 0.1
+        }
         for side in (-1, 1):
             piece.ball((0.8 * side * x, y, end * z), (0.16 * x, 0.08, 0.05), lamp)
         piece.box((0, y + 0.28, end * z), (0.9 * x, 0.08, 0.06), m.dark(rng))
@@ -23,7 +25,9 @@ def _lights_and_plate(rng: np.random.Generator, piece: Piece, half: tuple[float,
         piece.box((0, y + 0.22, end * (z + 0.06)), (0.26, 0.055, 0.008), plate)
 
 
-def _wheels(rng: np.random.Generator, piece: Piece, spots: list[float], half: float, radius: float, speed: float, *, plain: bool) -> None:
+def _wheels(
+    rng: np.random.Generator, piece: Piece, spots: list[float], half: float, radius: float, speed: float, *, plain: bool
+) -> None:
     """Two wheels at each place along z, in dark arches."""
     rubber, rim = m.dark(rng) | {"reflection": 0.0}, m.metal(rng)
     for z in spots:
@@ -58,7 +62,12 @@ def car(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: bo
     return half, long + 0.1
 
 
-def _rounded(piece: Piece, body: tuple[float, float, float, float], cabin: tuple[float, float], looks: tuple[m.Columns, m.Columns]) -> None:
+def _rounded(
+    piece: Piece,
+    body: tuple[float, float, float, float],
+    cabin: tuple[float, float],
+    looks: tuple[m.Columns, m.Columns],
+) -> None:
     """Cabin and bonnet as ellipsoids; body is (half width, half length, belt, roof), cabin (middle, half length) along z."""
     (half, long, belt, roof), (middle, length), (paint, glass) = body, cabin, looks
     piece.ball((0, -belt + 0.2, middle - 0.1), (0.93 * half, roof - belt + 0.2, 1.2 * length), glass)
@@ -82,7 +91,12 @@ def _angular(
     piece.box((0, -roof, middle - 0.12), (0.8 * half, 0.03, length - 0.3), paint)
     tilt = np.arctan2(0.55, roof - belt)
     for end, at, lean in ((1, front - 0.05, tilt), (-1, rear + 0.12, -0.6 * tilt)):
-        piece.box((0, -(belt + roof) / 2, at - 0.12 * end), (0.82 * half, 0.56 * (roof - belt) / np.cos(lean), 0.02), glass, tilted(lean))
+        piece.box(
+            (0, -(belt + roof) / 2, at - 0.12 * end),
+            (0.82 * half, 0.56 * (roof - belt) / np.cos(lean), 0.02),
+            glass,
+            tilted(lean),
+        )
     for z in () if plain else (front - 0.3, middle, rear + 0.25):
         for side in (-1, 1):
             piece.box((side * 0.862 * half, -(belt + roof) / 2, z), (0.012, (roof - belt) / 2, 0.045), paint)
@@ -101,12 +115,18 @@ def lorry(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: 
     piece.box((0, -radius - 0.25, 0), (0.85 * half, 0.2, long - 0.1), m.dark(rng))
     middle, length = -cab, long - cab
     if kind == "tank":
-        piece.cylinder((0, -radius - 0.35 - half, middle), 0.98 * half, length, m.metal(rng), (1, 0, 0, 0, 0, -1, 0, 1, 0))
+        piece.cylinder(
+            (0, -radius - 0.35 - half, middle), 0.98 * half, length, m.metal(rng), (1, 0, 0, 0, 0, -1, 0, 1, 0)
+        )
     else:
         piece.box((0, -(radius + tall) / 2, middle), (half, (tall - radius) / 2, length), body)
     if kind == "bus":
         for side in (-1, 1):
-            piece.box((side * half, -0.65 * tall, 0), (0.01, 0.16 * tall, 0.95 * long), glass | {"cell": (1.3, 9.0), "joint": 0.12})
+            piece.box(
+                (side * half, -0.65 * tall, 0),
+                (0.01, 0.16 * tall, 0.95 * long),
+                glass | {"cell": (1.3, 9.0), "joint": 0.12},
+            )
     else:
         high = min(tall, 2.6 if kind != "van" else tall)
         piece.box((0, -(radius + high) / 2, long - 0.9), (0.96 * half, (high - radius) / 2, 0.88), paint)
@@ -116,7 +136,11 @@ def lorry(rng: np.random.Generator, piece: Piece, speed: float = 0.0, *, plain: 
     piece.box((0, -0.68 * min(tall, 2.8), long), (0.86 * half, 0.17 * min(tall, 2.8), 0.012), glass)
     piece.box((0, -0.55 * tall, -long), (0.93 * half, 0.4 * tall, 0.012), body if rng.random() < 0.7 else m.metal(rng))
     if rng.random() < 0.3:
-        stripes = m.painted(rng, m.hsv(0.0, 0.8, 0.6)) | {"cell": (0.25, 9.0), "joint": 0.12, "joint_colour": m.hsv(0.14, 0.8, 0.85)}
+        stripes = m.painted(rng, m.hsv(0.0, 0.8, 0.6)) | {
+            "cell": (0.25, 9.0),
+            "joint": 0.12,
+            "joint_colour": m.hsv(0.14, 0.8, 0.85),
+        }
         piece.box((0, -radius - 0.3, -long - 0.02), (0.9 * half, 0.12, 0.012), stripes)
     _lights_and_plate(rng, piece, (half, long), -radius - 0.35)
     _wheels(rng, piece, [0.75 * long, -0.5 * long, -0.75 * long], half, radius, speed, plain=plain)

@@ -42,7 +42,9 @@ def build_terms(problem: JointProblem) -> tuple[Term, ...]:
         if names.count(name) > 1:
             raise ConfigError(f"The setting terms lists {name!r} twice; list each term once.")
     if "points" not in names:
-        raise ConfigError(f"The setting terms must list 'points', which the joint solve rests on; got {', '.join(names) or 'none'}.")
+        raise ConfigError(
+            f"The setting terms must list 'points', which the joint solve rests on; got {', '.join(names) or 'none'}."
+        )
     found = (TERMS[name](problem) for name in names)
     return tuple(term for term in found if term is not None)
 

@@ -34,7 +34,14 @@ class FocalTerm:
         o = problem.observations
         zoom = problem.config.zoom_acceleration_sigma if problem.zooms else None
         evidence = float(o.weight.sum()) / o.num_frames
-        return cls(problem.columns(), problem.log_focal, max(problem.log_focal_sigma, EXACTLY), zoom, evidence, problem.config.focal_weight)
+        return cls(
+            problem.columns(),
+            problem.log_focal,
+            max(problem.log_focal_sigma, EXACTLY),
+            zoom,
+            evidence,
+            problem.config.focal_weight,
+        )
 
     def fix(self, unknowns: Unknowns, before: None) -> None:
         """The sigmas are given."""

@@ -83,10 +83,14 @@ class PointsTerm:
         weight, log_z = o.weight, seen.log_z
         along = log_z - pixel_mean(o, log_z, weight if before is None else before.mean_weight)[o.windows]
         # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above all others
-        across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(self.config.least_residual * self.disagreement)
+        across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(
+            self.config.least_residual * self.disagreement
+        )
         # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals would be 0
         plain = log_z - pixel_mean(o, log_z, weight)[o.windows]
-        along_size = median_size(plain.abs()[o.shared])  # a pixel that one window alone sees has no residual, but for rounding
+        along_size = median_size(
+            plain.abs()[o.shared]
+        )  # a pixel that one window alone sees has no residual, but for rounding
         across_loss, along_loss = Loss(size=self.config.across_width), Loss(size=self.config.along_width)
         if self.config.loss == "adaptive":
             across_loss = learn_loss((seen.across.square().sum(-1) / across_size**2).flatten(), weight.flatten(), 2)
@@ -120,7 +124,12 @@ class PointsTerm:
                 yield from self._frames(unknowns, (across.residual, along.residual), stiffness, some, rows)
 
     def _frames(
-        self, unknowns: Unknowns, residuals: tuple[Tensor, Tensor], stiffness: tuple[Tensor, Tensor], frames: Tensor, rows: Tensor
+        self,
+        unknowns: Unknowns,
+        residuals: tuple[Tensor, Tensor],
+        stiffness: tuple[Tensor, Tensor],
+        frames: Tensor,
+        rows: Tensor,
     ) -> Iterator[Block]:
         """Of frames (f,), each seen by the same number of windows: rows (f, r)."""
         columns, seen = self.columns, self.seen(unknowns)
@@ -135,7 +144,10 @@ class PointsTerm:
         weights = torch.stack([w_across, w_across, w_along], dim=-1)
         flat, flat_weighted = jacobian.flatten(2, 3), (jacobian * weights[..., None]).flatten(2, 3)
         camera = columns.camera(frames)
-        each = camera[:, None].expand(-1, rows.shape[1], -1), columns.focal(frames)[:, None, None].expand(-1, rows.shape[1], 1)
+        each = (
+            camera[:, None].expand(-1, rows.shape[1], -1),
+            columns.focal(frames)[:, None, None].expand(-1, rows.shape[1], 1),
+        )
         gradient = (flat_weighted.mT @ residual.flatten(2, 3)[..., None])[..., 0]
         yield Block(torch.cat([*each, columns.window(window)], dim=-1), flat.mT @ flat_weighted, gradient)
         # log depth of each pixel: its coupling to the camera and to every window that sees it
@@ -158,7 +170,9 @@ def look(observations: Observations, unknowns: Unknowns) -> Seen:
     return Seen(world, local, local[..., 2].log(), focal * local[..., :2] / local[..., 2:] - o.pixels[o.windows])
 
 
-def pixel_mean(observations: Observations, values: Float[Tensor, "g v p"], weight: Float[Tensor, "g v p"]) -> Float[Tensor, "t p"]:
+def pixel_mean(
+    observations: Observations, values: Float[Tensor, "g v p"], weight: Float[Tensor, "g v p"]
+) -> Float[Tensor, "t p"]:
     """Weighted mean over all windows that see a pixel of a frame."""
     t, p = observations.num_frames, values.shape[-1]
     frames = observations.windows.flatten()
@@ -166,7 +180,9 @@ def pixel_mean(observations: Observations, values: Float[Tensor, "g v p"], weigh
     return total / torch.zeros(t, p, dtype=values.dtype).index_add_(0, frames, weight.flatten(0, 1)).clamp_min(1e-30)
 
 
-def point_jacobian(unknowns: Unknowns, local: Tensor, world: Tensor, frames: Tensor, window: Tensor) -> Float[Tensor, "f r p 3 14"]:
+def point_jacobian(
+    unknowns: Unknowns, local: Tensor, world: Tensor, frames: Tensor, window: Tensor
+) -> Float[Tensor, "f r p 3 14"]:
     """Derivatives of the residuals across (2) and of log z by camera (6), log focal (1) and window (7).
 
     Each residual changes with the world point by some vector a; by a turn about a centre at arm d, by a x d.
@@ -181,4 +197,6 @@ def point_jacobian(unknowns: Unknowns, local: Tensor, world: Tensor, frames: Ten
     arm = (world - unknowns.windows.translation[window][:, :, None])[..., None, :].expand_as(a)
     by_focal = torch.cat([focal[:, None, None, None] * slope, torch.zeros_like(z)], dim=-1)[..., None]
     by_scale = (a * arm).sum(-1, keepdim=True)
-    return torch.cat([torch.linalg.cross(a, from_camera), -a, by_focal, by_scale, -torch.linalg.cross(a, arm), a], dim=-1)
+    return torch.cat(
+        [torch.linalg.cross(a, from_camera), -a, by_focal, by_scale, -torch.linalg.cross(a, arm), a], dim=-1
+    )

@@ -33,7 +33,9 @@ class PosesTerm:
         given = problem.given
         if given.poses is None or given.fixes_cameras:
             return None
-        return cls(problem.columns(), given.poses, given.rotation_sigma, given.centre_sigma, problem.config.prior_pixels)
+        return cls(
+            problem.columns(), given.poses, given.rotation_sigma, given.centre_sigma, problem.config.prior_pixels
+        )
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "t 3"], Float[Tensor, "t 3"]]:
         """Rotation vectors (radians), and centres in the poses' unit."""
@@ -48,7 +50,9 @@ class PosesTerm:
         """Rotations and centres."""
         weight = torch.full((len(self.poses),), self.pixels, dtype=torch.float64)
         sigmas = torch.tensor([self.rotation_sigma, self.centre_sigma], dtype=torch.float64)
-        return tuple(Rows(error, weight, sigma, SQUARE) for error, sigma in zip(self.errors(unknowns), sigmas, strict=True))
+        return tuple(
+            Rows(error, weight, sigma, SQUARE) for error, sigma in zip(self.errors(unknowns), sigmas, strict=True)
+        )
 
     def blocks(self, unknowns: Unknowns, fixed: None) -> Iterator[Block]:
         """By camera (6) and the similarity of the given poses (7)."""

@@ -44,7 +44,9 @@ class RaysTerm:
         """The part of a joint problem; None without ray cameras."""
         if problem.rays is None:
             return None
-        return cls(problem.observations, problem.columns(), problem.rays, problem.ray_log_scale, problem.config.ray_weight)
+        return cls(
+            problem.observations, problem.columns(), problem.rays, problem.ray_log_scale, problem.config.ray_weight
+        )
 
     @property
     def _share(self) -> float:
@@ -55,7 +57,9 @@ class RaysTerm:
         o, r = self.observations, _rays(unknowns)
         rotation, centre = unknowns.rotation[o.windows], unknowns.centre[o.windows]
         rotation_error = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras.cam_to_win[..., :3, :3])
-        centre_error = (centre - r.translation[:, None]) @ r.rotation / r.scale[:, None, None] - self.cameras.cam_to_win[..., :3, 3]
+        centre_error = (centre - r.translation[:, None]) @ r.rotation / r.scale[
+            :, None, None
+        ] - self.cameras.cam_to_win[..., :3, 3]
         return rotation_error, centre_error
 
     def fix(self, unknowns: Unknowns, before: RaysFixed | None) -> RaysFixed:
@@ -72,10 +76,15 @@ class RaysTerm:
         """Rotations, centres, and the scales that are kept."""
         rotation_error, centre_error = self.errors(unknowns)
         share = self._share * self.cameras.usable.double()
-        found = [Rows(rotation_error, share, fixed.rotation), Rows(centre_error * fixed.unit[:, None, None], share, fixed.centre)]
+        found = [
+            Rows(rotation_error, share, fixed.rotation),
+            Rows(centre_error * fixed.unit[:, None, None], share, fixed.centre),
+        ]
         if self.log_scale is not None:
             off = (_rays(unknowns).scale.log() - self.log_scale)[:, None]
-            found.append(Rows(off, torch.full_like(share[:, 0], self._share), torch.tensor(1.0, dtype=torch.float64), SQUARE))
+            found.append(
+                Rows(off, torch.full_like(share[:, 0], self._share), torch.tensor(1.0, dtype=torch.float64), SQUARE)
+            )
         return tuple(found)
 
     def blocks(self, unknowns: Unknowns, fixed: RaysFixed) -> Iterator[Block]:
@@ -88,7 +97,10 @@ class RaysTerm:
         by_rotation = torch.cat([-back, zero, zero[..., :1], back, zero], dim=-1)
         into = (r.rotation.mT / r.scale[:, None, None])[:, None].expand_as(back)
         arm = unknowns.centre[o.windows] - r.translation[:, None]
-        by_centre = torch.cat([zero, into, -(into @ arm[..., None]), into @ skew(arm), -into], dim=-1) * fixed.unit[:, None, None, None]
+        by_centre = (
+            torch.cat([zero, into, -(into @ arm[..., None]), into @ skew(arm), -into], dim=-1)
+            * fixed.unit[:, None, None, None]
+        )
         rotations, centres, *scales = self.rows(unknowns, fixed)
         yield Block.of(index, by_rotation, rotations)
         yield Block.of(index, by_centre, centres)

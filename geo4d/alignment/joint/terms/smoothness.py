@@ -47,7 +47,14 @@ class SmoothnessTerm:
         if problem.observations.num_frames < 3:
             return None
         c = problem.config
-        return cls(problem.observations, problem.columns(), c.smoothness, c.rotation_smoothness, problem.window_motion, c.smoothest)
+        return cls(
+            problem.observations,
+            problem.columns(),
+            c.smoothness,
+            c.rotation_smoothness,
+            problem.window_motion,
+            c.smoothest,
+        )
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
         """Accelerations of the centres, in depths, and of the rotations, in radians."""
@@ -57,14 +64,19 @@ class SmoothnessTerm:
     def fix(self, unknowns: Unknowns, before: SmoothnessFixed | None) -> SmoothnessFixed:
         """Medians; without a floor, smoothing would lower what it is scaled by, and end in a camera that does not move."""
         centre, rotation = (error.norm(dim=-1).median() for error in self.errors(unknowns))
-        floors = self.smoothest * self.window_motion.acceleration + LEAST, self.smoothest * self.window_motion.angular_acceleration + LEAST
+        floors = (
+            self.smoothest * self.window_motion.acceleration + LEAST,
+            self.smoothest * self.window_motion.angular_acceleration + LEAST,
+        )
         return SmoothnessFixed(centre.clamp_min(floors[0]), rotation.clamp_min(floors[1]))
 
     def rows(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> tuple[Rows, ...]:
         """Centres and rotations."""
         centre, rotation = self.errors(unknowns)
         weight = torch.full((len(centre),), float(self.observations.weight.shape[-1]), dtype=torch.float64)
-        return Rows(centre, self.centre_weight * weight, fixed.centre), Rows(rotation, self.rotation_weight * weight, fixed.rotation)
+        return Rows(centre, self.centre_weight * weight, fixed.centre), Rows(
+            rotation, self.rotation_weight * weight, fixed.rotation
+        )
 
     def blocks(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> Iterator[Block]:
         """By three cameras in a row. Derivatives by the rotations are those of small angles; the acceptance test answers for the rest."""
