@@ -37,9 +37,8 @@ from geo4d.evaluation.tum import read_tum_clip
 from geo4d.metrics.alignment import DepthAlignment
 from geo4d.metrics.depth import depth_metrics
 from geo4d.metrics.protocol import DepthProtocol
-from geo4d.synthetic import LIFELIKE, SceneConfig, render_clips, scene_seed
+from geo4d.synthetic import WORLDS, SceneConfig, render_clips, scene_seed
 
-WORLDS = {"plain": SceneConfig(), "lifelike": LIFELIKE}
 TRAINED, HELD_OUT = 77, 910077  # scene splits
 HELD_OUT_FRAMES = 60
 LAYERS = (3, 6, 9, 12)

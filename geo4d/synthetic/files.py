@@ -20,12 +20,11 @@ from geo4d.scene import Clip
 from geo4d.scene.arrays import map_array
 from geo4d.scene.atomic import whole_folder
 from geo4d.synthetic.render import FPS, render_clips
-from geo4d.synthetic.world import LIFELIKE, Detail, SceneConfig
+from geo4d.synthetic.world import WORLDS, Detail
 
 ARRAYS = ("depth", "sky", "instance", "dynamic", "intrinsics", "cam_to_world")
 FOLDER_KIND, SHEET = "clips", "contact_sheet.png"
 CLIP_FILE = "clip.json"  # what a clip was rendered from, in its folder
-CONFIGS: dict[Detail, SceneConfig] = {"plain": SceneConfig(), "lifelike": LIFELIKE}
 LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres and in units of the image's longer side
 
 
@@ -38,7 +37,7 @@ def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], d
     if folder.exists():
         _require_same(folder, entry)
     else:
-        clip = render_clips([seed], num_frames=frames, size=size, config=CONFIGS[detail]).map(lambda x: x[0])
+        clip = render_clips([seed], num_frames=frames, size=size, config=WORLDS[detail]).map(lambda x: x[0])
         save_clip(folder, clip, extra={CLIP_FILE: json.dumps(entry, indent=1) + "\n"})
 
 
@@ -107,7 +106,7 @@ def write_contact_sheet(
     path: Path, seeds: list[int], *, size: tuple[int, int] = (128, 192), columns: int = 4, detail: Detail = "plain"
 ) -> None:
     """One frame of each scene, colour above depth (near is warm, sky is black)."""
-    clips = render_clips(seeds, num_frames=1, size=size, config=CONFIGS[detail])
+    clips = render_clips(seeds, num_frames=1, size=size, config=WORLDS[detail])
     tiles = [torch.cat([clips.rgb[i, 0], torch.from_numpy(_colour(clips, i))]) for i in range(len(seeds))]
     rows = [torch.cat(tiles[i : i + columns], dim=1) for i in range(0, len(tiles), columns)]
     Image.fromarray(torch.cat(rows).mul(255).round().byte().numpy()).quantize(256).save(path, optimize=True)

@@ -38,6 +38,7 @@ class SceneConfig:
 
 
 LIFELIKE = SceneConfig(0.6, 0.15, (40.0, 85.0), detail="lifelike")
+WORLDS: dict[Detail, SceneConfig] = {"plain": SceneConfig(), "lifelike": LIFELIKE}
 
 
 @dataclass

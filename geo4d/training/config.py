@@ -9,6 +9,7 @@ from geo4d.data.mixture import MixtureConfig, Size
 from geo4d.errors import ConfigError
 from geo4d.modalities.layout import ORDER
 from geo4d.modalities.points import Normalization
+from geo4d.synthetic import Detail
 from geo4d.training.loop_config import LoopConfig
 
 Kind = Literal["autoencoder", "latents", "point_decoder", "denoiser"]
@@ -20,6 +21,14 @@ class Length:
 
     frames: int
     clips: int = 16  # in one shard
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class WorldShare:
+    """Procedural worlds of one kind, and their part of the batches."""
+
+    detail: Detail = "plain"
     share: float = 1.0
 
 
@@ -40,6 +49,7 @@ class DataConfig:
 
     sizes: list[Size] = field(default_factory=lambda: [Size(320, 512)])
     lengths: list[Length] = field(default_factory=lambda: [Length(16)])
+    worlds: list[WorldShare] = field(default_factory=lambda: [WorldShare()])  # of procedural scenes, without `sets`
     sets: dict[str, SetConfig | None] = field(default_factory=dict)  # by name, as in `mixture.ratios`; null: left out
     mixture: MixtureConfig = field(default_factory=MixtureConfig)  # its sizes, frames and batch are set by the stage
     readers: int = 0  # processes that read ahead
@@ -48,6 +58,8 @@ class DataConfig:
         """Raises ConfigError if there is nothing to draw."""
         if not self.sizes or not self.lengths or min(length.frames for length in self.lengths) < 1:
             raise ConfigError("data needs at least one size and one length of a frame or more.")
+        if not self.worlds or min(world.share for world in self.worlds) < 0 or not any(w.share for w in self.worlds):
+            raise ConfigError("data.worlds needs at least one kind of worlds, with a share above 0.")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from geo4d.data import DataSet, DiskSet, Mixture, ProceduralSet, Tally, WindowBa
 from geo4d.data.mixture import Size
 from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Clip
-from geo4d.synthetic import render_clips, scene_seed
-from geo4d.training.config import DataConfig, Length, SetConfig
+from geo4d.synthetic import WORLDS, render_clips, scene_seed
+from geo4d.training.config import DataConfig, Length, SetConfig, WorldShare
 from geo4d.training.loop_config import Draw
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ SEEDS = 30  # runs of different seeds that share no scene
 FAR_AHEAD = 1_000_000  # steps that a reading ahead may last
 NAMED = 3  # problems of a data set that the log names
 
-Shared = TypeVar("Shared", Size, Length)
+Shared = TypeVar("Shared", Size, Length, WorldShare)
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,13 @@ class ProceduralSource:
     sizes: Sequence[Size]
     stream: int
     device: str = "cpu"
+    worlds: Sequence[WorldShare] = (WorldShare(),)
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
         """Pairs are 1 to 15 frames apart, like any two frames of a window; longer clips are consecutive, at a stride of 1, 2 or 3."""
         size, number = pick(sizes or self.sizes, [self.stream, at.step, 2]), at.number
         generator = np.random.default_rng([self.stream, number, 1])
+        world = WORLDS[pick(self.worlds, [self.stream, number, 4]).detail]
         count = length.clips
         stride = generator.integers(STRIDES[0], STRIDES[-1] + 1, count)
         gap = generator.integers(1, MOST_APART + 1, count) if length.frames == 2 else np.ones(count, dtype=np.int64)
@@ -97,6 +99,7 @@ class ProceduralSource:
                 size=(size.height, size.width),
                 frame_step=(stride * gap)[i : i + chunk].tolist(),
                 start=start[i : i + chunk].tolist(),
+                config=world,
                 device=self.device,
             )
             for i in range(0, count, chunk)
@@ -178,7 +181,7 @@ def open_source(config: DataConfig, *, seed: int, stream: int, device: str = "cp
     stream += 3 * (seed % SEEDS)  # a run has three streams
     chosen = {name: entry for name, entry in config.sets.items() if entry is not None}
     if not chosen:
-        return ProceduralSource(config.sizes, stream, device)
+        return ProceduralSource(config.sizes, stream, device, config.worlds)
     sets = {name: _open_set(name, entry, stream, config.mixture.most_bad) for name, entry in chosen.items()}
     return MixtureSource(sets, config, seed=seed, stream=stream)
 

@@ -14,7 +14,7 @@ from trees import HOLE, write_folder, write_pointodyssey, write_spring
 from geo4d.cli import main
 from geo4d.data.mixture import MixtureConfig, Size
 from geo4d.errors import ConfigError, InputError
-from geo4d.training.config import DataConfig, Length, SetConfig
+from geo4d.training.config import DataConfig, Length, SetConfig, WorldShare
 from geo4d.training.latents import LatentPool
 from geo4d.training.loop import Draw
 from geo4d.training.sources import MixtureSource, Place, ProceduralSource, open_source
@@ -51,6 +51,15 @@ def test_procedural_batches_are_always_the_same():
     assert same(first, again) and not same(first, source.batch(Place(6), PAIRS, [Size(*first.clip.depth.shape[-2:])]))
     assert (first.frame_index[:, 1] >= 1).all() and (first.frame_index[:, 1] <= 15).all()
     assert set(source.batch(Place(1), Length(4, 30)).fps.tolist()) == {24.0, 12.0, 8.0}
+
+
+def test_worlds_are_drawn_by_their_shares_and_plain_ones_stay_as_they_were():
+    mixed_worlds = [WorldShare("plain", 0.4), WorldShare("lifelike", 0.6)]
+    source, plain = ProceduralSource(SIZES, 2, worlds=mixed_worlds), ProceduralSource(SIZES, 2)
+    alike = [same(source.batch(Place(i), Length(2, 1)), plain.batch(Place(i), Length(2, 1))) for i in range(10)]
+    assert 1 <= sum(alike) <= 8
+    with pytest.raises(ConfigError, match="worlds"):
+        DataConfig(worlds=[WorldShare(share=0.0)])
 
 
 def test_parts_of_a_step_have_one_size_and_other_clips():
