@@ -13,7 +13,7 @@ import numpy as np
 
 from geo4d.matching.features import Features, Matches, detect, image_descriptor, local_warps, match_features, vocabulary
 from geo4d.matching.patches import relocate
-from geo4d.tracks.config import LoopClosureConfig
+from geo4d.tracks.config import FindConfig, LoopClosureConfig
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class LoopClosures:
         `image` is (h, w) uint8; `number` (n,) and `position` (n, 2) are those being followed. No track is found twice,
         none that is followed, and none close to another that was found.
         """
-        self._features = detect(image, self.config.features)
+        self._features = detect(image, self.config.again.features)
         alive = set(number.tolist())
         taken = position[[n in self._found for n in number.tolist()]]
         numbers, positions = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.float32)]
         for keyframe in self._candidates(frame, self._features, alive):
             matches = match_features(
-                keyframe.features, self._features, keyframe.image.shape, image.shape, self.config.features
+                keyframe.features, self._features, keyframe.image.shape, image.shape, self.config.again.features
             )
             if matches is None:
                 continue
@@ -104,15 +104,23 @@ class LoopClosures:
         self, keyframe: Keyframe, image: np.ndarray, matches: Matches, alive: set[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers (k,) and positions (k, 2) in the image, of a keyframe's points that are not followed any more."""
-        c = self.config
         lost = np.array([n not in alive for n in keyframe.number.tolist()], bool)
         number, position = keyframe.number[lost], keyframe.position[lost]
-        warp, support = local_warps(position, matches.source, matches.target, c.features)
-        supported = support > c.min_support
-        number, position = number[supported], position[supported]
-        found, places = relocate(keyframe.image, image, position, warp[supported], c.patches)
-        found &= matches.epipolar_distance(position, places) < c.features.max_epipolar
+        found, places = find_again(keyframe.image, image, position, matches, self.config.again)
         return number[found], places[found]
+
+
+def find_again(
+    source: np.ndarray, target: np.ndarray, position: np.ndarray, matches: Matches, config: FindConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which (n,) points (n, 2) of one image are seen in another, and where (n, 2), by the warp of verified matches around them."""
+    warp, support = local_warps(position, matches.source, matches.target, config.features)
+    supported = np.flatnonzero(support > config.min_support)
+    found, places = np.zeros(len(position), bool), position.astype(np.float32)
+    seen, places[supported] = relocate(source, target, position[supported], warp[supported], config.patches)
+    seen &= matches.epipolar_distance(position[supported], places[supported]) < config.features.max_epipolar
+    found[supported] = seen
+    return found, places
 
 
 def _apart(positions: np.ndarray, taken: np.ndarray, least: float) -> np.ndarray:

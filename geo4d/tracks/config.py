@@ -10,6 +10,20 @@ from geo4d.matching.patches import PatchConfig
 
 
 @dataclass(frozen=True)
+class FindConfig:
+    """How points are found in an image that differs much from the one in which they were seen, by features around them."""
+
+    min_support: float = 2.5  # matches by nearness to a point, to predict where it is: about what an affine map needs
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    patches: PatchConfig = field(default_factory=PatchConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if self.min_support < 0:
+            raise ConfigError("finding points again needs min_support >= 0.")
+
+
+@dataclass(frozen=True)
 class LoopClosureConfig:
     """Which keyframes are compared, and how points are found again in them."""
 
@@ -18,17 +32,28 @@ class LoopClosureConfig:
     candidates: int = 3  # earlier keyframes that each is compared with: time then grows with the video's length alone
     max_shared: float = 0.5  # of a keyframe's points still followed: where more are, little can be found for the time
     words: int = 16  # of the vocabulary by which keyframes are compared: a video has few places to tell apart
-    min_support: float = 2.5  # matches by nearness to a point, to predict where it is: about what an affine map needs
     min_distance: float = 6.0  # pixels between points that were found again: nearer ones may be one, twice lost
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    patches: PatchConfig = field(default_factory=PatchConfig)
+    again: FindConfig = field(default_factory=FindConfig)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
         if self.interval < 1 or self.min_gap < self.interval or self.candidates < 1 or self.words < 1:
             raise ConfigError("loop closures need interval >= 1, min_gap >= interval, candidates >= 1 and words >= 1.")
-        if not (0 <= self.max_shared <= 1 and self.min_support >= 0 and self.min_distance >= 0):
-            raise ConfigError("loop closures need max_shared from 0 to 1, min_support >= 0 and min_distance >= 0.")
+        if not (0 <= self.max_shared <= 1 and self.min_distance >= 0):
+            raise ConfigError("loop closures need max_shared from 0 to 1 and min_distance >= 0.")
+
+
+@dataclass(frozen=True)
+class LeapConfig:
+    """Frames so far apart that most points are lost from one to the next: there they are looked for by features."""
+
+    kept: float = 0.7  # of the last frame's points, below which the others are looked for: an ordinary step loses fewer
+    again: FindConfig = field(default_factory=lambda: FindConfig(features=FeatureConfig(1500, 640)))  # they are few
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if not 0 <= self.kept <= 1:
+            raise ConfigError("leaps need kept from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,7 @@ class TrackerConfig:
         0.15  # of the cells, without any point, from which corners are sought: a still camera needs none
     )
     min_length: int = 3  # frames in which a track is seen: where the camera turns fast, few are seen in more
+    leaps: LeapConfig | None = field(default_factory=LeapConfig)  # None: what cannot be followed is lost
     closures: LoopClosureConfig | None = field(
         default_factory=LoopClosureConfig
     )  # None: points that are lost stay lost

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geo4d.errors import InputError
+from geo4d.matching.features import detect, match_features
 from geo4d.matching.points import FlowConfig, find_corners, flow_both_ways, inside, set_anew
 from geo4d.scene import Tracks
-from geo4d.tracks.closures import LoopClosures
+from geo4d.tracks.closures import LoopClosures, find_again
 from geo4d.tracks.config import TrackerConfig
 
 
@@ -125,6 +126,8 @@ class PointFollower:
         step = FlowConfig(c.window, c.levels)
         ahead, keep = flow_both_ways(last, image, points.position, step, c.max_cycle_error)
         keep &= inside(ahead, image.shape, c.border)
+        if c.leaps is not None and keep.sum() < c.leaps.kept * len(keep):
+            self._leap(points, last, image, ahead, keep)
         again = FlowConfig(c.window, c.anchor_levels)
         for frame, anchor in self._anchors.items():
             if frame == len(self._seen) - 1:  # the last frame, from which they have just come
@@ -134,6 +137,16 @@ class PointFollower:
                 shift = c.max_anchor_shift * c.window
                 ahead[chosen] = set_anew(anchor, image, points.anchor_position[chosen], ahead[chosen], again, shift)
         return points.take(ahead, keep)
+
+    def _leap(self, points: _Points, last: np.ndarray, image: np.ndarray, ahead: np.ndarray, keep: np.ndarray) -> None:
+        """Finds points that a step has lost by features of both images; enters them in `ahead` and `keep`."""
+        config = self.config.leaps.again
+        before, here = (detect(each, config.features) for each in (last, image))
+        matches = match_features(before, here, last.shape, image.shape, config.features)
+        if matches is not None:
+            lost = np.flatnonzero(~keep)
+            found, places = find_again(last, image, points.position[lost], matches, config)
+            ahead[lost[found]], keep[lost[found]] = places[found], True
 
     def _is_sparse(self, shape: tuple[int, ...]) -> bool:
         """Whether too much of the image has no point; the first image has none."""

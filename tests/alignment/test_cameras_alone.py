@@ -115,6 +115,33 @@ def test_what_the_camera_does_is_said(shift: float, turn_deg: float, says: str) 
     assert adjusted(guess(20, poses=wrong), tracks).report["camera"] == says
 
 
+@pytest.mark.parametrize("turn_deg", [4.0, 12.0])
+def test_noise_of_short_tracks_is_no_travel(turn_deg: float) -> None:
+    """Points that few keyframes see fit a camera that travels in any case; one that only turns must not be said to travel."""
+    poses = path(24, shift=0.0, turn_deg=turn_deg)
+    tracks, _, _ = scene(poses, points=500, noise=0.5)
+    part = 4 + np.random.default_rng(5).integers(0, 20, tracks.num_tracks)  # each is seen in seven frames at most
+    keep = np.abs(tracks.frame - part[tracks.track]) <= 3
+    short = replace(tracks, track=tracks.track[keep], frame=tracks.frame[keep], position=tracks.position[keep])
+    found = adjusted(guess(24), short)
+    assert found.report["camera"] == "turns only" and found.report["gain"] < 0.1
+
+
+def test_a_cut_is_told() -> None:
+    poses = path(24)
+    tracks, _, _ = scene(poses, points=400, noise=0.2)
+    after = tracks.frame >= 10
+    cut = replace(tracks, track=np.where(after, tracks.track + tracks.num_tracks, tracks.track).astype(np.int32))
+    found = adjusted(guess(24), cut)
+    assert found.report["cut_after_frames"] == [9]
+    assert (
+        found.warning is not None
+        and "from frame 9 to the next" in found.warning
+        and "Reconstruct each part" in found.warning
+    )
+    assert adjusted(guess(24), tracks).report["cut_after_frames"] == []
+
+
 def test_a_focal_length_that_nothing_shows_stays_the_networks() -> None:
     """Straight ahead without any turn: what is near the middle or far says nothing of it."""
     poses = np.tile(np.eye(4), (16, 1, 1))

@@ -104,7 +104,7 @@ def test_words_set_the_tracker_and_the_alignment(video: Path, tmp_path: Path) ->
     ("words", "message"),
     [
         (["tracks.windw=21"], "did you mean 'tracks.window'"),
-        (["tracks.closures.features.ratoi=0.7"], "did you mean 'tracks.closures.features.ratio'"),
+        (["tracks.closures.again.features.ratoi=0.7"], "did you mean 'tracks.closures.again.features.ratio'"),
         (["tracks.window=3"], "window >= 5"),
         (["tracks.window=wide"], "tracks.window"),
         (["use_ray=false"], "did you mean 'use_rays'"),

@@ -52,6 +52,45 @@ def test_points_follow_what_slides(size: tuple[int, int]) -> None:
     assert error[frame - frame[start] > 8].mean() < 0.2  # errors do not add up
 
 
+def leaping(frames: int = 5, shift: float = 55.0, turn_deg: float = 14.0) -> np.ndarray:
+    """A texture that jumps and turns by far more than a follower's window from frame to frame."""
+    import cv2
+
+    image = texture(600, 700, seed=3)
+    moves = [
+        cv2.getRotationMatrix2D((350, 300), turn_deg * k, 1.0) + [[0, 0, shift * k - 230], [0, 0, -180]]
+        for k in range(frames)
+    ]
+    return np.stack([cv2.warpAffine(image, move, (240, 240), flags=cv2.INTER_LINEAR) for move in moves])
+
+
+def test_points_are_found_again_after_leaps() -> None:
+    """Where most are lost from one frame to the next, features find many, and they are where the picture shows them."""
+    frames = leaping()
+    lost = track_points(frames, TrackerConfig(leaps=None, min_length=2))
+    tracks = track_points(frames, TrackerConfig(min_length=2))
+    assert len(tracks.track) > 3 * len(lost.track) and np.bincount(tracks.frame).min() > 20
+    centre, turn = np.array([350.0, 300.0]), np.radians(14.0)
+    offset = tracks.position - 0.5 - centre - np.outer(tracks.frame, [55.0, 0.0]) + [230.0, 180.0]
+    cosine, sine = np.cos(turn * tracks.frame), np.sin(turn * tracks.frame)
+    place = np.stack([cosine * offset[:, 0] - sine * offset[:, 1], sine * offset[:, 0] + cosine * offset[:, 1]], axis=1)
+    mean = np.zeros((tracks.num_tracks, 2))
+    np.add.at(mean, tracks.track, place)
+    mean /= np.bincount(tracks.track)[:, None]
+    error = np.linalg.norm(place - mean[tracks.track], axis=1)
+    assert np.median(error) < 0.3 and np.quantile(error, 0.9) < 1.0
+
+
+def test_nothing_leaps_over_a_cut() -> None:
+    frames = np.concatenate([sliding(6), sliding(6)[:, ::-1, ::-1]])
+    frames[6:] = 255 - texture(120, 160, seed=8)
+    tracks = track_points(frames)
+    first, last = np.full(tracks.num_tracks, 99), np.zeros(tracks.num_tracks, int)
+    np.minimum.at(first, tracks.track, tracks.frame)
+    np.maximum.at(last, tracks.track, tracks.frame)
+    assert tracks.num_tracks > 40 and not ((first < 6) & (last >= 6)).any()
+
+
 def test_positions_count_from_the_corner_of_the_pixel() -> None:
     """A white dot in the middle of a pixel has .5 in its coordinates, at whatever size it is tracked."""
     frame = np.full((60, 80, 3), 40, np.uint8)

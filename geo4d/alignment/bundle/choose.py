@@ -19,7 +19,7 @@ from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import State, misfit, residuals, track_square
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
-from geo4d.alignment.bundle.views import chosen, thinned
+from geo4d.alignment.bundle.views import breaks, chosen, thinned
 from geo4d.alignment.bundle.worth import worth_of
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
@@ -32,9 +32,10 @@ from geo4d.solver.robust import Loss
 
 EXACT = 1e-5  # sigma of a focal length that was given
 UNKNOWN_FOCAL = 0.8  # of what was known of the focal length beforehand, from which tracks have added nothing to it
+NAMED = 5  # cuts that a warning names
 STILL_DEG = 0.05  # and
 STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
-CLEAR = 4.0  # times the gain that is asked for, from which a camera travels beyond doubt
+Zoomed = tuple[Solution, bool]  # of the keyframes, and whether each has a focal length of its own
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,14 @@ def adjust_cameras(
     video = TrackedVideo(
         cameras, log_depth.exp(), tracks, config, sigma, intrinsics_given=priors.intrinsics is not None
     )
+    cuts = breaks(video.views, config.views)
     choice = _Choice(video).solve()
     solution, worth = choice.solution, worth_of(video.evidence, choice.solution.state, travels=choice.travels)
     believed = solution.track_weight[video.evidence.point] > config.believed
     each = int(torch.bincount(video.evidence.frame[believed], minlength=frames).median())
     report |= {
         "keyframes": len(video.keyframes),
+        "cut_after_frames": cuts.tolist(),
         "noise_px": round(video.noise * video.side, 4),
         "misfit_by_start": choice.misfits,
         "explained": round(worth.explained, 3),
@@ -151,7 +154,7 @@ def adjust_cameras(
     }
     if worth.explained < (config.surely_explained if worth.beyond_chance < 0 else config.least_explained):
         return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
-    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(choice.key)):
+    if choice.gain_over_network < max(config.least_gain, config.chances * _chance(video)):
         return _unused(report, "the network's cameras explain the points about as well as any")
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
@@ -164,12 +167,22 @@ def adjust_cameras(
         "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
         "zooms": choice.zooms,
     }
-    return Adjusted(report, None, video, solution, uncertainty, choice.gain)
+    return Adjusted(report, _cut_warning(cuts), video, solution, uncertainty, choice.gain)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
     warning = f"Cameras are the network's alone: {reason}." if warn else None
     return Adjusted({**report, "used": False, "unused_because": reason}, warning)
+
+
+def _cut_warning(cuts: np.ndarray) -> str | None:
+    if not len(cuts):
+        return None
+    places = ", ".join(str(frame) for frame in cuts[:NAMED]) + (" and others" if len(cuts) > NAMED else "")
+    return (
+        f"Nothing could be followed from frame {places} to the next, as where a video is cut: how the cameras before and after "
+        "lie to each other is a guess. Reconstruct each part by itself."
+    )
 
 
 def _outside(tracks: Tracks, ignore: np.ndarray) -> np.ndarray:
@@ -182,6 +195,17 @@ def _chance(video: TrackedVideo) -> float:
     """Share of the misfit that free cameras save even of pure noise: unknowns by what is left of the observations."""
     left = 2 * len(video.evidence.point) - 3 * int((video.evidence.length > 0).sum())
     return (6 * video.tracks.num_frames + 1) / max(left, 1)
+
+
+def _by_chance(video: TrackedVideo) -> float:
+    """How many times the misfit of a camera that only turns is that of one that travels, where it does not travel.
+
+    By the squares that are left when directions and rotations are solved for, and when points and cameras are: a point that few
+    frames see is placed in depth so that its noise fits.
+    """
+    observed, frames = 2 * len(video.evidence.point), video.tracks.num_frames - 1
+    points = int((video.evidence.length > 0).sum())
+    return (observed - 2 * points - 3 * frames) / max(observed - 3 * points - 6 * frames + 1, 1)
 
 
 @dataclass
@@ -203,14 +227,13 @@ class _Choice:
     def solve(self) -> _Choice:
         """On the keyframes, from several starts; the best then for all frames.
 
-        The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to them. A camera
-        that travels always fits a little better than one that only rotates; it must explain `travel_gain` of the misfit beyond that.
+        The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to them.
         """
         key, config = self.key, self.video.config
-        fitted = self._quick(key, key.lifted(), Free(focal="held", cameras=False))
-        solved = [self._quick(key, fitted.state, Free())]
+        fitted = self._solved(key, key.lifted(), Free(focal="held", cameras=False))
+        solved = [self._solved(key, fitted.state, Free())]
         for number, state in enumerate(key.maps()):
-            solved.append(self._quick(key, state, Free()))
+            solved.append(self._solved(key, state, Free()))
             fits = sorted(self._misfits(key, solved[1:]))
             agreed = len(fits) > 1 and fits[1] < (1 + config.mapping.same) * fits[0]
             if agreed or number + 1 == config.mapping.most_starts:
@@ -219,28 +242,44 @@ class _Choice:
         self.misfits = {"network": round(fits[0], 3)} | {
             f"map {n}": round(fit, 3) for n, fit in enumerate(fits[1:], start=1)
         }
-        best, travel_zooms = self._zoomed(key, solved[int(np.argmin(fits))], travels=True)
+        best = solved[int(np.argmin(fits))]
         still = self._rotation_only(key, best)
-        zooming, still_zooms = self._zoomed(key, still, travels=False)
-        self.gain = self._saved(key, still, best)
-        self.travels = self.gain > config.travel_gain
-        if still_zooms and self._saved(key, best, zooming) > config.zoom_gain:
-            self.travels = False  # travelling is the more usual, but does not explain what a zoom does
-        still = zooming
-        self._finish((best, travel_zooms) if self.travels else (still, still_zooms), fitted)
-        if self.travels and worth_of(self.video.evidence, self.solution.state, travels=True).beyond_chance < 0:
-            self.travels = False  # chance would find such a way too
-            self._finish((still, still_zooms), fitted)
+        self.gain = self._saved_by_travel(key, still, best)
+        self._take(self._of_all(best, travels=True), travels=True)
+        if self.gain < config.travel_gain:
+            self._stay(self._of_all(still, travels=False))
+        network = self._solved(self.video, self.video.lifted(), Free(focal="held", cameras=False))
+        self.gain_over_network = self._saved_of_explained(network)
         return self
 
-    def _finish(self, taken: tuple[Solution, bool], fitted: Solution) -> None:
-        """All frames, from a solution of the keyframes and whether it zooms."""
-        solution, self.zooms = taken
-        self.gain_over_network = self._saved_of_explained(self.key, fitted, solution)
-        start = self.video.extended(solution.state, travels=self.travels)
-        free = Free("each" if self.zooms else "shared", travels=self.travels)
+    def _take(self, found: Zoomed, *, travels: bool) -> None:
+        self.solution, self.zooms = found
+        self.travels = travels
+
+    def _stay(self, still: Zoomed) -> None:
+        """The camera doesn't travel, unless that explains more in all frames: of a few keyframes it does in any case."""
+        self.gain = self._saved_by_travel(self.video, still[0], self.solution)
+        if self.gain < (0 if still[1] else self.video.config.travel_gain):
+            self._take(still, travels=False)
+
+    def _of_all(self, found: Solution, *, travels: bool) -> Zoomed:
+        """For all frames, from the keyframes; with a focal length of each if that explains what one for all does not."""
+        plain = self._extended(found, Free("shared", travels=travels))
+        if self.key.intrinsics_given:  # given ones stay in their ratio
+            return plain, False
+        zooming = self._solved(self.key, found.state, Free("each", travels=travels))
+        asked = self.video.config.zoom_gain
+        if self._saved(self.key, found, zooming) > asked:
+            zooming = self._extended(zooming, Free("each", travels=travels))
+            if self._saved(self.video, plain, zooming) > asked:
+                return zooming, True
+        return plain, False
+
+    def _extended(self, found: Solution, free: Free) -> Solution:
+        """A solution of the keyframes, for all frames."""
+        start = self.video.extended(found.state, travels=free.travels)
         evidence = self.video.evidence.smooth_like(start)
-        self.solution = solve_bundle(evidence, start, iterations=self.video.config.iterations, free=free)
+        return solve_bundle(evidence, start, iterations=self.video.config.iterations, free=free)
 
     def says(self) -> str:
         """What the camera does, in words."""
@@ -249,14 +288,6 @@ class _Choice:
         if self.travels:
             return "travels" if float((state.centre - state.centre[0]).norm(dim=1).max()) > STILL else "stands still"
         return "turns only" if math.degrees(turned) > STILL_DEG else "stands still"
-
-    def _zoomed(self, key: TrackedVideo, solution: Solution, *, travels: bool) -> tuple[Solution, bool]:
-        """With a focal length of each keyframe, if that explains what one for all does not; given ones stay in their ratio."""
-        if key.intrinsics_given:
-            return solution, False
-        zoomed = self._quick(key, solution.state, Free("each", travels=travels))
-        zooms = self._saved(key, solution, zoomed) > self.video.config.zoom_gain
-        return (zoomed, True) if zooms else (solution, False)
 
     def _misfits(self, key: TrackedVideo, solutions: list[Solution]) -> list[float]:
         """By one scale for all: misfits at different scales cannot be compared."""
@@ -269,10 +300,14 @@ class _Choice:
         first, second = (misfit(key.evidence, solution.state, sigma) for solution in (before, after))
         return first / max(second, 1e-12) - 1
 
-    def _saved_of_explained(self, key: TrackedVideo, before: Solution, after: Solution) -> float:
-        """The same of the tracks that either of both explains: what moves neither does, and it must not hide the difference."""
-        sigma, e = min(before.sigma, after.sigma), key.evidence
-        reach = (e.config.track_width * sigma) ** 2
+    def _saved_by_travel(self, video: TrackedVideo, still: Solution, travelling: Solution) -> float:
+        """The same beyond what it is by chance."""
+        return (1 + self._saved(video, still, travelling)) / _by_chance(video) - 1
+
+    def _saved_of_explained(self, before: Solution) -> float:
+        """The same of the tracks that either of it and the result explains: what moves neither does, and must not hide the difference."""
+        after, e = self.solution, self.video.evidence
+        reach = (e.config.track_width * min(before.sigma, after.sigma)) ** 2
         square = torch.stack(
             [track_square(e, residuals(e, s.state).pixel.square().sum(1)) / reach for s in (before, after)]
         )
@@ -280,18 +315,17 @@ class _Choice:
         first, second = ((weight * each / (1 + each)).sum() for each in square)
         return float(first / second.clamp_min(1e-12)) - 1
 
-    def _quick(self, key: TrackedVideo, state: State, free: Free) -> Solution:
+    def _solved(self, video: TrackedVideo, state: State, free: Free) -> Solution:
         """A solve that need only be good enough to choose."""
-        return solve_bundle(
-            key.evidence, state, iterations=self.video.config.start_iterations, free=free, damping=QUICK
-        )
+        iterations = self.video.config.start_iterations
+        return solve_bundle(video.evidence, state, iterations=iterations, free=free, damping=QUICK)
 
     def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
         """The best camera that stays in its place: from rotations alone, and from those of the best one that travels where it is close."""
         still = torch.zeros_like(solution.state.centre)
         found: list[Solution] = []
         for rotation in (key.rotations_alone(), solution.state.rotation):
-            found.append(self._quick(key, key.lifted(rigid(rotation, still)), Free(travels=False)))
-            if self._saved(key, found[0], solution) > CLEAR * self.video.config.travel_gain:
+            found.append(self._solved(key, key.lifted(rigid(rotation, still)), Free(travels=False)))
+            if self._saved_by_travel(key, found[0], solution) > self.video.config.travel_gain:
                 break
         return found[int(np.argmin(self._misfits(key, found)))]

@@ -22,6 +22,7 @@ class ViewsConfig:
     least_shared: int = (
         24  # points that two frames share, from which they say something of each other: three times what is needed
     )
+    unbroken: float = 0.1  # of a frame's points seen in the next one too: fast cameras keep half, a cut next to none
     least_noise: float = 3e-5  # of a followed position: no follower is better
     usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
     widest_noise: float = 5e-3  # beyond that nothing is followed
@@ -122,9 +123,7 @@ class BundleConfig:
     )
     chances: float = 6.0  # and how many times what so many unknowns save by chance
     zoom_gain: float = 0.15  # of the misfit, which a focal length that changes must save
-    travel_gain: float = (
-        0.4  # of the misfit, which a camera that travels must save: tracks of few keyframes fit any way a little better
-    )
+    travel_gain: float = 0.23  # of the misfit, which a camera that travels must save beyond what it saves by chance
     believed: float = 0.5  # weight of a track from which it counts as static
     moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
     all_covariances: int = 250  # frames up to which the covariances of all cameras are worked out together

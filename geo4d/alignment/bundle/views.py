@@ -49,6 +49,19 @@ class Views:
         return before[before >= 0], self.rows[second][before >= 0]
 
 
+def breaks(views: Views, config: ViewsConfig) -> np.ndarray:
+    """Frames from which next to nothing is followed to the next one, though both show enough: as where a video is cut."""
+    first = np.full(views.num_points, views.num_frames)
+    np.minimum.at(first, views.point, views.frame)
+    last = np.zeros(views.num_points, np.int64)
+    last[views.point] = views.frame  # in the order of the frames: the last one stays
+    starts, ends = (np.bincount(frames, minlength=views.num_frames + 1)[:-1] for frames in (first, last))
+    across = (np.cumsum(starts) - np.cumsum(ends))[:-1]
+    seen = np.bincount(views.frame, minlength=views.num_frames)
+    enough = np.minimum(seen[:-1], seen[1:])
+    return np.flatnonzero((enough >= config.least_shared) & (across < config.unbroken * enough))
+
+
 def choose_keyframes(views: Views, config: ViewsConfig) -> np.ndarray:
     """Frames between which points move enough to say something, and most of them can still be followed; first and last are among them."""
     chosen = [0]
