@@ -42,7 +42,7 @@ class GeometryModel(nn.Module):
             conditioner = Conditioner.from_spec(spec.towers)
             self.image_tower, self.resampler = conditioner.image_tower, conditioner.resampler
         grid = (spec.base_size[0] // 8, spec.base_size[1] // 8)
-        self.normalizer = LatentNormalizer(("rgb", *spec.image_names), grid)
+        self.normalizer = LatentNormalizer(("rgb", *spec.image_names), grid, spec.latent_channels)
 
     @property
     def device(self) -> torch.device:
@@ -54,29 +54,29 @@ class GeometryModel(nn.Module):
         """In which the networks compute."""
         return next(self.unet.parameters()).dtype
 
-    def encode_rgb(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4 y x"]:
+    def encode_rgb(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Condition latents of frames in [-1, 1]."""
         return self.encode_images("rgb", images)
 
-    def encode_images(self, name: str, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4 y x"]:
+    def encode_images(self, name: str, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Latents as the denoiser knows them (mean of the posterior)."""
         return self.normalizer.normalize(name, self.autoencoder.encode(images.to(self.dtype))[0].float())
 
     def encode_posterior(
         self, images: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
+    ) -> tuple[Float[Tensor, "n c y x"], Float[Tensor, "n c y x"]]:
         """Mean and standard deviation of the condition latents, of which the released script draws samples."""
         mean, logvar = self.autoencoder.encode(images.to(self.dtype))
         return self.normalizer.normalize("rgb", mean.float()), (0.5 * logvar.float()).exp() / self.normalizer.std(
             "rgb"
         )[:, None, None]
 
-    def decode_images(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+    def decode_images(self, name: str, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         """Images of the denoiser's latents."""
         return self.autoencoder.decode(self.normalizer.denormalize(name, latents.float()).to(self.dtype)).float()
 
     def decode_points(
-        self, latents: Float[Tensor, "n 4 y x"]
+        self, latents: Float[Tensor, "n c y x"]
     ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
         """Point images and the Laplace scale sigma of every pixel, in units of the channels; 1 without a point decoder."""
         if not self.spec.uncertainty_blocks:
@@ -109,7 +109,7 @@ class GeometryModel(nn.Module):
     def unet_forward(
         self,
         x_t: Float[Tensor, "b c v y x"],
-        condition: Float[Tensor, "b 4 v y x"],
+        condition: Float[Tensor, "b k v y x"],
         timesteps: Tensor,
         fps: Tensor | None,
         frame_index: Tensor | None,
@@ -124,7 +124,7 @@ class GeometryModel(nn.Module):
 
     def denoiser(
         self,
-        condition: Float[Tensor, "b 4 v y x"],
+        condition: Float[Tensor, "b k v y x"],
         fps: Tensor | None,
         frame_index: Tensor | None = None,
         context: Float[Tensor, "b m d"] | None = None,

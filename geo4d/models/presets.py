@@ -31,6 +31,11 @@ class ModelSpec:
         1.0  # true by expected errors of depth on validation clips: what all windows get wrong alike does not show
     )
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent of one image; files that do not say mean 4."""
+        return self.autoencoder.get("latent_channels", 4)
+
 
 SMALL_AUTOENCODER = {
     "block_out_channels": (32, 64, 96),

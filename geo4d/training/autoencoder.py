@@ -53,7 +53,7 @@ def laplace_nll(
 
 
 def point_decoder_loss(
-    decoder: Autoencoder, draw: Callable[[int], tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 3 h w"]]]
+    decoder: Autoencoder, draw: Callable[[int], tuple[Float[Tensor, "n c y x"], Float[Tensor, "n 3 h w"]]]
 ) -> Callable[[int], Step]:
     """`draw(step)` gives latents (what the decoder will be fed) and the point images they should decode to."""
 

@@ -15,7 +15,7 @@ from geo4d._typing import Float, Tensor
 from geo4d.diffusion.parameterization import add_noise, v_from, x0_from_v
 from geo4d.diffusion.schedule import Schedule
 from geo4d.errors import ConfigError
-from geo4d.modalities import LATENT_CHANNELS, Layout, make_layout
+from geo4d.modalities import Layout, make_layout
 from geo4d.models.attention import TEXT_TOKENS
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.training.config import ObjectiveConfig
@@ -74,8 +74,8 @@ class _Objective:
         device = model.device
         self.alphas = schedule.alphas_cumprod.to(device)
         self.weights = channel_weights(model, layout, config).to(device)[None, :, None, None, None]
-        squared = [float(name in config.squared_images) for name in layout.image_names for _ in range(LATENT_CHANNELS)]
-        self.squared = torch.tensor(squared, device=device)[None, :, None, None, None] > 0
+        squared = torch.tensor([name in config.squared_images for name in layout.image_names], device=device)
+        self.squared = squared.repeat_interleave(layout.image_channels)[None, :, None, None, None]
         if config.pixel_weight:
             for part in (model.autoencoder, getattr(model, "point_decoder", None)):
                 if part is not None:
@@ -143,7 +143,7 @@ class _Objective:
             total = total + self.config.image_weights.get(name, 1.0) * (weight * error).mean()
         return total
 
-    def _decode(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+    def _decode(self, name: str, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         return self.model.decode_points(latents)[0] if name == "points" else self.model.decode_images(name, latents)
 
     def _dropped(self, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,6 @@
 """The latent pool: clips encoded once into shards on disk, which any number of processes fill and read.
 
-    <pool>/320x512x16_000012.safetensors    rgb and each geometry image (b, 4, v, y, x) in half precision, frame_index, fps
+    <pool>/320x512x16_000012.safetensors    rgb and each geometry image (b, c, v, y, x) in half precision, frame_index, fps
 
 Shards are read where they lie: a batch costs its own bytes, however large the pool is.
 """
@@ -39,7 +39,7 @@ MOST_OPEN = 256  # shards
 
 @torch.no_grad()
 def encode_batch(autoencoder: Autoencoder, layout: Layout, batch: ClipBatch) -> dict[str, Tensor]:
-    """Posterior means: `rgb` and each image of the layout, (b, 4, v, y, x), as the autoencoder gives them."""
+    """Posterior means: `rgb` and each image of the layout, (b, c, v, y, x), as the autoencoder gives them."""
     device = next(autoencoder.parameters()).device
     images = {"rgb": rgb_images(batch.clip), **layout.encode(batch.clip)}
     b, v = batch.frame_index.shape
@@ -158,7 +158,7 @@ class LatentPool:
         return {key: torch.stack([each[key] for each in picks]) for key in picks[0]}
 
     def sample(self, size: tuple[int, int], shards: int) -> dict[str, Tensor]:
-        """All latents (n, 4, y, x) of the first shards of a size, of each length, by name."""
+        """All latents (n, c, y, x) of the first shards of a size, of each length, by name."""
         names = sorted(name for name in self.groups if name.startswith(f"{size[0]}x{size[1]}x"))
         if not names:
             raise InputError(

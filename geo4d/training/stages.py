@@ -27,7 +27,6 @@ from geo4d._typing import Tensor
 from geo4d.diffusion.sampler import one_step
 from geo4d.diffusion.schedule import make_schedule
 from geo4d.errors import Geo4DError, InputError
-from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
 from geo4d.models.latents import LatentNormalizer
@@ -40,7 +39,7 @@ from geo4d.training.diffusion import diffusion_loss
 from geo4d.training.latents import EncodeJob, LatentPool, encode_batch, fill_pool, latents_of
 from geo4d.training.loop import Draw, TrainingLoop
 from geo4d.training.sources import Place, open_source, rgb_images
-from geo4d.training.start import fit_statistics, layout_of, starting_model
+from geo4d.training.start import fit_statistics, layout_of, spec_layout, starting_model
 from geo4d.training.validation import make_validator
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,9 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
     """
     config, own = stage.config, stage.config.autoencoder
     model = with_point_decoder(stage.model, 0)
-    model.normalizer = LatentNormalizer(("rgb", *model.spec.image_names), model.normalizer.grid).to(stage.device)
+    model.normalizer = LatentNormalizer(
+        ("rgb", *model.spec.image_names), model.normalizer.grid, model.spec.latent_channels
+    ).to(stage.device)
     if own.normalization is not None:
         model.spec = replace(model.spec, points_normalization=own.normalization)
     with ranks.main_first():
@@ -79,7 +80,7 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
     is_new = config.start is None and not Checkpoints(stage.directory / "autoencoder").steps()
     if is_new and model.autoencoder.config.pca_skip:
         sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:PCA_IMAGES]
-        model.autoencoder.set_pca(*fit_pca(images[sample].float()))
+        model.autoencoder.set_pca(*fit_pca(images[sample].float(), model.spec.latent_channels))
 
     def draw(number: Draw) -> Tensor:
         picks = torch.from_numpy(np.random.default_rng([config.seed, number]).integers(len(images), size=own.batch))
@@ -130,7 +131,7 @@ def _encode_apart(config: StageConfig, directory: Path, worker: int, workers: in
 def encode_shards(config: StageConfig, directory: Path, worker: int, workers: int, *, model: GeometryModel) -> None:
     """The shards of one process."""
     model.eval()
-    layout = make_layout(config.latents.modalities, normalization=model.spec.points_normalization)
+    layout = spec_layout(model.spec, config.latents.modalities)
     source = open_source(config.data, seed=config.seed, stream=POOL_STREAM, device=str(model.device))
     job = EncodeJob(directory, config.data.lengths, config.latents.shards, worker, workers)
 
@@ -238,7 +239,7 @@ def _pictures(stage: Stage) -> Tensor:
         return load_file(path)["images"]
     size = replace(stage.config.data.sizes[0], height=spec.base_size[0], width=spec.base_size[1])
     source = open_source(stage.config.data, seed=stage.config.seed, stream=AUTOENCODER_STREAM, device=str(stage.device))
-    layout = make_layout(own.modalities, normalization=spec.points_normalization) if own.modalities else None
+    layout = spec_layout(spec, own.modalities) if own.modalities else None
     images = []
     for shard in range(own.shards):
         batch = source.batch(Place(shard), Length(2, own.clips), [size])

@@ -39,7 +39,12 @@ def layout_of(model: GeometryModel) -> Layout:
     """What the model's images mean. Raises ConfigError for a model of frames alone."""
     if not model.spec.modalities:
         raise ConfigError("This model predicts frames and no geometry; name the modalities that it is to learn.")
-    return make_layout(model.spec.modalities, normalization=model.spec.points_normalization)
+    return spec_layout(model.spec, model.spec.modalities)
+
+
+def spec_layout(spec: ModelSpec, modalities: tuple[str, ...]) -> Layout:
+    """The layout of these modalities in the latents of a model of this kind."""
+    return make_layout(modalities, normalization=spec.points_normalization, image_channels=spec.latent_channels)
 
 
 def fit_statistics(model: GeometryModel, pool: LatentPool) -> list[str]:
@@ -63,7 +68,7 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
         raise ConfigError(
             f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of them."
         )
-    layout = make_layout(modalities, normalization=model.spec.points_normalization)
+    layout = spec_layout(model.spec, modalities)
     if layout.image_names == model.spec.image_names:
         return model
     grown = grow_model(model, tuple(each.name for each in layout.modalities), layout.image_names)
@@ -73,7 +78,7 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
 
 
 def _spec_with(spec: ModelSpec, modalities: tuple[str, ...]) -> ModelSpec:
-    layout = make_layout(modalities, normalization=spec.points_normalization)
-    channels = {"in_channels": layout.latent_channels + 4, "out_channels": layout.latent_channels}
+    layout = spec_layout(spec, modalities)
+    channels = {"in_channels": layout.latent_channels + spec.latent_channels, "out_channels": layout.latent_channels}
     names = tuple(each.name for each in layout.modalities)
     return replace(spec, modalities=names, image_names=layout.image_names, unet={**spec.unet, **channels})

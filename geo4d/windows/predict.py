@@ -39,8 +39,8 @@ class PredictConfig:
 class Conditions:
     """What the network is told of every frame."""
 
-    mean: Float[Tensor, "t 4 y x"]
-    std: Float[Tensor, "t 4 y x"] | None = None  # of the posterior, where samples of it are drawn
+    mean: Float[Tensor, "t c y x"]
+    std: Float[Tensor, "t c y x"] | None = None  # of the posterior, where samples of it are drawn
     tokens: Float[Tensor, "t k c"] | None = None  # of the image tower, where every frame has its own
 
 
@@ -115,7 +115,7 @@ class Predictor:
         config, picked = self.config, windows[batch]
         # the released script meets its last window twice, each time with noise of its own
         keys = batch if config.as_released else picked[:, 0].tolist()
-        latents = conditions.mean[picked]  # (b, v, 4, y, x)
+        latents = conditions.mean[picked]  # (b, v, c, y, x)
         if conditions.std is not None:
             noise = torch.stack([_noise(latents.shape[1:], config.seed, key, 1) for key in keys]).to(latents)
             latents = latents + conditions.std[picked] * noise
@@ -142,7 +142,7 @@ class Predictor:
         """Fields of one window, on the CPU in float32."""
         images, sigma = {}, None
         for name, latent in latents.items():
-            flat = latent.movedim(1, 0)  # (v, 4, y, x)
+            flat = latent.movedim(1, 0)  # (v, c, y, x)
             parts = flat.split(_images_at_once(8 * flat.shape[2], 8 * flat.shape[3]))
             if name == "points":
                 pairs = [self.model.decode_points(part) for part in parts]

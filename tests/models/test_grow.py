@@ -98,6 +98,22 @@ def test_an_image_may_come_between_others() -> None:
     assert torch.equal(grown.unet.out[2].weight[12:], model.unet.out[2].weight[4:])
 
 
+def test_latents_of_more_channels_grow_too() -> None:
+    tiny, channels = PRESETS["tiny"], 6
+    unet = {**tiny.unet, "in_channels": 2 * channels, "out_channels": channels}
+    wide = {**tiny.autoencoder, "latent_channels": channels}
+    spec = replace(tiny, unet=unet, autoencoder=wide, modalities=("rays",), image_names=("ray_direction",))
+    model = shaken(build_model(spec))
+    grown = grow_model(model, ("points", "rays"), ("points", "ray_direction"))
+    x, condition = torch.randn(1, 12, 2, 4, 4), torch.randn(1, channels, 2, 4, 4)
+    with torch.no_grad():
+        before = model.denoiser(condition, None)(x[:, channels:], torch.tensor([700]))
+        after = grown.denoiser(condition, None)(x, torch.tensor([700]))
+    torch.testing.assert_close(after[:, channels:], before, atol=1e-5 * float(before.abs().max()), rtol=0)
+    assert not after[:, :channels].any()
+    assert grown.decode_images("points", x[0, :channels].movedim(1, 0)).shape == (2, 3, 32, 32)
+
+
 def test_new_weights_learn_and_old_ones_may_too() -> None:
     grown = grow_model(starting_points()["tiny"], ORDER, make_layout(ORDER).image_names)
     x = torch.from_numpy(noise("x", (1, 16, 3, 8, 8)))
