@@ -224,7 +224,7 @@ def overfit(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model("small")
     height, width = model.spec.base_size
     batch = ProceduralSource([Size(height, width)], OVERFIT_STREAM).batch(Place(0), Length(16, 4))
-    latents = encode_batch(model.autoencoder, layout_of(model), batch)
+    latents = encode_batch(model, layout_of(model), batch)
     if not list((out / "pool").glob("*")):
         (out / "pool").mkdir(parents=True)
         write_shard(out / "pool", 0, batch, latents)

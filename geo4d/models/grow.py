@@ -66,7 +66,7 @@ def grow_model(
     with torch.device("meta"):
         grown = GeometryModel(grown_spec)
     grown.unet = unet
-    for part in ("autoencoder", "point_decoder", "image_tower", "resampler"):
+    for part in ("autoencoder", "point_decoder", "image_tower", "resampler", "frame_encoder"):
         if hasattr(model, part):
             setattr(grown, part, getattr(model, part))
     if spec.context_tokens:

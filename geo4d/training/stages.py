@@ -32,7 +32,7 @@ from geo4d.models.grow import with_point_decoder
 from geo4d.models.latents import LatentNormalizer
 from geo4d.scene.atomic import whole_file
 from geo4d.training import ranks
-from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
+from geo4d.training.autoencoder import autoencoder_loss, fit_encoder, fit_pca, point_decoder_loss
 from geo4d.training.checkpoints import Checkpoints
 from geo4d.training.config import Length, StageConfig
 from geo4d.training.diffusion import diffusion_loss
@@ -64,6 +64,8 @@ class Stage:
 def run_autoencoder(stage: Stage) -> GeometryModel:
     """Reconstruction of frames and of every geometry image alike; a new autoencoder starts at the PCA of its images.
 
+    A new model's frame encoder is fitted to the frames, and stays as it is from then on.
+
     One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and its
     denoiser has to learn anew.
     """
@@ -76,6 +78,10 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
         model.spec = replace(model.spec, points_normalization=own.normalization)
     with ranks.main_first():
         images = _pictures(replace(stage, model=model))
+    if config.start is None and model.spec.encoder:
+        frames = images.unflatten(0, (own.shards, -1, own.clips))[:, 0].flatten(0, 1)
+        fit_encoder(model.frame_encoder, frames, seed=config.seed)
+        logger.info("the frame encoder's projection is fitted")
     torch.manual_seed(config.seed)
     is_new = config.start is None and not Checkpoints(stage.directory / "autoencoder").steps()
     if is_new and model.autoencoder.config.pca_skip:
@@ -174,7 +180,7 @@ def run_denoiser(stage: Stage) -> GeometryModel:
         assert source is not None
         with torch.autocast(stage.device.type, enabled=False):  # geometry is never rendered in half precision
             batch = source.batch(at, Length(frames, max(1, own.batch_frames // frames)))
-        return {**encode_batch(model.autoencoder, layout, batch), "frame_index": batch.frame_index, "fps": batch.fps}
+        return {**encode_batch(model, layout, batch), "frame_index": batch.frame_index, "fps": batch.fps}
 
     quick = make_validator(model, layout, schedule, clips=config.validation.quick_clips)
 
@@ -209,8 +215,9 @@ def run_point_decoder(stage: Stage) -> GeometryModel:
         if np.random.default_rng([config.seed, POINTS_STREAM, number.step]).random() >= own.predicted_share:
             return model.autoencoder.encode(images)[0].float(), images
         rgb = rgb_images(batch.clip).to(stage.device)
-        condition = model.encode_rgb(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]).movedim(1, 2)
-        denoise = model.denoiser(condition, batch.fps.to(stage.device), batch.frame_index.to(stage.device))
+        condition, features = model.encode_windows(rgb)
+        rates, frame_index = batch.fps.to(stage.device), batch.frame_index.to(stage.device)
+        denoise = model.denoiser(condition, rates, frame_index, features=features)
         like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=stage.device)
         predicted = layout.split(one_step(denoise, like, schedule))["points"].float()
         return model.normalizer.denormalize("points", predicted.movedim(2, 1).flatten(0, 1)), images

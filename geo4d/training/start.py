@@ -11,11 +11,13 @@ from geo4d.modalities import Layout, make_layout
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.grow import grow_model
 from geo4d.models.presets import PRESETS, ModelSpec
+from geo4d.models.pretrained import PUBLISHED, load_encoder
 from geo4d.models.storage import load_model
 from geo4d.training.config import StageConfig
 from geo4d.training.latents import LatentPool
 
 FITTED_SHARDS = 40  # of each length
+RANDOM = "random"  # a frame encoder of no use but to try things out
 
 
 def starting_model(config: StageConfig, device: torch.device) -> GeometryModel:
@@ -30,9 +32,15 @@ def starting_model(config: StageConfig, device: torch.device) -> GeometryModel:
     spec = PRESETS[config.preset]
     if config.modalities:
         spec = _spec_with(spec, config.modalities)
-    return build_model(replace(spec, uncertainty_blocks=0), seed=config.seed).to(
-        device
-    )  # the point decoder comes in its own stage
+    model = build_model(replace(spec, uncertainty_blocks=0), seed=config.seed)  # the point decoder has its own stage
+    if spec.encoder and config.encoder is None:
+        raise ConfigError(
+            f"The preset {config.preset!r} has a frame encoder, whose weights must come from somewhere: set "
+            f"encoder={PUBLISHED}, a folder of it, a geo4d model that has one, or random."
+        )
+    if spec.encoder and config.encoder != RANDOM:
+        model.frame_encoder = load_encoder(str(config.encoder), spec.encoder)
+    return model.to(device)
 
 
 def layout_of(model: GeometryModel) -> Layout:
@@ -79,6 +87,7 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
 
 def _spec_with(spec: ModelSpec, modalities: tuple[str, ...]) -> ModelSpec:
     layout = spec_layout(spec, modalities)
-    channels = {"in_channels": layout.latent_channels + spec.latent_channels, "out_channels": layout.latent_channels}
+    read = layout.latent_channels + spec.latent_channels + spec.feature_channels
+    channels = {"in_channels": read, "out_channels": layout.latent_channels}
     names = tuple(each.name for each in layout.modalities)
     return replace(spec, modalities=names, image_names=layout.image_names, unet={**spec.unet, **channels})
