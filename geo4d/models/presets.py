@@ -112,8 +112,8 @@ PRESETS = {
         name="tiny",
         unet={
             **SMALL_UNET,
-            "in_channels": 20,
-            "out_channels": 16,
+            "in_channels": 4 * 4 + 4 + 8,
+            "out_channels": 4 * 4,
             "model_channels": 32,
             "channel_mult": (1, 1),
             "attention_resolutions": (2,),
@@ -124,6 +124,12 @@ PRESETS = {
         uncertainty_blocks=1,
         sampler="one_step",
         dynamic_rescale=False,
+        encoder={
+            "kind": "dinov2",
+            "layers": (1, 2),
+            "channels": 8,
+            "config": {"hidden_size": 16, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 56, "patch_size": 14},
+        },
         base_size=(32, 48),
         sizes=((32, 48), (48, 32)),
     ),

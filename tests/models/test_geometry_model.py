@@ -47,7 +47,10 @@ def test_file_round_trip(model: GeometryModel, tmp_path: Path) -> None:
 def test_half_precision_file_holds_the_same_model(model: GeometryModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_model(model, path)
-    assert all(value.dtype == torch.float16 for value in load_file(path).values())
+    stored = load_file(path)
+    assert all(
+        value.dtype == (torch.int8 if name.endswith(".int8") else torch.float16) for name, value in stored.items()
+    )
     loaded = load_model(path)
     images = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -117,10 +120,11 @@ def test_denoiser_closes_over_the_condition(model: GeometryModel) -> None:
         for parameter in model.unet.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         x, condition = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.randn(1, 4, 2, 4, 6, generator=generator)
-        fps, t = torch.tensor([24.0]), torch.tensor([999])
-        out = model.denoiser(condition, fps)(x, t)
-        assert torch.equal(out, model.unet_forward(x, condition, t, fps, None))
-        assert not torch.allclose(out, model.denoiser(-condition, fps)(x, t))
+        fps, t, features = torch.tensor([24.0]), torch.tensor([999]), torch.randn(1, 8, 2, 4, 6, generator=generator)
+        out = model.denoiser(condition, fps, features=features)(x, t)
+        assert torch.equal(out, model.unet_forward(x, condition, t, fps, None, None, features))
+        assert not torch.allclose(out, model.denoiser(-condition, fps, features=features)(x, t))
+        assert not torch.allclose(out, model.denoiser(condition, fps, features=-features)(x, t))
     model.unet.load_state_dict(unet_state)
 
 

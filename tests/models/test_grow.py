@@ -14,6 +14,7 @@ from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.grow import grow_model, grow_unet
 from geo4d.models.presets import PRESETS
 
+TINY = replace(PRESETS["tiny"], encoder={})
 STAGES = [("points",), ("points", "rays"), ("points", "rays", "disparity")]
 
 
@@ -36,7 +37,7 @@ def starting_points() -> dict[str, GeometryModel]:
         image_names=("video",),
         uncertainty_blocks=0,
     )
-    tiny = PRESETS["tiny"]
+    tiny = TINY
     points = replace(
         tiny, unet={**tiny.unet, "in_channels": 8, "out_channels": 4}, modalities=("points",), image_names=("points",)
     )
@@ -85,7 +86,7 @@ def shaken_new_outputs(model: GeometryModel, first: int) -> GeometryModel:
 
 def test_an_image_may_come_between_others() -> None:
     """Points and disparity first, rays later: old channels move, their values do not."""
-    tiny = PRESETS["tiny"]
+    tiny = TINY
     unet = {**tiny.unet, "in_channels": 12, "out_channels": 8}
     spec = replace(tiny, unet=unet, modalities=("points", "disparity"), image_names=("points", "disparity"))
     model = shaken(build_model(spec))
@@ -99,7 +100,7 @@ def test_an_image_may_come_between_others() -> None:
 
 
 def test_latents_of_more_channels_grow_too() -> None:
-    tiny, channels = PRESETS["tiny"], 6
+    tiny, channels = TINY, 6
     unet = {**tiny.unet, "in_channels": 2 * channels, "out_channels": channels}
     wide = {**tiny.autoencoder, "latent_channels": channels}
     spec = replace(tiny, unet=unet, autoencoder=wide, modalities=("rays",), image_names=("ray_direction",))

@@ -17,7 +17,7 @@ RELEASED_SMALL = {
     "context_dim": 64,
 }
 # two channels a norm group: with one, the norms would remove the time embedding altogether
-SMALL = {**PRESETS["tiny"].unet, "model_channels": 64}
+SMALL = {**PRESETS["tiny"].unet, "in_channels": 20, "model_channels": 64}
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ def model():
 def batch(number=0, clips=6):
     generator = torch.Generator().manual_seed(100 + int(number))
     latents = {name: torch.randn(clips, 4, 2, 4, 6, generator=generator) for name in ("rgb", *LAYOUT.image_names)}
+    latents["features"] = torch.randn(clips, 8, 2, 4, 6, generator=generator)
     return {**latents, "fps": torch.full((clips,), 24.0), "frame_index": torch.arange(2).repeat(clips, 1)}
 
 
@@ -113,6 +114,7 @@ def test_conditions_are_dropped(model):
 
     def note(x_t, condition, t, fps, index, context=None, features=None):
         seen.append((condition == 0).flatten(1).all(dim=1))
+        assert torch.equal(seen[-1], (features == 0).flatten(1).all(dim=1))
         return torch.zeros_like(x_t)
 
     model.unet_forward = note
