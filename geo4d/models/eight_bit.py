@@ -52,9 +52,9 @@ class Unpacked(Mapping[str, Tensor]):
     """The tensors of a file by the names of the model: what is stored in 8 bits is put together when it is asked for."""
 
     def __init__(self, stored: SafeTensors, names: set[str]) -> None:
-        """Of `names`, those that the file holds in 8 bits; a file may hold them as they are, too."""
+        """`names` are those that may be in 8 bits; a file may also hold them as they are, but not both ways."""
         self._stored = stored
-        self._packed = {name for name in names if name + INTEGERS in stored}
+        self._packed = {name for name in names if name + INTEGERS in stored and name not in stored}
 
     def __getitem__(self, name: str) -> Tensor:
         """Reads the tensor. Raises CheckpointError if its parts are of other dtypes than documented."""

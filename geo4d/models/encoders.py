@@ -20,6 +20,7 @@ from geo4d.models.eight_bit import rounded
 
 PIXELS = 8  # of a frame, each way, that one latent stands for
 COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST_LAYERS = 100  # more are no description of a network but a mistake
 SMALLEST_SPREAD = 1e-6  # of a component, beside the widest one's: what is narrower says nothing
 # what of a Dinov2Config shapes the network or its numbers; the depth follows from the layers that are read
 SHAPE = {
@@ -58,11 +59,10 @@ class DinoEncoder(nn.Module):
     """
 
     def __init__(self, layers: Sequence[int], channels: int, config: Mapping[str, Any]) -> None:
-        """`config` holds fields of transformers' Dinov2Config. Raises ConfigError for what it cannot be."""
+        """`config` holds fields of transformers' Dinov2Config. Raises ConfigError for more channels than the layers have."""
         super().__init__()
         from transformers import Dinov2Config, Dinov2Model
 
-        _check(layers, channels, config)
         self.layers, self.channels = tuple(layers), channels
         own = Dinov2Config(**config, num_hidden_layers=max(layers), use_mask_token=False)
         self.network = Dinov2Model(own)
@@ -143,23 +143,19 @@ class DinoEncoder(nn.Module):
 
 def build_encoder(spec: Mapping[str, Any]) -> DinoEncoder:
     """The encoder of a `ModelSpec`, with random weights. Raises ConfigError for a spec that describes none."""
-    missing = {"kind", "layers", "channels", "config"} ^ set(spec)
-    if missing or spec["kind"] != "dinov2":
+    if set(spec) != {"kind", "layers", "channels", "config"} or spec["kind"] != "dinov2":
+        raise ConfigError(f"A frame encoder is described by kind (dinov2), layers, channels and config; got {spec}.")
+    layers, config = spec["layers"], spec["config"]
+    counts = [*layers, spec["channels"]] if isinstance(layers, tuple) else []
+    if len(counts) < 2 or any(type(count) is not int or count < 1 for count in counts) or max(layers) > MOST_LAYERS:
         raise ConfigError(
-            f"A frame encoder is described by kind (dinov2), layers, channels and config; got {dict(spec)}."
-        )
-    return DinoEncoder(spec["layers"], spec["channels"], spec["config"])
-
-
-def _check(layers: Sequence[int], channels: int, config: Mapping[str, Any]) -> None:
-    numbers = [*layers, channels]
-    if not layers or any(type(number) is not int or number < 1 for number in numbers):
-        raise ConfigError(
-            f"An encoder's layers and channels count from 1; got layers {list(layers)}, channels {channels}."
+            f"An encoder's layers count from 1 to {MOST_LAYERS}, and its channels from 1; "
+            f"got layers {layers}, channels {spec['channels']}."
         )
     unknown = sorted(set(config) - SHAPE)
     if unknown:
         raise ConfigError(f"An encoder has no setting {unknown[0]!r}; expected {', '.join(sorted(SHAPE))}.")
+    return DinoEncoder(layers, spec["channels"], config)
 
 
 def _published(name: str) -> str:
