@@ -94,7 +94,9 @@ class DinoEncoder(nn.Module):
         """Features (n, channels, h / 8, w / 8) in float32; h and w are multiples of 8."""
         y, x = frames.shape[-2] // PIXELS, frames.shape[-1] // PIXELS
         with torch.autocast(frames.device.type, enabled=False):
-            standard = (self.hidden_states(frames) - self.mean.float()) / self.std.float()
+            standard = (
+                self.hidden_states(frames).sub_(self.mean.float()).div_(self.std.float())
+            )  # in place: they are large
             features = standard @ self.projection.float()
         return features.movedim(-1, 1).unflatten(-1, (y, x))
 

@@ -29,9 +29,17 @@ class GeometryModel(nn.Module):
     """The parts of a model and how they work together."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        """Raises ConfigError if the spec's parts do not fit one another."""
         super().__init__()
         self.spec = spec
         self.unet = VideoUNet(**spec.unet)
+        written = spec.latent_channels * len(spec.image_names)
+        expected = (written + spec.latent_channels + spec.feature_channels, written)
+        if (self.unet.config.in_channels, self.unet.config.out_channels) != expected:
+            raise ConfigError(
+                f"The U-Net of {spec.name!r} reads {self.unet.config.in_channels} channels and writes "
+                f"{self.unet.config.out_channels}; its latents and features are {expected[0]} and {expected[1]}."
+            )
         self.autoencoder = Autoencoder(**spec.autoencoder)
         if spec.uncertainty_blocks:
             self.point_decoder = Autoencoder(

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from geo4d.errors import CheckpointError
+from geo4d.errors import CheckpointError, ConfigError
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
 from geo4d.models.storage import eight_bit_names, load_model, save_model
@@ -175,3 +175,14 @@ def test_sizes_fit_the_networks(name: str) -> None:
     read = spec.latent_channels * (len(spec.image_names) + 1) + spec.feature_channels
     assert spec.unet["in_channels"] == read
     assert spec.unet["out_channels"] == spec.latent_channels * len(spec.image_names)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    tiny = PRESETS["tiny"]
+    for changed in (
+        {"encoder": {}},
+        {"image_names": ("points",)},
+        {"autoencoder": {**tiny.autoencoder, "latent_channels": 8}},
+    ):
+        with pytest.raises(ConfigError, match="reads 28 channels and writes 16; its latents and features are"):
+            build_model(replace(tiny, **changed))

@@ -59,6 +59,10 @@ def test_all_stages_give_a_model_that_reconstructs(finished):
     images = torch.rand(2, 3, 32, 48) * 2 - 1
     assert (model.decode_images("rgb", model.encode_rgb(images)) - images).abs().mean() < 0.7
     assert model.normalizer.is_fitted("points") and model.normalizer.is_fitted("disparity")
+    first = load_model(finished / "1_autoencoder" / "model").frame_encoder
+    assert torch.equal(first.projection, model.frame_encoder.projection) and first.mean.any()
+    # biases are exported in half precision
+    torch.testing.assert_close(first(images), model.frame_encoder(images), atol=0.1, rtol=0.05)
     result = Geo4D(model).reconstruct(
         np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8), tracks=False
     )
