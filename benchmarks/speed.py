@@ -43,16 +43,15 @@ def main() -> None:
     clip = model.read(demo_truth().frames, config)
     predictions = model.predict(clip, config)
     points_only = replace(predictions, disparity=None, disparity_weight=None, ray_direction=None, ray_moment=None)
-    condition, x = torch.zeros(1, 4, 16, 8, 12), torch.zeros(1, 16, 16, 8, 12)
-    denoise, latents, images = (
-        network.denoiser(condition, torch.tensor([24.0])),
-        torch.zeros(16, 4, 8, 12),
-        torch.zeros(16, 3, 64, 96),
-    )
+    images = torch.zeros(16, 3, *network.spec.base_size)
+    condition, features = network.encode_windows(images[None])
+    x = torch.zeros(1, model.layout.latent_channels, *condition.shape[2:])
+    denoise = network.denoiser(condition, torch.tensor([24.0]), features=features)
+    latents = condition[0].movedim(1, 0)
     seeds = [scene_seed(77, i) for i in range(8)]
     rows = {
         "U-Net, one window of 16": seconds(lambda: denoise(x, torch.tensor([999]))),
-        "encode 16 frames": seconds(lambda: network.encode_rgb(images)),
+        "encode 16 frames": seconds(lambda: network.encode_windows(images[None])),
         "decode 16 images": seconds(lambda: network.decode_images("disparity", latents)),
         "decode 16 point images": seconds(lambda: network.decode_points(latents)),
         "predict 32 frames, 5 windows": seconds(lambda: model.predict(clip, config)),

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 from geo4d.evaluation.synthetic import SyntheticSet, TrueClip, render_true_clip, score_reconstruction
-from geo4d.modalities import make_layout
 from geo4d.models.grow import with_point_decoder
 from geo4d.models.storage import load_model
 from geo4d.pipeline import Geo4D, InferConfig
@@ -36,7 +35,7 @@ from geo4d.training.config import Length
 from geo4d.training.latents import encode_batch, write_shard
 from geo4d.training.recipe import load_recipe, run_stage
 from geo4d.training.sources import ClipBatch, Place, ProceduralSource, Size
-from geo4d.training.start import layout_of
+from geo4d.training.start import layout_of, spec_layout
 
 SPLIT = 810001  # clips of the ablations
 OVERFIT_STREAM = 98
@@ -209,7 +208,7 @@ def reconstruction(model: Any, clips: int = 64) -> dict[str, float]:
     with torch.no_grad():
         latents = model.normalizer.normalize("points", model.autoencoder.encode(images)[0])
         decoded = model.decode_points(latents)[0].unflatten(0, batch.frame_index.shape)
-    points = make_layout(("points",), normalization=model.spec.points_normalization)
+    points = spec_layout(model.spec, ("points",))
     own, true = (
         points.decode({"points": image})["points"][..., 2] for image in (decoded, layout.encode(batch.clip)["points"])
     )
@@ -224,7 +223,7 @@ def overfit(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model("small")
     height, width = model.spec.base_size
     batch = ProceduralSource([Size(height, width)], OVERFIT_STREAM).batch(Place(0), Length(16, 4))
-    latents = encode_batch(model.autoencoder, layout_of(model), batch)
+    latents = encode_batch(model, layout_of(model), batch)
     if not list((out / "pool").glob("*")):
         (out / "pool").mkdir(parents=True)
         write_shard(out / "pool", 0, batch, latents)

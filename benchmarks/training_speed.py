@@ -38,9 +38,12 @@ SHOWN_OPERATIONS = 6
 def random_batch(model: GeometryModel, clips: int, size: tuple[int, int]) -> dict[str, Tensor]:
     """Latents of clips as the pool has them."""
     generator = torch.Generator().manual_seed(0)
-    shape = (clips, 4, FRAMES, size[0] // 8, size[1] // 8)
+    grid = (FRAMES, size[0] // 8, size[1] // 8)
+    channels = dict.fromkeys(("rgb", *model.spec.image_names), model.spec.latent_channels)
+    if model.spec.encoder:
+        channels["features"] = model.spec.feature_channels
     latents = {
-        name: torch.randn(shape, generator=generator).to(model.device) for name in ("rgb", *model.spec.image_names)
+        name: torch.randn(clips, count, *grid, generator=generator).to(model.device) for name, count in channels.items()
     }
     index = torch.arange(FRAMES).expand(clips, -1).to(model.device)
     return {**latents, "frame_index": index, "fps": torch.full((clips,), 24.0, device=model.device)}

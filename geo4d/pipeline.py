@@ -105,7 +105,9 @@ class Geo4D:
             raise ConfigError(
                 f"The model {spec.name!r} predicts no geometry; it is where training of a geometry model starts."
             )
-        self.layout = make_layout(spec.modalities, normalization=spec.points_normalization)
+        self.layout = make_layout(
+            spec.modalities, normalization=spec.points_normalization, image_channels=spec.latent_channels
+        )
         self.schedule = make_schedule(dynamic_rescale=spec.dynamic_rescale)
 
     @classmethod
@@ -167,9 +169,14 @@ class Geo4D:
         return size
 
     def _checked(self, size: tuple[int, int]) -> tuple[int, int]:
-        multiple = 8 * 2 ** (len(self.model.unet.config.channel_mult) - 1)
-        if any(side < multiple or side % multiple for side in size):
-            raise ConfigError(f"The working size must be in multiples of {multiple} pixels; got {size[1]} x {size[0]}.")
+        least = 8 * 2 ** (len(self.model.unet.config.channel_mult) - 1)  # one latent at the coarsest level
+        # the released network's own pipeline takes whole grids at every level alone (compat 2)
+        multiple = least if self.model.spec.sampler_compat == "released" else 8
+        if any(side < least or side % multiple for side in size):
+            raise ConfigError(
+                f"The working size must be in multiples of {multiple} pixels{f', at least {least}' * (least > multiple)}; "
+                f"got {size[1]} x {size[0]}."
+            )
         return size
 
     def read(self, video: str | Path | np.ndarray | Video, config: InferConfig) -> Video:

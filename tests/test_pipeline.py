@@ -66,6 +66,14 @@ def test_working_size_is_the_nearest_in_aspect(geo: Geo4D) -> None:
         geo.working_size(3000, 17)
 
 
+def test_sides_are_multiples_of_eight_pixels(geo: Geo4D) -> None:
+    config = InferConfig(size=(24, 40), tracks=False)  # 3 x 5 latents, of which the second level has 2 x 3
+    assert geo.reconstruct(frames(3), config).depth.shape == (3, 24, 40)
+    for size in ((24, 44), (8, 40)):
+        with pytest.raises(ConfigError, match="multiples of 8 pixels, at least 16; got"):
+            geo.working_size(40, 60, InferConfig(size=size))
+
+
 def test_a_strong_squeeze_is_warned_of(geo: Geo4D) -> None:
     assert any("squeezed 1.8-fold" in text for text in geo.reconstruct(frames(16, 40, 108)).diagnostics["warnings"])
 

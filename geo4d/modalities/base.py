@@ -13,7 +13,7 @@ Images = dict[str, Tensor]  # name of the image -> (b, v, 3, h, w)
 
 @runtime_checkable
 class Modality(Protocol):
-    """Turns the geometry of windows into images and back; owns one 4-channel latent per image."""
+    """Turns the geometry of windows into images and back; owns one latent per image."""
 
     name: str
     image_names: tuple[str, ...]

@@ -17,7 +17,6 @@ from geo4d.modalities.points import Normalization, PointsModality
 from geo4d.modalities.rays import RaysModality
 from geo4d.scene import Clip
 
-LATENT_CHANNELS = 4  # of one image
 ORDER = ("points", "rays", "disparity")
 
 
@@ -26,20 +25,21 @@ class Layout:
     """The modalities of a model, side by side in one latent video."""
 
     modalities: tuple[Modality, ...]
+    image_channels: int = 4  # of the latent of one image
 
     @property
     def image_names(self) -> tuple[str, ...]:
-        """One name per group of 4 latent channels, in order."""
+        """One name per group of `image_channels` latent channels, in order."""
         return tuple(name for modality in self.modalities for name in modality.image_names)
 
     @property
     def latent_channels(self) -> int:
         """Channels of the whole latent video."""
-        return LATENT_CHANNELS * len(self.image_names)
+        return self.image_channels * len(self.image_names)
 
     def split(self, latents: Float[Tensor, "b c v y x"]) -> dict[str, Tensor]:
-        """The 4 latent channels (b, 4, v, y, x) of each image."""
-        return dict(zip(self.image_names, latents.split(LATENT_CHANNELS, dim=1), strict=True))
+        """The latent (b, image_channels, v, y, x) of each image."""
+        return dict(zip(self.image_names, latents.split(self.image_channels, dim=1), strict=True))
 
     def join(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "b c v y x"]:
         """The inverse of `split`."""
@@ -55,7 +55,9 @@ class Layout:
         return {key: value for modality in self.modalities for key, value in modality.decode(images, sigma).items()}
 
 
-def make_layout(names: tuple[str, ...] = ORDER, *, normalization: Normalization = "minmax") -> Layout:
+def make_layout(
+    names: tuple[str, ...] = ORDER, *, normalization: Normalization = "minmax", image_channels: int = 4
+) -> Layout:
     """The layout of the named modalities, in the order of the latent slots (method 2) whatever the order of `names`.
 
     Raises ConfigError for a name that is unknown, repeated or when there is none.
@@ -68,4 +70,4 @@ def make_layout(names: tuple[str, ...] = ORDER, *, normalization: Normalization 
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) != len(names):
         raise ConfigError(f"modalities must be distinct names out of {', '.join(ORDER)}; got {list(names)}.")
-    return Layout(tuple(known[name] for name in ORDER if name in names))
+    return Layout(tuple(known[name] for name in ORDER if name in names), image_channels)

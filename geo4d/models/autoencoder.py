@@ -1,4 +1,4 @@
-"""The image autoencoder: 8 pixels a latent, 4 channels, applied frame by frame; its decoder can also say how sure it is.
+"""The image autoencoder: 8 pixels a latent, 4 channels or more, applied frame by frame; its decoder can also say how sure it is.
 
 Built from diffusers' encoder and decoder. What the small model adds: working at half resolution (`patch_size` 2) and a
 linear PCA path beside both networks, which start at zero, so that training begins at PCA quality (`pca_skip`).
@@ -22,13 +22,12 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from geo4d._typing import Float, Tensor
 from geo4d.errors import ConfigError
 
-LATENT_CHANNELS = 4
 PATCH = 8  # pixels a latent, each way
 LOGVAR_RANGE = (-30.0, 20.0)
 
 
 class Autoencoder(ModelMixin, ConfigMixin):
-    """Images (n, 3, h, w) in [-1, 1] <-> latents (n, 4, h / 8, w / 8), not scaled.
+    """Images (n, 3, h, w) in [-1, 1] <-> latents (n, latent_channels, h / 8, w / 8), not scaled.
 
     With `uncertainty_blocks` the decoder has a branch for the Laplace scale of its result (method 2.2); without
     `has_encoder` it is a decoder alone, as the one that is fine-tuned for point maps.
@@ -45,6 +44,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
         pca_skip: bool = False,
         has_encoder: bool = True,
         uncertainty_blocks: int = 0,
+        latent_channels: int = 4,
     ) -> None:
         super().__init__()
         width, colours = block_out_channels[0], 3 * patch_size**2
@@ -56,15 +56,15 @@ class Autoencoder(ModelMixin, ConfigMixin):
         }
         if has_encoder:
             blocks = ("DownEncoderBlock2D",) * len(block_out_channels)
-            self.encoder = Encoder(in_channels=colours, out_channels=LATENT_CHANNELS, down_block_types=blocks, **shared)
-            self.quant_conv = nn.Conv2d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
-        self.post_quant_conv = nn.Conv2d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
+            self.encoder = Encoder(in_channels=colours, out_channels=latent_channels, down_block_types=blocks, **shared)
+            self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1)
         blocks = ("UpDecoderBlock2D",) * len(block_out_channels)
-        self.decoder = Decoder(in_channels=LATENT_CHANNELS, out_channels=colours, up_block_types=blocks, **shared)
+        self.decoder = Decoder(in_channels=latent_channels, out_channels=colours, up_block_types=blocks, **shared)
         if pca_skip and has_encoder:
-            self.pca_encode = nn.Conv2d(3, LATENT_CHANNELS, PATCH, stride=PATCH)
+            self.pca_encode = nn.Conv2d(3, latent_channels, PATCH, stride=PATCH)
         if pca_skip:
-            self.pca_decode = nn.ConvTranspose2d(LATENT_CHANNELS, 3, PATCH, stride=PATCH)
+            self.pca_decode = nn.ConvTranspose2d(latent_channels, 3, PATCH, stride=PATCH)
         if uncertainty_blocks:
             self.uncertainty = nn.ModuleDict(
                 {
@@ -88,7 +88,7 @@ class Autoencoder(ModelMixin, ConfigMixin):
         result.load_state_dict({**own, **{name: value for name, value in self.state_dict().items() if name in own}})
         return result
 
-    def encode(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n c y x"], Float[Tensor, "n c y x"]]:
         """Mean and log variance of the posterior. Raises ConfigError if this is a decoder alone."""
         if not self.config.has_encoder:
             raise ConfigError(
@@ -100,11 +100,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
             mean = mean + self.pca_encode(images)
         return mean, logvar.clamp(*LOGVAR_RANGE)
 
-    def decode(self, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+    def decode(self, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         """Images, not clamped."""
         return self._images(self._features(latents), latents)
 
-    def decode_with_uncertainty(self, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 4 h w"]:
+    def decode_with_uncertainty(self, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 4 h w"]:
         """Image in the first three channels, the logit of sigma in the last: sigma = softplus(logit).
 
         Raises ConfigError if there is no such branch.
@@ -133,8 +133,11 @@ class Autoencoder(ModelMixin, ConfigMixin):
         return images + self.pca_decode(latents) if self.config.pca_skip else images
 
     @torch.no_grad()
-    def set_pca(self, mean: Float[Tensor, "192"], basis: Float[Tensor, "4 192"]) -> None:
-        """Makes the linear path the PCA of 8x8x3 patches and the networks' part zero, with a small posterior variance."""
+    def set_pca(self, mean: Float[Tensor, "192"], basis: Float[Tensor, "c 192"]) -> None:
+        """Makes the linear path the PCA of 8x8x3 patches and the networks' part zero, with a small posterior variance.
+
+        `basis` has one row a latent channel.
+        """
         self.pca_encode.weight.copy_(basis.unflatten(1, (3, PATCH, PATCH)))
         self.pca_encode.bias.copy_(-basis @ mean)  # type: ignore[union-attr]
         self.pca_decode.weight.copy_(basis.unflatten(1, (3, PATCH, PATCH)))
@@ -143,4 +146,4 @@ class Autoencoder(ModelMixin, ConfigMixin):
         for layer in (self.quant_conv, self.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        self.quant_conv.bias[LATENT_CHANNELS:] = -6.0  # type: ignore[index]
+        self.quant_conv.bias[len(basis) :] = -6.0  # type: ignore[index]

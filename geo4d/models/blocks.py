@@ -70,24 +70,24 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the grid."""
+    """Halves the grid, rounded up."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, y, x) to (n, c, y / 2, x / 2)."""
+        """(n, c, y, x) to (n, c, ceil(y / 2), ceil(x / 2))."""
         return self.op(x)
 
 
 class Upsample(nn.Module):
-    """Doubles the grid by repeating pixels, then a convolution."""
+    """Brings a grid to the size of its skip, twice its own or one less, by repeating pixels; then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, y, x) to (n, c, 2 y, 2 x)."""
-        return self.conv(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(n, c, y, x) to (n, c, *size); repeats each pixel twice where `size` is (2 y, 2 x)."""
+        return self.conv(nn.functional.interpolate(x, size=size, mode="nearest"))

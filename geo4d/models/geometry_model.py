@@ -1,4 +1,4 @@
-"""A whole model: U-Net, autoencoder, point decoder, latent statistics and the context of the cross attention.
+"""A whole model: U-Net, autoencoder, point decoder, frame encoder, latent statistics and the context of the cross attention.
 
 It maps names of images to latents and back, and knows nothing of what the images mean. The networks compute in the dtype
 of their weights; what goes in and comes out is float32.
@@ -17,6 +17,7 @@ from geo4d.errors import ConfigError
 from geo4d.models.attention import IMAGE_TOKENS, TEXT_TOKENS
 from geo4d.models.autoencoder import Autoencoder
 from geo4d.models.conditioner import Conditioner
+from geo4d.models.encoders import build_encoder
 from geo4d.models.latents import LatentNormalizer
 from geo4d.models.presets import ModelSpec
 from geo4d.models.unet import VideoUNet
@@ -28,9 +29,17 @@ class GeometryModel(nn.Module):
     """The parts of a model and how they work together."""
 
     def __init__(self, spec: ModelSpec) -> None:
+        """Raises ConfigError if the spec's parts do not fit one another."""
         super().__init__()
         self.spec = spec
         self.unet = VideoUNet(**spec.unet)
+        written = spec.latent_channels * len(spec.image_names)
+        expected = (written + spec.latent_channels + spec.feature_channels, written)
+        if (self.unet.config.in_channels, self.unet.config.out_channels) != expected:
+            raise ConfigError(
+                f"The U-Net of {spec.name!r} reads {self.unet.config.in_channels} channels and writes "
+                f"{self.unet.config.out_channels}; its latents and features are {expected[0]} and {expected[1]}."
+            )
         self.autoencoder = Autoencoder(**spec.autoencoder)
         if spec.uncertainty_blocks:
             self.point_decoder = Autoencoder(
@@ -41,8 +50,10 @@ class GeometryModel(nn.Module):
         if spec.per_frame:
             conditioner = Conditioner.from_spec(spec.towers)
             self.image_tower, self.resampler = conditioner.image_tower, conditioner.resampler
+        if spec.encoder:
+            self.frame_encoder = build_encoder(spec.encoder)
         grid = (spec.base_size[0] // 8, spec.base_size[1] // 8)
-        self.normalizer = LatentNormalizer(("rgb", *spec.image_names), grid)
+        self.normalizer = LatentNormalizer(("rgb", *spec.image_names), grid, spec.latent_channels)
 
     @property
     def device(self) -> torch.device:
@@ -54,29 +65,45 @@ class GeometryModel(nn.Module):
         """In which the networks compute."""
         return next(self.unet.parameters()).dtype
 
-    def encode_rgb(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4 y x"]:
+    def encode_rgb(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Condition latents of frames in [-1, 1]."""
         return self.encode_images("rgb", images)
 
-    def encode_images(self, name: str, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4 y x"]:
+    def encode_images(self, name: str, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
         """Latents as the denoiser knows them (mean of the posterior)."""
         return self.normalizer.normalize(name, self.autoencoder.encode(images.to(self.dtype))[0].float())
 
     def encode_posterior(
         self, images: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 4 y x"]]:
+    ) -> tuple[Float[Tensor, "n c y x"], Float[Tensor, "n c y x"]]:
         """Mean and standard deviation of the condition latents, of which the released script draws samples."""
         mean, logvar = self.autoencoder.encode(images.to(self.dtype))
         return self.normalizer.normalize("rgb", mean.float()), (0.5 * logvar.float()).exp() / self.normalizer.std(
             "rgb"
         )[:, None, None]
 
-    def decode_images(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+    def encode_features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
+        """What the frame encoder says of frames in [-1, 1]. Raises ConfigError if the model has none."""
+        if not self.spec.encoder:
+            raise ConfigError(f"The model {self.spec.name!r} has no frame encoder: it reads the frames' latents alone.")
+        return self.frame_encoder(images)
+
+    def encode_windows(
+        self, frames: Float[Tensor, "b v 3 h w"]
+    ) -> tuple[Float[Tensor, "b k v y x"], Float[Tensor, "b c v y x"] | None]:
+        """Condition latents, and features if the model has an encoder, of windows of frames in [-1, 1]."""
+        flat, shape = frames.flatten(0, 1), frames.shape[:2]
+        condition = self.encode_rgb(flat).unflatten(0, shape).movedim(1, 2)
+        if not self.spec.encoder:
+            return condition, None
+        return condition, self.encode_features(flat).unflatten(0, shape).movedim(1, 2)
+
+    def decode_images(self, name: str, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         """Images of the denoiser's latents."""
         return self.autoencoder.decode(self.normalizer.denormalize(name, latents.float()).to(self.dtype)).float()
 
     def decode_points(
-        self, latents: Float[Tensor, "n 4 y x"]
+        self, latents: Float[Tensor, "n c y x"]
     ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
         """Point images and the Laplace scale sigma of every pixel, in units of the channels; 1 without a point decoder."""
         if not self.spec.uncertainty_blocks:
@@ -109,28 +136,39 @@ class GeometryModel(nn.Module):
     def unet_forward(
         self,
         x_t: Float[Tensor, "b c v y x"],
-        condition: Float[Tensor, "b 4 v y x"],
+        condition: Float[Tensor, "b k v y x"],
         timesteps: Tensor,
         fps: Tensor | None,
         frame_index: Tensor | None,
         context: Float[Tensor, "b m d"] | None = None,
+        features: Float[Tensor, "b f v y x"] | None = None,
     ) -> Float[Tensor, "b c v y x"]:
-        """v, given noisy latents and the frames' own; `context` defaults to the constant one."""
+        """v, given noisy latents, the frames' own and their features; `context` defaults to the constant one.
+
+        Raises ConfigError if features are missing where the model has a frame encoder, or given where it has none.
+        """
+        if (features is None) == bool(self.spec.encoder):
+            wants = "needs the features of the frames (encode_features)" if self.spec.encoder else "reads no features"
+            raise ConfigError(f"The model {self.spec.name!r} {wants}; got {'none' if features is None else 'some'}.")
         if context is None and self.spec.context_tokens:
             context = self.constant_context(len(x_t), x_t.shape[2])
-        inputs = torch.cat([x_t, condition.to(x_t.dtype)], dim=1).to(self.dtype)
+        parts = [x_t, condition] if features is None else [x_t, condition, features]
+        inputs = torch.cat([part.to(x_t.dtype) for part in parts], dim=1).to(self.dtype)
         context = None if context is None else context.to(self.dtype)
         return self.unet(inputs, timesteps, context, fps, frame_index)
 
     def denoiser(
         self,
-        condition: Float[Tensor, "b 4 v y x"],
+        condition: Float[Tensor, "b k v y x"],
         fps: Tensor | None,
         frame_index: Tensor | None = None,
         context: Float[Tensor, "b m d"] | None = None,
+        features: Float[Tensor, "b f v y x"] | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The function (x_t, timesteps) -> v of a batch of windows, for a sampler; in float32."""
-        return lambda x_t, timesteps: self.unet_forward(x_t, condition, timesteps, fps, frame_index, context).float()
+        return lambda x_t, timesteps: self.unet_forward(
+            x_t, condition, timesteps, fps, frame_index, context, features
+        ).float()
 
 
 def build_model(spec: ModelSpec, *, seed: int = 0) -> GeometryModel:

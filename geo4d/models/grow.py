@@ -14,34 +14,31 @@ import torch
 
 from geo4d._typing import Tensor
 from geo4d.errors import ConfigError
-from geo4d.models.autoencoder import LATENT_CHANNELS
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.unet import VideoUNet
 
 FIRST, LAST = "input_blocks.0.0.weight", ("out.2.weight", "out.2.bias")
 
 
-def grow_unet(unet: VideoUNet, slots: Sequence[int | None]) -> VideoUNet:
-    """A U-Net whose image `i` is the old one's image `slots[i]`, or a new one where that is None.
+def grow_unet(unet: VideoUNet, slots: Sequence[int | None], *, channels: int = 4) -> VideoUNet:
+    """A U-Net whose image `i` (of so many latent channels) is the old one's image `slots[i]`, or a new one where that is None.
 
     Old weights are kept bit for bit. Raises ConfigError if an old image is left out or named twice.
     """
-    old = unet.config.out_channels // LATENT_CHANNELS
+    old = unet.config.out_channels // channels
     kept = [slot for slot in slots if slot is not None]
     if sorted(kept) != list(range(old)):
         raise ConfigError(f"Growing keeps each of the {old} old images once; got {list(slots)}.")
-    added = LATENT_CHANNELS * (len(slots) - old)
+    added = channels * (len(slots) - old)
     names = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     names |= {"in_channels": unet.config.in_channels + added, "out_channels": unet.config.out_channels + added}
     with torch.device("meta"):
         grown = VideoUNet(**names)
     state = {name: value.detach().clone() for name, value in unet.state_dict().items()}
-    places = [
-        None if slot is None else LATENT_CHANNELS * slot + channel
-        for slot in slots
-        for channel in range(LATENT_CHANNELS)
-    ]
-    rest = list(range(unet.config.out_channels, state[FIRST].shape[1]))  # the frames' latents, and coordinates
+    places = [None if slot is None else channels * slot + channel for slot in slots for channel in range(channels)]
+    rest = list(
+        range(unet.config.out_channels, state[FIRST].shape[1])
+    )  # the frames' latents and features, and coordinates
     state[FIRST] = _take(state[FIRST].transpose(0, 1), [*places, *rest]).transpose(0, 1).contiguous()
     for name in LAST:
         state[name] = _take(state[name], places)
@@ -64,12 +61,12 @@ def grow_model(
     grown_spec = replace(
         spec, name=name or spec.name, modalities=modalities, image_names=image_names, unet={**spec.unet}
     )
-    unet = grow_unet(model.unet, [old.get(image) for image in image_names])
+    unet = grow_unet(model.unet, [old.get(image) for image in image_names], channels=spec.latent_channels)
     grown_spec.unet.update(in_channels=unet.config.in_channels, out_channels=unet.config.out_channels)
     with torch.device("meta"):
         grown = GeometryModel(grown_spec)
     grown.unet = unet
-    for part in ("autoencoder", "point_decoder", "image_tower", "resampler"):
+    for part in ("autoencoder", "point_decoder", "image_tower", "resampler", "frame_encoder"):
         if hasattr(model, part):
             setattr(grown, part, getattr(model, part))
     if spec.context_tokens:

@@ -17,11 +17,16 @@ class LatentNormalizer(nn.Module):
     Fresh, it is the released model's: mean 0, std 1 / 0.18215.
     """
 
-    def __init__(self, names: tuple[str, ...], grid: tuple[int, int]) -> None:
+    def __init__(self, names: tuple[str, ...], grid: tuple[int, int], channels: int = 4) -> None:
         super().__init__()
         for name in names:
-            self.register_buffer(f"{name}_mean", torch.zeros(4, *grid))
-            self.register_buffer(f"{name}_std", torch.full((4,), 1 / SD_SCALE_FACTOR))
+            self.register_buffer(f"{name}_mean", torch.zeros(channels, *grid))
+            self.register_buffer(f"{name}_std", torch.full((channels,), 1 / SD_SCALE_FACTOR))
+
+    @property
+    def channels(self) -> int:
+        """Of the latent of one image."""
+        return len(next(self.buffers()))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -31,12 +36,12 @@ class LatentNormalizer(nn.Module):
 
     def with_names(self, names: tuple[str, ...]) -> LatentNormalizer:
         """The same statistics for the names that are known, the released model's for others."""
-        result = LatentNormalizer(names, self.grid).to(next(self.buffers()).device)
+        result = LatentNormalizer(names, self.grid, self.channels).to(next(self.buffers()).device)
         own = self.state_dict()
         result.load_state_dict({name: own.get(name, value) for name, value in result.state_dict().items()})
         return result
 
-    def std(self, name: str) -> Float[Tensor, "4"]:
+    def std(self, name: str) -> Float[Tensor, "c"]:
         """Spread of each channel."""
         return self.get_buffer(f"{name}_std")
 
@@ -45,7 +50,7 @@ class LatentNormalizer(nn.Module):
         return bool(self.get_buffer(f"{name}_mean").any() or (self.std(name) != 1 / SD_SCALE_FACTOR).any())
 
     def normalize(self, name: str, latents: Tensor) -> Tensor:
-        """(n, 4, y, x) or (b, 4, v, y, x) from the autoencoder to the denoiser."""
+        """(n, c, y, x) or (b, c, v, y, x) from the autoencoder to the denoiser."""
         mean, std = self._statistics(name, latents)
         return (latents - mean) / std
 
@@ -55,7 +60,7 @@ class LatentNormalizer(nn.Module):
         return latents * std + mean
 
     @torch.no_grad()
-    def fit(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> None:
+    def fit(self, name: str, latents: Float[Tensor, "n c y x"]) -> None:
         """Mean per position and residual spread per channel of a sample on the normalizer's own grid."""
         mean = latents.mean(dim=0)
         self.get_buffer(f"{name}_mean").copy_(mean)
@@ -66,6 +71,5 @@ class LatentNormalizer(nn.Module):
         if mean.shape[1:] != latents.shape[-2:]:
             mean = interpolate(mean[None], size=latents.shape[-2:], mode="bilinear", align_corners=False)[0]
         middle = [1] * (latents.ndim - 4)
-        return mean.reshape(4, *middle, *mean.shape[1:]).to(latents), self.std(name).reshape(4, *middle, 1, 1).to(
-            latents
-        )
+        std = self.std(name).reshape(-1, *middle, 1, 1)
+        return mean.reshape(len(mean), *middle, *mean.shape[1:]).to(latents), std.to(latents)

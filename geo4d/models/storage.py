@@ -1,7 +1,8 @@
 """Models on disk and on the hub: one file, or a folder as users of diffusers know it.
 
 A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in shards
-with their index, and NOTICE.md. The context tokens of a released model are among the tensors.
+with their index, and NOTICE.md. The context tokens of a released model are among the tensors. Of a frame encoder the
+weights of linear layers are in 8 bits, as NAME.int8 and NAME.scale (`eight_bit`), whatever the dtype of the rest.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 
 from geo4d.errors import CheckpointError, ConfigError
 from geo4d.models.conditioner import number_positions
+from geo4d.models.eight_bit import Unpacked, pack
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.untrusted import SafeTensors, differences, fill, read_json
@@ -39,7 +41,9 @@ def save_model(
     model: GeometryModel, path: Path, *, dtype: torch.dtype = torch.float16, notes: dict[str, Any] | None = None
 ) -> None:
     """Writes one safetensors file, atomically; the spec and `notes` are in its metadata."""
-    tensors = {name: value.detach().to(dtype).contiguous().cpu() for name, value in model.state_dict().items()}
+    state, packed = model.state_dict(), eight_bit_names(model)
+    state = {name: value.detach() if name in packed else value.detach().to(dtype) for name, value in state.items()}
+    tensors = {name: value.contiguous().cpu() for name, value in pack(state, packed).items()}
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(model.spec)), "notes": json.dumps(notes or {})}
     with whole_file(path, alone=True) as temporary:
         save_file(tensors, temporary, metadata)
@@ -54,13 +58,20 @@ def save_folder(
     max_shard_size: str = "2GB",
 ) -> None:
     """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
+    tensors = pack(model.state_dict(), eight_bit_names(model))
     with whole_model(directory) as temporary:
-        save_torch_state_dict(
-            dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"}
-        )
+        save_torch_state_dict(tensors, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         config = {"format": FORMAT, "spec": asdict(model.spec), "notes": notes or {}}
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (temporary / NOTICE).write_text(notice or DEFAULT_NOTICE)
+
+
+def eight_bit_names(model: GeometryModel) -> set[str]:
+    """The tensors of a model that are stored in 8 bits: weights of the frame encoder's linear layers."""
+    if not model.spec.encoder:
+        return set()
+    state = model.frame_encoder.state_dict(prefix="frame_encoder.")
+    return {name for name, value in state.items() if name.endswith(".weight") and value.ndim == 2}
 
 
 def check_new(directory: Path) -> None:
@@ -113,7 +124,7 @@ def load_model(
         return build_model(PRESETS["tiny"]).to(device, dtype).eval()
     path = WEIGHTS if str(model) == "small" else Path(model)
     if not path.exists() and re.fullmatch(HUB_NAME, str(model)):
-        path = _download(str(model))
+        path = download(str(model))
     if not path.exists():
         raise CheckpointError(
             f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a released checkpoint."
@@ -203,14 +214,15 @@ def _load(
     tensors: SafeTensors, spec: ModelSpec, origin: str, device: torch.device | str, dtype: torch.dtype
 ) -> GeometryModel:
     model = build_empty(spec, origin)
-    if wrong := differences({name: tuple(value.shape) for name, value in model.state_dict().items()}, tensors.shapes()):
+    own = Unpacked(tensors, eight_bit_names(model))
+    if wrong := differences({name: tuple(value.shape) for name, value in model.state_dict().items()}, own.shapes()):
         raise CheckpointError(f"{origin} does not fit its own spec: {wrong}.")
-    fill(model, tensors, dtype=dtype, device=device, origin=origin)
+    fill(model, own, dtype=dtype, device=device, origin=origin)
     number_positions(model)
     return model.eval()
 
 
-def _download(name: str) -> Path:
+def download(name: str) -> Path:
     """The folder of a hub repository, from the cache where it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -35,7 +35,10 @@ def _two_layers(channels: int, embedding: int) -> nn.Sequential:
 
 
 class VideoUNet(ModelMixin, ConfigMixin):
-    """(b, in_channels, v, y, x) -> (b, out_channels, v, y, x); y and x must be multiples of 2^(levels - 1)."""
+    """(b, in_channels, v, y, x) -> (b, out_channels, v, y, x), for any y and x.
+
+    Each level has half the grid of the one above, rounded up; on the way up its result is brought to the size of the skip.
+    """
 
     _supports_gradient_checkpointing = False
 
@@ -149,16 +152,33 @@ class VideoUNet(ModelMixin, ConfigMixin):
             skips.append(hidden)
         hidden = self._run(self.middle_block, hidden, embedding, tokens, v)
         for stage in self.output_blocks:
-            hidden = self._run(stage, torch.cat([hidden, skips.pop()], dim=1), embedding, tokens, v)
+            hidden = torch.cat([hidden, skips.pop()], dim=1)
+            hidden = self._run(stage, hidden, embedding, tokens, v, skips[-1].shape[-2:] if skips else None)
         return self.out(hidden).unflatten(0, (b, v)).transpose(1, 2)
 
-    def _run(self, stage: nn.Module, hidden: Tensor, embedding: Tensor, context: Tensor | None, frames: int) -> Tensor:
+    def _run(
+        self,
+        stage: nn.Module,
+        hidden: Tensor,
+        embedding: Tensor,
+        context: Tensor | None,
+        frames: int,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """One stage; `grid` is that of the next skip, to which a stage that ends a level brings its result."""
         if self.config.use_checkpoint and self.training:
-            return checkpoint(self._layers, stage, hidden, embedding, context, frames, use_reentrant=False)
-        return self._layers(stage, hidden, embedding, context, frames)
+            return checkpoint(self._layers, stage, hidden, embedding, context, frames, grid, use_reentrant=False)
+        return self._layers(stage, hidden, embedding, context, frames, grid)
 
     @staticmethod
-    def _layers(stage: nn.ModuleList, hidden: Tensor, embedding: Tensor, context: Tensor | None, frames: int) -> Tensor:
+    def _layers(
+        stage: nn.ModuleList,
+        hidden: Tensor,
+        embedding: Tensor,
+        context: Tensor | None,
+        frames: int,
+        grid: tuple[int, int] | None,
+    ) -> Tensor:
         for layer in stage:
             if isinstance(layer, ResBlock):
                 hidden = layer(hidden, embedding, frames)
@@ -166,6 +186,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
                 hidden = layer(hidden, context, frames)
             elif isinstance(layer, TemporalTransformer):
                 hidden = layer(hidden, frames)
+            elif isinstance(layer, Upsample):
+                hidden = layer(hidden, grid)
             else:
                 hidden = layer(hidden)
         return hidden

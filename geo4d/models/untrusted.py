@@ -33,7 +33,8 @@ HARMLESS = (
     "pathlib.",
 )
 SHOWN = 10
-KEPT_FLOAT32 = ("normalizer.", "context")  # statistics and constants, whatever the networks' dtype
+# statistics and constants, whatever the networks' dtype
+KEPT_FLOAT32 = ("normalizer.", "context", "frame_encoder.mean", "frame_encoder.std", "frame_encoder.projection")
 _BROKEN = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, OverflowError, MemoryError,
            AssertionError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile)  # fmt: skip
 

@@ -9,9 +9,12 @@ from torch.nn.functional import softplus, unfold
 
 from geo4d._typing import Float, Tensor
 from geo4d.models.autoencoder import Autoencoder
+from geo4d.models.encoders import DinoEncoder
 
 Step = tuple[Tensor, dict[str, float]]
 PATCH = 8
+FITTED_FRAMES, FITTED_STATES = 512, 32  # frames for the encoder's projection, and hidden states of each
+ENCODED_AT_ONCE = 16  # frames
 
 
 @torch.no_grad()
@@ -22,6 +25,19 @@ def fit_pca(images: Float[Tensor, "n 3 h w"], components: int = 4) -> tuple[Tens
     centred = patches - mean
     _, vectors = torch.linalg.eigh(centred.mT @ centred / len(patches))  # ascending
     return mean.float(), vectors[:, -components:].flip(1).T.contiguous().float()
+
+
+@torch.no_grad()
+def fit_encoder(encoder: DinoEncoder, frames: Float[Tensor, "n 3 h w"], *, seed: int) -> None:
+    """Fits a frame encoder's standardisation and projection to a sample of frames in [-1, 1]. Raises ConfigError for too few."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = frames[torch.randperm(len(frames), generator=generator)[:FITTED_FRAMES]]
+    samples = []
+    for part in chosen.split(ENCODED_AT_ONCE):
+        states = encoder.hidden_states(part.float().to(encoder.mean.device)).flatten(0, 1)
+        picks = torch.randperm(len(states), generator=generator)[: FITTED_STATES * len(part)]
+        samples.append(states[picks.to(states.device)])
+    encoder.fit(torch.cat(samples))
 
 
 def autoencoder_loss(
@@ -53,7 +69,7 @@ def laplace_nll(
 
 
 def point_decoder_loss(
-    decoder: Autoencoder, draw: Callable[[int], tuple[Float[Tensor, "n 4 y x"], Float[Tensor, "n 3 h w"]]]
+    decoder: Autoencoder, draw: Callable[[int], tuple[Float[Tensor, "n c y x"], Float[Tensor, "n 3 h w"]]]
 ) -> Callable[[int], Step]:
     """`draw(step)` gives latents (what the decoder will be fed) and the point images they should decode to."""
 

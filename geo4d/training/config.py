@@ -154,6 +154,9 @@ class StageConfig:
     out: str = "runs/geo4d"
     preset: str | None = None  # begin with random weights of this shape ...
     start: str | None = None  # ... or with a model: an earlier stage's, a file, a folder, a released checkpoint
+    encoder: str | None = (
+        None  # weights of a preset's frame encoder: a published folder or hub repository, a model; or random
+    )
     vae: str | None = None  # the point-map autoencoder of a released checkpoint
     modalities: tuple[
         str, ...

@@ -15,10 +15,11 @@ from geo4d._typing import Float, Tensor
 from geo4d.diffusion.parameterization import add_noise, v_from, x0_from_v
 from geo4d.diffusion.schedule import Schedule
 from geo4d.errors import ConfigError
-from geo4d.modalities import LATENT_CHANNELS, Layout, make_layout
+from geo4d.modalities import Layout, make_layout
 from geo4d.models.attention import TEXT_TOKENS
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.training.config import ObjectiveConfig
+from geo4d.training.latents import FEATURES
 from geo4d.training.loop_config import Draw
 
 Numbers = dict[str, float]
@@ -32,7 +33,7 @@ def diffusion_loss(
     config: ObjectiveConfig,
     draw: Callable[[Draw], dict[str, Tensor]],
 ) -> Callable[[Draw], tuple[Tensor, Numbers]]:
-    """Loss of one micro-batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps`.
+    """Loss of one micro-batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps` (and `features`).
 
     Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents' spread.
     Raises ConfigError for images or conditions that the model does not have.
@@ -74,8 +75,8 @@ class _Objective:
         device = model.device
         self.alphas = schedule.alphas_cumprod.to(device)
         self.weights = channel_weights(model, layout, config).to(device)[None, :, None, None, None]
-        squared = [float(name in config.squared_images) for name in layout.image_names for _ in range(LATENT_CHANNELS)]
-        self.squared = torch.tensor(squared, device=device)[None, :, None, None, None] > 0
+        squared = torch.tensor([name in config.squared_images for name in layout.image_names], device=device)
+        self.squared = squared.repeat_interleave(layout.image_channels)[None, :, None, None, None]
         if config.pixel_weight:
             for part in (model.autoencoder, getattr(model, "point_decoder", None)):
                 if part is not None:
@@ -86,10 +87,10 @@ class _Objective:
         condition = model.normalizer.normalize("rgb", batch["rgb"].float())
         x0 = layout.join({name: model.normalizer.normalize(name, batch[name].float()) for name in layout.image_names})
         state = self._noisy(x0, generator)
-        condition, context = self._dropped(condition, generator)
-        v = model.unet_forward(
-            state.x_t, condition, state.t, batch["fps"].float(), batch["frame_index"], context
-        ).float()
+        features = batch[FEATURES].float() if model.spec.encoder else None
+        condition, features, context = self._dropped(condition, features, generator)
+        rest = batch["fps"].float(), batch["frame_index"], context, features
+        v = model.unet_forward(state.x_t, condition, state.t, *rest).float()
         predicted = x0_from_v(state.x_t, v, state.alpha)
         value, numbers = self._latent_loss(state, v, predicted)
         with torch.no_grad():
@@ -143,23 +144,27 @@ class _Objective:
             total = total + self.config.image_weights.get(name, 1.0) * (weight * error).mean()
         return total
 
-    def _decode(self, name: str, latents: Float[Tensor, "n 4 y x"]) -> Float[Tensor, "n 3 h w"]:
+    def _decode(self, name: str, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         return self.model.decode_points(latents)[0] if name == "points" else self.model.decode_images(name, latents)
 
-    def _dropped(self, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Condition and context, of which some clips lose one or both; the image tower's tokens are constant already."""
+    def _dropped(
+        self, condition: Tensor, features: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Condition, features and context: some clips lose the first two, the last or all; tokens of the image tower are constant."""
         c = self.config
         if not (c.drop_text or c.drop_image or c.drop_both):
-            return condition, None
+            return condition, features, None
         u = torch.rand(len(condition), generator=generator).to(condition.device)
         text = (u < c.drop_text) | (u >= 1 - c.drop_both)
         image = ((u >= c.drop_text) & (u < c.drop_text + c.drop_image)) | (u >= 1 - c.drop_both)
-        condition = torch.where(image[:, None, None, None, None], 0.0, condition)
+        image = image[:, None, None, None, None]
+        condition = torch.where(image, 0.0, condition)
+        features = None if features is None else torch.where(image, 0.0, features)
         if not self.model.spec.context_tokens:
-            return condition, None
+            return condition, features, None
         context = self.model.constant_context(len(condition), condition.shape[2]).clone()
         context[:, :TEXT_TOKENS] *= (~text)[:, None, None]
-        return condition, context
+        return condition, features, context
 
 
 def channel_weights(model: GeometryModel, layout: Layout, config: ObjectiveConfig) -> Float[Tensor, "c"]:

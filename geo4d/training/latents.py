@@ -1,6 +1,7 @@
 """The latent pool: clips encoded once into shards on disk, which any number of processes fill and read.
 
-    <pool>/320x512x16_000012.safetensors    rgb and each geometry image (b, 4, v, y, x) in half precision, frame_index, fps
+    <pool>/320x512x16_000012.safetensors    rgb, each geometry image and, where the model has a frame encoder, the frames'
+                                            features (b, c, v, y, x) in half precision, frame_index, fps
 
 Shards are read where they lie: a batch costs its own bytes, however large the pool is.
 """
@@ -23,7 +24,6 @@ from safetensors.torch import save_file
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
 from geo4d.modalities import Layout
-from geo4d.models.autoencoder import Autoencoder
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.scene.atomic import whole_file
 from geo4d.training.config import Length
@@ -33,22 +33,30 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 KIND = "latents_of"  # in a shard's metadata
+FEATURES = "features"
+NO_LATENTS = ("frame_index", "fps", FEATURES)
 ENCODED_AT_ONCE = 64  # images
 MOST_OPEN = 256  # shards
 
 
 @torch.no_grad()
-def encode_batch(autoencoder: Autoencoder, layout: Layout, batch: ClipBatch) -> dict[str, Tensor]:
-    """Posterior means: `rgb` and each image of the layout, (b, 4, v, y, x), as the autoencoder gives them."""
-    device = next(autoencoder.parameters()).device
+def encode_batch(model: GeometryModel, layout: Layout, batch: ClipBatch) -> dict[str, Tensor]:
+    """Posterior means: `rgb` and each image of the layout, (b, c, v, y, x), as the autoencoder gives them.
+
+    Beside them `features`, if the model has a frame encoder.
+    """
+    device = model.device
     images = {"rgb": rgb_images(batch.clip), **layout.encode(batch.clip)}
     b, v = batch.frame_index.shape
     latents = {}
     for name, image in images.items():
         flat = image.flatten(0, 1).to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            mean = torch.cat([autoencoder.encode(part)[0] for part in flat.split(ENCODED_AT_ONCE)])
+            mean = torch.cat([model.autoencoder.encode(part)[0] for part in flat.split(ENCODED_AT_ONCE)])
         latents[name] = mean.float().unflatten(0, (b, v)).movedim(1, 2)
+        if name == "rgb" and model.spec.encoder:
+            features = torch.cat([model.encode_features(part) for part in flat.split(ENCODED_AT_ONCE)])
+            latents[FEATURES] = features.unflatten(0, (b, v)).movedim(1, 2)
     return latents
 
 
@@ -64,8 +72,11 @@ class EncodeJob:
 
 
 def latents_of(model: GeometryModel) -> str:
-    """What latents must have in common to be of one kind: a hash of the encoder, and how point maps are normalised."""
+    """What latents must have in common to be of one kind: a hash of the encoders, and how point maps are normalised."""
     digest = hashlib.sha256()
+    if model.spec.encoder:  # its projection is fitted to what its network gives, and so tells of that too
+        for buffer in (model.frame_encoder.mean, model.frame_encoder.std, model.frame_encoder.projection):
+            digest.update(buffer.half().cpu().numpy().tobytes())
     for name, value in model.autoencoder.state_dict().items():
         if not name.startswith("decoder."):
             digest.update(
@@ -90,7 +101,7 @@ def fill_pool(
         if not list(job.directory.glob(f"*_{shard:06d}{SUFFIX}")):
             length = pick(job.lengths, [shard, 3])
             batch = source.batch(Place(shard), length)
-            write_shard(job.directory, shard, batch, encode_batch(model.autoencoder, layout, batch), kind)
+            write_shard(job.directory, shard, batch, encode_batch(model, layout, batch), kind)
         if progress is not None:
             progress(shard + 1, job.shards)
 
@@ -158,14 +169,14 @@ class LatentPool:
         return {key: torch.stack([each[key] for each in picks]) for key in picks[0]}
 
     def sample(self, size: tuple[int, int], shards: int) -> dict[str, Tensor]:
-        """All latents (n, 4, y, x) of the first shards of a size, of each length, by name."""
+        """All latents (n, c, y, x) of the first shards of a size, of each length, by name."""
         names = sorted(name for name in self.groups if name.startswith(f"{size[0]}x{size[1]}x"))
         if not names:
             raise InputError(
                 f"The latents in {self.directory} have none of {size[0]} x {size[1]} pixels, the model's own size; encode some."
             )
         archives = [self._archive(path) for name in names for path in self.groups[name][:shards]]
-        keys = [key for key in archives[0].keys() if key not in ("frame_index", "fps")]
+        keys = [key for key in archives[0].keys() if key not in NO_LATENTS]
         return {
             key: torch.cat([a.get_tensor(key).movedim(2, 1).flatten(0, 1) for a in archives]).float() for key in keys
         }

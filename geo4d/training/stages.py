@@ -27,20 +27,19 @@ from geo4d._typing import Tensor
 from geo4d.diffusion.sampler import one_step
 from geo4d.diffusion.schedule import make_schedule
 from geo4d.errors import Geo4DError, InputError
-from geo4d.modalities import make_layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
 from geo4d.models.latents import LatentNormalizer
 from geo4d.scene.atomic import whole_file
 from geo4d.training import ranks
-from geo4d.training.autoencoder import autoencoder_loss, fit_pca, point_decoder_loss
+from geo4d.training.autoencoder import autoencoder_loss, fit_encoder, fit_pca, point_decoder_loss
 from geo4d.training.checkpoints import Checkpoints
 from geo4d.training.config import Length, StageConfig
 from geo4d.training.diffusion import diffusion_loss
 from geo4d.training.latents import EncodeJob, LatentPool, encode_batch, fill_pool, latents_of
 from geo4d.training.loop import Draw, TrainingLoop
 from geo4d.training.sources import Place, open_source, rgb_images
-from geo4d.training.start import fit_statistics, layout_of, starting_model
+from geo4d.training.start import fit_statistics, layout_of, spec_layout, starting_model
 from geo4d.training.validation import make_validator
 
 logger = logging.getLogger(__name__)
@@ -65,21 +64,29 @@ class Stage:
 def run_autoencoder(stage: Stage) -> GeometryModel:
     """Reconstruction of frames and of every geometry image alike; a new autoencoder starts at the PCA of its images.
 
+    A new model's frame encoder is fitted to the frames, and stays as it is from then on.
+
     One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and its
     denoiser has to learn anew.
     """
     config, own = stage.config, stage.config.autoencoder
     model = with_point_decoder(stage.model, 0)
-    model.normalizer = LatentNormalizer(("rgb", *model.spec.image_names), model.normalizer.grid).to(stage.device)
+    model.normalizer = LatentNormalizer(
+        ("rgb", *model.spec.image_names), model.normalizer.grid, model.spec.latent_channels
+    ).to(stage.device)
     if own.normalization is not None:
         model.spec = replace(model.spec, points_normalization=own.normalization)
     with ranks.main_first():
         images = _pictures(replace(stage, model=model))
+    if config.start is None and model.spec.encoder:
+        frames = images.unflatten(0, (own.shards, -1, own.clips))[:, 0].flatten(0, 1)
+        fit_encoder(model.frame_encoder, frames, seed=config.seed)
+        logger.info("the frame encoder's projection is fitted")
     torch.manual_seed(config.seed)
     is_new = config.start is None and not Checkpoints(stage.directory / "autoencoder").steps()
     if is_new and model.autoencoder.config.pca_skip:
         sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))[:PCA_IMAGES]
-        model.autoencoder.set_pca(*fit_pca(images[sample].float()))
+        model.autoencoder.set_pca(*fit_pca(images[sample].float(), model.spec.latent_channels))
 
     def draw(number: Draw) -> Tensor:
         picks = torch.from_numpy(np.random.default_rng([config.seed, number]).integers(len(images), size=own.batch))
@@ -130,7 +137,7 @@ def _encode_apart(config: StageConfig, directory: Path, worker: int, workers: in
 def encode_shards(config: StageConfig, directory: Path, worker: int, workers: int, *, model: GeometryModel) -> None:
     """The shards of one process."""
     model.eval()
-    layout = make_layout(config.latents.modalities, normalization=model.spec.points_normalization)
+    layout = spec_layout(model.spec, config.latents.modalities)
     source = open_source(config.data, seed=config.seed, stream=POOL_STREAM, device=str(model.device))
     job = EncodeJob(directory, config.data.lengths, config.latents.shards, worker, workers)
 
@@ -173,7 +180,7 @@ def run_denoiser(stage: Stage) -> GeometryModel:
         assert source is not None
         with torch.autocast(stage.device.type, enabled=False):  # geometry is never rendered in half precision
             batch = source.batch(at, Length(frames, max(1, own.batch_frames // frames)))
-        return {**encode_batch(model.autoencoder, layout, batch), "frame_index": batch.frame_index, "fps": batch.fps}
+        return {**encode_batch(model, layout, batch), "frame_index": batch.frame_index, "fps": batch.fps}
 
     quick = make_validator(model, layout, schedule, clips=config.validation.quick_clips)
 
@@ -208,8 +215,9 @@ def run_point_decoder(stage: Stage) -> GeometryModel:
         if np.random.default_rng([config.seed, POINTS_STREAM, number.step]).random() >= own.predicted_share:
             return model.autoencoder.encode(images)[0].float(), images
         rgb = rgb_images(batch.clip).to(stage.device)
-        condition = model.encode_rgb(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]).movedim(1, 2)
-        denoise = model.denoiser(condition, batch.fps.to(stage.device), batch.frame_index.to(stage.device))
+        condition, features = model.encode_windows(rgb)
+        rates, frame_index = batch.fps.to(stage.device), batch.frame_index.to(stage.device)
+        denoise = model.denoiser(condition, rates, frame_index, features=features)
         like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=stage.device)
         predicted = layout.split(one_step(denoise, like, schedule))["points"].float()
         return model.normalizer.denormalize("points", predicted.movedim(2, 1).flatten(0, 1)), images
@@ -238,7 +246,7 @@ def _pictures(stage: Stage) -> Tensor:
         return load_file(path)["images"]
     size = replace(stage.config.data.sizes[0], height=spec.base_size[0], width=spec.base_size[1])
     source = open_source(stage.config.data, seed=stage.config.seed, stream=AUTOENCODER_STREAM, device=str(stage.device))
-    layout = make_layout(own.modalities, normalization=spec.points_normalization) if own.modalities else None
+    layout = spec_layout(spec, own.modalities) if own.modalities else None
     images = []
     for shard in range(own.shards):
         batch = source.batch(Place(shard), Length(2, own.clips), [size])

@@ -11,11 +11,13 @@ from geo4d.modalities import Layout, make_layout
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.grow import grow_model
 from geo4d.models.presets import PRESETS, ModelSpec
+from geo4d.models.pretrained import PUBLISHED, load_encoder
 from geo4d.models.storage import load_model
 from geo4d.training.config import StageConfig
 from geo4d.training.latents import LatentPool
 
 FITTED_SHARDS = 40  # of each length
+RANDOM = "random"  # a frame encoder of no use but to try things out
 
 
 def starting_model(config: StageConfig, device: torch.device) -> GeometryModel:
@@ -30,16 +32,27 @@ def starting_model(config: StageConfig, device: torch.device) -> GeometryModel:
     spec = PRESETS[config.preset]
     if config.modalities:
         spec = _spec_with(spec, config.modalities)
-    return build_model(replace(spec, uncertainty_blocks=0), seed=config.seed).to(
-        device
-    )  # the point decoder comes in its own stage
+    model = build_model(replace(spec, uncertainty_blocks=0), seed=config.seed)  # the point decoder has its own stage
+    if spec.encoder and config.encoder is None:
+        raise ConfigError(
+            f"The preset {config.preset!r} has a frame encoder, whose weights must come from somewhere: set "
+            f"encoder={PUBLISHED}, a folder of it, a geo4d model that has one, or random."
+        )
+    if spec.encoder and config.encoder != RANDOM:
+        model.frame_encoder = load_encoder(str(config.encoder), spec.encoder)
+    return model.to(device)
 
 
 def layout_of(model: GeometryModel) -> Layout:
     """What the model's images mean. Raises ConfigError for a model of frames alone."""
     if not model.spec.modalities:
         raise ConfigError("This model predicts frames and no geometry; name the modalities that it is to learn.")
-    return make_layout(model.spec.modalities, normalization=model.spec.points_normalization)
+    return spec_layout(model.spec, model.spec.modalities)
+
+
+def spec_layout(spec: ModelSpec, modalities: tuple[str, ...]) -> Layout:
+    """The layout of these modalities in the latents of a model of this kind."""
+    return make_layout(modalities, normalization=spec.points_normalization, image_channels=spec.latent_channels)
 
 
 def fit_statistics(model: GeometryModel, pool: LatentPool) -> list[str]:
@@ -63,7 +76,7 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
         raise ConfigError(
             f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of them."
         )
-    layout = make_layout(modalities, normalization=model.spec.points_normalization)
+    layout = spec_layout(model.spec, modalities)
     if layout.image_names == model.spec.image_names:
         return model
     grown = grow_model(model, tuple(each.name for each in layout.modalities), layout.image_names)
@@ -73,7 +86,8 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
 
 
 def _spec_with(spec: ModelSpec, modalities: tuple[str, ...]) -> ModelSpec:
-    layout = make_layout(modalities, normalization=spec.points_normalization)
-    channels = {"in_channels": layout.latent_channels + 4, "out_channels": layout.latent_channels}
+    layout = spec_layout(spec, modalities)
+    read = layout.latent_channels + spec.latent_channels + spec.feature_channels
+    channels = {"in_channels": read, "out_channels": layout.latent_channels}
     names = tuple(each.name for each in layout.modalities)
     return replace(spec, modalities=names, image_names=layout.image_names, unet={**spec.unet, **channels})

@@ -66,10 +66,11 @@ def _predict_images(
 ) -> dict[str, Tensor]:
     """Decoded images of some clips."""
     with torch.autocast(model.device.type, torch.bfloat16):
-        condition = model.encode_rgb(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]).movedim(1, 2)
+        condition, features = model.encode_windows(rgb)
         like = torch.zeros(len(rgb), layout.latent_channels, *condition.shape[2:], device=model.device)
         images = {}
-        for name, latent in layout.split(sample(model.denoiser(condition, fps, frame_index), like).float()).items():
+        denoise = model.denoiser(condition, fps, frame_index, features=features)
+        for name, latent in layout.split(sample(denoise, like).float()).items():
             flat = latent.movedim(2, 1).flatten(0, 1)
             decoded = model.decode_points(flat)[0] if name == "points" else model.decode_images(name, flat)
             images[name] = decoded.float().unflatten(0, rgb.shape[:2]).cpu()

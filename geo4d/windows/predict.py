@@ -39,9 +39,10 @@ class PredictConfig:
 class Conditions:
     """What the network is told of every frame."""
 
-    mean: Float[Tensor, "t 4 y x"]
-    std: Float[Tensor, "t 4 y x"] | None = None  # of the posterior, where samples of it are drawn
+    mean: Float[Tensor, "t c y x"]
+    std: Float[Tensor, "t c y x"] | None = None  # of the posterior, where samples of it are drawn
     tokens: Float[Tensor, "t k c"] | None = None  # of the image tower, where every frame has its own
+    features: Float[Tensor, "t f y x"] | None = None  # of the frame encoder, in half precision
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Predictor:
         return {key: _stack([fields[key] for fields in ordered]) for key in ordered[0]}
 
     def _encode(self, frames: np.ndarray, progress: Progress | None) -> Conditions:
-        mean, std, tokens = [], [], []
+        mean, std, tokens, features = [], [], [], []
         released, size = self.config.as_released, _images_at_once(*frames.shape[1:3])
         if progress is not None:
             progress("encode", 0, len(frames))
@@ -105,9 +106,12 @@ class Predictor:
                 mean.append(self.model.encode_rgb(rgb))
             if self.model.spec.per_frame and not released:
                 tokens.append(self.model.image_tokens(rgb))
+            if self.model.spec.encoder:
+                features.append(self.model.encode_features(rgb).half())  # as in training; a long video's fill memory
             if progress is not None:
                 progress("encode", min(i + size, len(frames)), len(frames))
-        return Conditions(torch.cat(mean), torch.cat(std) if std else None, torch.cat(tokens) if tokens else None)
+        optional = (torch.cat(parts) if parts else None for parts in (std, tokens, features))
+        return Conditions(torch.cat(mean), *optional)
 
     def _predict_batch(
         self, conditions: Conditions, windows: Int[Tensor, "g v"], batch: list[int], fps: float
@@ -115,7 +119,7 @@ class Predictor:
         config, picked = self.config, windows[batch]
         # the released script meets its last window twice, each time with noise of its own
         keys = batch if config.as_released else picked[:, 0].tolist()
-        latents = conditions.mean[picked]  # (b, v, 4, y, x)
+        latents = conditions.mean[picked]  # (b, v, c, y, x)
         if conditions.std is not None:
             noise = torch.stack([_noise(latents.shape[1:], config.seed, key, 1) for key in keys]).to(latents)
             latents = latents + conditions.std[picked] * noise
@@ -123,9 +127,9 @@ class Predictor:
         context = None if conditions.tokens is None else self.model.frame_context(conditions.tokens[picked])
         index = (picked - picked[:, :1]).to(condition.device)
         rate = RELEASED_FPS if config.as_released else min(max(float(fps), FPS_RANGE[0]), FPS_RANGE[1])
-        denoise = self.model.denoiser(
-            condition, torch.full((len(batch),), rate, device=condition.device), index, context
-        )
+        features = None if conditions.features is None else conditions.features[picked].movedim(1, 2)
+        rates = torch.full((len(batch),), rate, device=condition.device)
+        denoise = self.model.denoiser(condition, rates, index, context, features)
         shape = (self.layout.latent_channels, *condition.shape[2:])
         if config.steps == 0 or (config.steps is None and self.model.spec.sampler == "one_step"):
             x0 = one_step(denoise, condition.new_zeros(len(batch), *shape), self.schedule)
@@ -142,7 +146,7 @@ class Predictor:
         """Fields of one window, on the CPU in float32."""
         images, sigma = {}, None
         for name, latent in latents.items():
-            flat = latent.movedim(1, 0)  # (v, 4, y, x)
+            flat = latent.movedim(1, 0)  # (v, c, y, x)
             parts = flat.split(_images_at_once(8 * flat.shape[2], 8 * flat.shape[3]))
             if name == "points":
                 pairs = [self.model.decode_points(part) for part in parts]

@@ -51,18 +51,19 @@ def test_parts_that_are_not_there_are_named(released: Autoencoder) -> None:
         Autoencoder(**TINY).decode_with_uncertainty(torch.zeros(1, 4, 2, 2))
 
 
-def pca(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pca(seed: int, components: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(192, 4, generator=generator))[0].T
+    basis = torch.linalg.qr(torch.randn(192, components, generator=generator))[0].T
     colour = torch.rand(3, generator=generator).repeat_interleave(64)
     return colour, basis
 
 
-def test_pca_start_is_exact_on_the_subspace() -> None:
-    mean, basis = pca(0)
-    autoencoder = Autoencoder(**TINY).eval()
+@pytest.mark.parametrize("channels", [4, 7])
+def test_pca_start_is_exact_on_the_subspace(channels: int) -> None:
+    mean, basis = pca(0, channels)
+    autoencoder = Autoencoder(**TINY, latent_channels=channels).eval()
     autoencoder.set_pca(mean, basis)
-    coefficients = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(2))
+    coefficients = torch.randn(2, channels, 3, 5, generator=torch.Generator().manual_seed(2))
     patches = torch.einsum("nkyx,kp->npyx", coefficients, basis) + mean[:, None, None]
     images = torch.nn.functional.pixel_shuffle(patches, 8)
     with torch.no_grad():

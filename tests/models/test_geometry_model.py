@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from geo4d.errors import CheckpointError
+from geo4d.errors import CheckpointError, ConfigError
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS
-from geo4d.models.storage import load_model, save_model
+from geo4d.models.storage import eight_bit_names, load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,10 @@ def test_file_round_trip(model: GeometryModel, tmp_path: Path) -> None:
 def test_half_precision_file_holds_the_same_model(model: GeometryModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_model(model, path)
-    assert all(value.dtype == torch.float16 for value in load_file(path).values())
+    stored = load_file(path)
+    assert all(
+        value.dtype == (torch.int8 if name.endswith(".int8") else torch.float16) for name, value in stored.items()
+    )
     loaded = load_model(path)
     images = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -117,10 +120,11 @@ def test_denoiser_closes_over_the_condition(model: GeometryModel) -> None:
         for parameter in model.unet.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         x, condition = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.randn(1, 4, 2, 4, 6, generator=generator)
-        fps, t = torch.tensor([24.0]), torch.tensor([999])
-        out = model.denoiser(condition, fps)(x, t)
-        assert torch.equal(out, model.unet_forward(x, condition, t, fps, None))
-        assert not torch.allclose(out, model.denoiser(-condition, fps)(x, t))
+        fps, t, features = torch.tensor([24.0]), torch.tensor([999]), torch.randn(1, 8, 2, 4, 6, generator=generator)
+        out = model.denoiser(condition, fps, features=features)(x, t)
+        assert torch.equal(out, model.unet_forward(x, condition, t, fps, None, None, features))
+        assert not torch.allclose(out, model.denoiser(-condition, fps, features=features)(x, t))
+        assert not torch.allclose(out, model.denoiser(condition, fps, features=-features)(x, t))
     model.unet.load_state_dict(unet_state)
 
 
@@ -155,14 +159,30 @@ def test_stored_context_reaches_the_network(tmp_path: Path) -> None:
 
 
 def test_small_model_fits_its_file_size() -> None:
-    """34 MB in half precision."""
+    """60 MiB: the frame encoder's linear layers in 8 bits, the rest in half precision."""
     with torch.device("meta"):
         model = GeometryModel(PRESETS["small"])
-    assert 2 * sum(value.numel() for value in model.state_dict().values()) < 34e6
+    eight_bit = eight_bit_names(model)
+    assert len(eight_bit) == 12 * 6
+    sizes = {name: value.numel() * (1 if name in eight_bit else 2) for name, value in model.state_dict().items()}
+    assert sum(sizes.values()) < 60 * 2**20
 
 
 @pytest.mark.parametrize("name", ["small", "tiny"])
 def test_sizes_fit_the_networks(name: str) -> None:
     spec = PRESETS[name]
-    multiple = 8 * 2 ** (len(spec.unet["channel_mult"]) - 1)
-    assert all(side % multiple == 0 for size in (spec.base_size, *spec.sizes) for side in size)
+    assert all(side % 8 == 0 for size in (spec.base_size, *spec.sizes) for side in size)
+    read = spec.latent_channels * (len(spec.image_names) + 1) + spec.feature_channels
+    assert spec.unet["in_channels"] == read
+    assert spec.unet["out_channels"] == spec.latent_channels * len(spec.image_names)
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    tiny = PRESETS["tiny"]
+    for changed in (
+        {"encoder": {}},
+        {"image_names": ("points",)},
+        {"autoencoder": {**tiny.autoencoder, "latent_channels": 8}},
+    ):
+        with pytest.raises(ConfigError, match="reads 28 channels and writes 16; its latents and features are"):
+            build_model(replace(tiny, **changed))

@@ -14,6 +14,7 @@ from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.grow import grow_model, grow_unet
 from geo4d.models.presets import PRESETS
 
+TINY = replace(PRESETS["tiny"], encoder={})
 STAGES = [("points",), ("points", "rays"), ("points", "rays", "disparity")]
 
 
@@ -36,7 +37,7 @@ def starting_points() -> dict[str, GeometryModel]:
         image_names=("video",),
         uncertainty_blocks=0,
     )
-    tiny = PRESETS["tiny"]
+    tiny = TINY
     points = replace(
         tiny, unet={**tiny.unet, "in_channels": 8, "out_channels": 4}, modalities=("points",), image_names=("points",)
     )
@@ -85,7 +86,7 @@ def shaken_new_outputs(model: GeometryModel, first: int) -> GeometryModel:
 
 def test_an_image_may_come_between_others() -> None:
     """Points and disparity first, rays later: old channels move, their values do not."""
-    tiny = PRESETS["tiny"]
+    tiny = TINY
     unet = {**tiny.unet, "in_channels": 12, "out_channels": 8}
     spec = replace(tiny, unet=unet, modalities=("points", "disparity"), image_names=("points", "disparity"))
     model = shaken(build_model(spec))
@@ -96,6 +97,22 @@ def test_an_image_may_come_between_others() -> None:
     torch.testing.assert_close(after[:, old_places], before, atol=1e-5, rtol=0)
     assert not after[:, 4:12].any()
     assert torch.equal(grown.unet.out[2].weight[12:], model.unet.out[2].weight[4:])
+
+
+def test_latents_of_more_channels_grow_too() -> None:
+    tiny, channels = TINY, 6
+    unet = {**tiny.unet, "in_channels": 2 * channels, "out_channels": channels}
+    wide = {**tiny.autoencoder, "latent_channels": channels}
+    spec = replace(tiny, unet=unet, autoencoder=wide, modalities=("rays",), image_names=("ray_direction",))
+    model = shaken(build_model(spec))
+    grown = grow_model(model, ("points", "rays"), ("points", "ray_direction"))
+    x, condition = torch.randn(1, 12, 2, 4, 4), torch.randn(1, channels, 2, 4, 4)
+    with torch.no_grad():
+        before = model.denoiser(condition, None)(x[:, channels:], torch.tensor([700]))
+        after = grown.denoiser(condition, None)(x, torch.tensor([700]))
+    torch.testing.assert_close(after[:, channels:], before, atol=1e-5 * float(before.abs().max()), rtol=0)
+    assert not after[:, :channels].any()
+    assert grown.decode_images("points", x[0, :channels].movedim(1, 0)).shape == (2, 3, 32, 32)
 
 
 def test_new_weights_learn_and_old_ones_may_too() -> None:

@@ -41,6 +41,22 @@ def test_folder_round_trip_in_shards(model: GeometryModel, tmp_path: Path) -> No
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]  # nothing half written beside it
 
 
+def test_specs_from_before_there_were_encoders_mean_none(tmp_path: Path) -> None:
+    """Files that do not say have latents of 4 channels and no frame encoder, as the released model."""
+    from dataclasses import replace
+
+    tiny = PRESETS["tiny"]
+    old = build_model(replace(tiny, encoder={}, unet={**tiny.unet, "in_channels": 20})).eval()
+    save_folder(old, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["spec"]["encoder"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    loaded = load_model(tmp_path / "m")
+    assert_same(loaded, old)
+    assert loaded.spec.latent_channels == 4 and loaded.spec.feature_channels == 0
+    assert not any("frame_encoder" in name or name.endswith((".int8", ".scale")) for name in loaded.state_dict())
+
+
 def test_a_full_architecture_with_its_towers_comes_back(tmp_path: Path) -> None:
     """Context tokens, image tower and query transformer are part of the folder; numbers no file stores are made anew."""
     from dataclasses import replace

@@ -17,7 +17,7 @@ RELEASED_SMALL = {
     "context_dim": 64,
 }
 # two channels a norm group: with one, the norms would remove the time embedding altogether
-SMALL = {**PRESETS["tiny"].unet, "model_channels": 64}
+SMALL = {**PRESETS["tiny"].unet, "in_channels": 20, "model_channels": 64}
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,27 @@ def test_context_is_asked_for_where_none_is_learnt() -> None:
 def test_what_it_does_not_build_is_refused(option: dict[str, bool]) -> None:
     with pytest.raises(ConfigError, match="plain temporal self-attention"):
         VideoUNet(**{**SMALL, **option})
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (1, 3), (6, 9)])
+def test_grids_that_do_not_divide_keep_their_size(height: int, width: int) -> None:
+    """Three levels: 5 x 7 is worked at 3 x 4 and 2 x 2 too, and every latent still hears of every other."""
+    unet = VideoUNet(**{**SMALL, "channel_mult": (1, 1, 1)}).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    x = clip(batch=1, frames=2, height=height, width=width).requires_grad_()
+    out = unet(x, torch.tensor([500]))
+    assert out.shape == (1, 16, 2, height, width)
+    out[..., 0, 0].sum().backward()
+    assert x.grad is not None and x.grad.abs().amin(dim=(0, 1, 2)).min() > 0
+
+
+def test_a_level_above_repeats_each_pixel_twice_where_it_can() -> None:
+    from geo4d.models.blocks import Upsample
+
+    layer, x = Upsample(3), torch.randn(2, 3, 3, 4)
+    doubled = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert torch.equal(layer(x, (6, 8)), layer.conv(doubled))
+    assert layer(x, (5, 7)).shape == (2, 3, 5, 7)

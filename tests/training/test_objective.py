@@ -31,6 +31,7 @@ def model():
 def batch(number=0, clips=6):
     generator = torch.Generator().manual_seed(100 + int(number))
     latents = {name: torch.randn(clips, 4, 2, 4, 6, generator=generator) for name in ("rgb", *LAYOUT.image_names)}
+    latents["features"] = torch.randn(clips, 8, 2, 4, 6, generator=generator)
     return {**latents, "fps": torch.full((clips,), 24.0), "frame_index": torch.arange(2).repeat(clips, 1)}
 
 
@@ -44,7 +45,7 @@ def answering(model, x0_of_batch=None):
     """A network that knows x0: v from it and from the input at every step."""
     x0 = LAYOUT.join({name: model.normalizer.normalize(name, batch(3)[name]) for name in LAYOUT.image_names})
 
-    def forward(x_t, condition, t, fps, index, context=None):
+    def forward(x_t, condition, t, fps, index, context=None, features=None):
         alpha = SCHEDULE.alphas_cumprod[t][:, None, None, None, None].float()
         noise = torch.where(alpha < 1, (x_t - alpha.sqrt() * x0) / (1 - alpha).clamp_min(1e-12).sqrt(), 0.0)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
@@ -65,7 +66,7 @@ def test_the_same_draw_gives_the_same_loss(model):
 
 
 def test_images_weigh_as_told(model):
-    def off(x_t, condition, t, fps, index, context=None):
+    def off(x_t, condition, t, fps, index, context=None, features=None):
         v = answering(model)(x_t, condition, t, fps, index)
         v[:, 12:] += 1.0  # disparity is wrong by one
         return v
@@ -88,7 +89,7 @@ def test_channels_weigh_by_their_spread(model):
 def test_noisy_steps_lie_late(model):
     seen = {}
 
-    def note(x_t, condition, t, fps, index, context=None):
+    def note(x_t, condition, t, fps, index, context=None, features=None):
         seen.setdefault(kind, []).append(t.float().mean())
         return torch.zeros_like(x_t)
 
@@ -111,8 +112,9 @@ def test_pixels_reach_the_denoiser_and_nothing_else(model):
 def test_conditions_are_dropped(model):
     seen = []
 
-    def note(x_t, condition, t, fps, index, context=None):
+    def note(x_t, condition, t, fps, index, context=None, features=None):
         seen.append((condition == 0).flatten(1).all(dim=1))
+        assert torch.equal(seen[-1], (features == 0).flatten(1).all(dim=1))
         return torch.zeros_like(x_t)
 
     model.unet_forward = note
@@ -129,7 +131,7 @@ def test_text_tokens_are_dropped():
     model.get_buffer("context").fill_(1.0)
     seen = []
 
-    def note(x_t, condition, t, fps, index, context=None):
+    def note(x_t, condition, t, fps, index, context=None, features=None):
         seen.append((context[:, :77].sum() / 77 / 8, (context[:, 77:] == 1).all(), context.shape[1]))
         return torch.zeros_like(x_t)
 

@@ -26,7 +26,14 @@ from geo4d.training.validation import make_validator
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "train"
 QUICK = ["loop.steps=6", "loop.warmup_steps=2", "loop.log_every=2", "loop.checkpoint_steps=2", "loop.tensorboard=false"]
-QUICK += ["validation.clips=0", "validation.quick_clips=2", "autoencoder.shards=1", "autoencoder.clips=8", "device=cpu"]
+QUICK += [
+    "encoder=random",
+    "validation.clips=0",
+    "validation.quick_clips=2",
+    "autoencoder.shards=1",
+    "autoencoder.clips=8",
+    "device=cpu",
+]
 QUICK += ["latents.shards=8", "data.lengths=[{frames: 2, clips: 4, share: 0.6}, {frames: 8, clips: 2, share: 0.4}]"]
 
 
@@ -52,6 +59,10 @@ def test_all_stages_give_a_model_that_reconstructs(finished):
     images = torch.rand(2, 3, 32, 48) * 2 - 1
     assert (model.decode_images("rgb", model.encode_rgb(images)) - images).abs().mean() < 0.7
     assert model.normalizer.is_fitted("points") and model.normalizer.is_fitted("disparity")
+    first = load_model(finished / "1_autoencoder" / "model").frame_encoder
+    assert torch.equal(first.projection, model.frame_encoder.projection) and first.mean.any()
+    # biases are exported in half precision
+    torch.testing.assert_close(first(images), model.frame_encoder(images), atol=0.1, rtol=0.05)
     result = Geo4D(model).reconstruct(
         np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), dtype=np.uint8), tracks=False
     )
@@ -78,7 +89,7 @@ def test_a_stage_grows_the_model_of_the_last(finished):
     (config,) = load_recipe([CONFIGS / "tiny" / "6_rays.yaml"], [f"out={finished}"])
     grown = starting_model(config, torch.device("cpu")).eval()
     x, condition, t = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 4, 2, 4, 6), torch.tensor([500])
-    rest = torch.tensor([24.0]), torch.tensor([[0, 1]])
+    rest = torch.tensor([24.0]), torch.tensor([[0, 1]]), None, torch.randn(1, 8, 2, 4, 6)
     with torch.no_grad():
         old = before.unet_forward(x, condition, t, *rest)
         new = grown.unet_forward(torch.cat([x, torch.randn(1, 8, 2, 4, 6)], dim=1), condition, t, *rest)

@@ -65,12 +65,41 @@ def test_a_window_depends_on_the_seed_and_its_own_frames_alone(model: GeometryMo
     assert (other["points"] - alone["points"]).abs().max() > 1e-3
 
 
-def test_every_frame_is_encoded_once(model: GeometryModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["encode_rgb", "encode_features"])
+def test_every_frame_is_encoded_once(model: GeometryModel, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     encoded = []
-    encode = model.encode_rgb
-    monkeypatch.setattr(model, "encode_rgb", lambda images: encoded.append(len(images)) or encode(images))
+    encode = getattr(model, name)
+    monkeypatch.setattr(model, name, lambda images: encoded.append(len(images)) or encode(images))
     predictor(model).predict(FRAMES, WINDOWS, 24.0)
     assert sum(encoded) == len(FRAMES)
+
+
+def test_windows_read_the_features_of_their_frames(model: GeometryModel) -> None:
+    """A model with other features of the same frames predicts something else, and only where they are other."""
+    one = predictor(model, windows_per_batch=1)
+    with torch.no_grad():
+        old = model.unet.out[2].weight.clone()
+        model.unet.out[2].weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    encode = model.encode_features
+    count = iter(range(100))
+
+    def other(images: torch.Tensor) -> torch.Tensor:
+        next(count)
+        features = encode(images)
+        features[8:] += 3.0  # frames 8, 9 and 10: of windows 2 and 3
+        return features
+
+    try:
+        before = one.predict(FRAMES, WINDOWS, 24.0)
+        model.encode_features = other  # type: ignore[method-assign]
+        after = one.predict(FRAMES, WINDOWS, 24.0)
+    finally:
+        del model.encode_features
+        with torch.no_grad():
+            model.unet.out[2].weight.copy_(old)
+    assert next(count) == 1
+    moved = (after["disparity"] - before["disparity"]).abs().amax(dim=(1, 2, 3))
+    assert not moved[:2].any() and (moved[2:] > 1e-4).all()
 
 
 def test_frame_rates_beyond_the_trained_ones_count_as_the_nearest(model: GeometryModel) -> None:
