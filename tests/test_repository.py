@@ -1,4 +1,7 @@
-"""Laws of the house: floors, sizes, style, entry files, configurations, public names, the README, docs and citations of them."""
+"""Laws of the house.
+
+Floors, sizes, style, entry files, configurations, public names, the README, docs and citations of them.
+"""
 
 import ast
 import re
@@ -60,7 +63,10 @@ def test_files_and_functions_keep_their_size():
 
 
 def calls(file, wanted):
-    """Lines of the calls of methods or functions of modules that `wanted` picks out of (owner, name, number of arguments)."""
+    """Lines of the calls of methods or functions of modules that `wanted` picks.
+
+    It is asked with (owner, name, number of arguments).
+    """
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             count = len(node.args) if not any(isinstance(word, ast.Starred) for word in node.args) else None
@@ -82,7 +88,7 @@ def outside(wanted, allowed):
 def test_one_room_writes_whole_files_and_reads_arrays(tmp_path, monkeypatch):
     reasons = {
         "geo4d/scene/atomic.py": "the one way",
-        "geo4d/training/checkpoints.py": "folders, flushed to the disk before they are moved, and moved away before they are removed",
+        "geo4d/training/checkpoints.py": "folders: flushed to the disk before they are moved, moved away before they go",
     }
     assert outside(moves, reasons) == []
     assert {place.partition(":")[0] for place in outside(moves, ())} == set(reasons)  # none that needs no exception
@@ -201,7 +207,10 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
 
 def citing_lines():
-    """Every line that may cite a section or an equation, with where it stands; not those of this file, which speaks of citations."""
+    """Every line that may cite a section or an equation, with where it stands.
+
+    Not those of this file, which speaks of citations.
+    """
     rooms = ("geo4d", "tests", "benchmarks", "configs", "train", "infer", "docs")
     files = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".md", ".yaml"}]
     for path in sorted([*files, *ROOT.glob("*.md")]):
@@ -215,7 +224,10 @@ def headings(path):
 
 
 def unresolved(lines, sections):
-    """Citations of sections that are not there, and those in another spelling than (method 2.4), which nothing could check."""
+    """Citations of sections that are not there, and those in another spelling than (method 2.4).
+
+    Nothing could check the latter.
+    """
     found = []
     old = r"\b(?:METHOD|COMPAT|SCHEMA)\b|(?i:\b(?:method|compat)(?:\.md [0-9]| section| §)|\bthe schema\b)"
     for where, line in lines:
@@ -370,7 +382,7 @@ def test_the_subrooms_of_the_alignment_depend_one_way():
 
 
 def test_no_step_changes_a_finished_result():
-    """A function that takes a Reconstruction and returns one is in the last step, in io, or a copy of the result's own."""
+    """A function from a Reconstruction to one is in the last step, in io, or makes a copy of the result."""
     found = []
     for file in PACKAGE:
         place = file.relative_to(ROOT / "geo4d").as_posix()

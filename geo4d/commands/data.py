@@ -1,4 +1,7 @@
-"""Data sets on disk: `geo4d data check` and `encode` for training, `geo4d data prepare` for evaluation. One entry of ACTIONS each."""
+"""Data sets on disk: `geo4d data check` and `encode` for training, `geo4d data prepare` for evaluation.
+
+One entry of ACTIONS each.
+"""
 
 from __future__ import annotations
 

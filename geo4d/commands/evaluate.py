@@ -317,7 +317,8 @@ def _pipeline(args: argparse.Namespace) -> Any:
     twice = next((name for name, value in given.items() if name in said and getattr(named, name) != value), None)
     if twice is not None:
         raise ConfigError(
-            f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep one."
+            f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep "
+            "one."
         )
     return replace(named, **given)
 

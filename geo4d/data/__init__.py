@@ -1,4 +1,4 @@
-"""Training data: readers of published data sets, views and films that change how a window looks, and the mixture of them all."""
+"""Training data: readers of published data sets, changes of how a window looks, and the mixture of them all."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def open_data(
 ) -> DiskSet:
     """Opens the data set in `root`, of the given kind or of the one that its layout shows.
 
-    `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies more
-    than `far` metres away counts as sky; pointodyssey alone spreads depth up to `fill` pixels into its holes. Raises ConfigError
-    for a `fill` of another kind.
+    `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies
+    more than `far` metres away counts as sky; pointodyssey alone spreads depth up to `fill` pixels into its holes.
+    Raises ConfigError for a `fill` of another kind.
     """
     kind = kind or find_kind(root)
     if kind not in DATASETS:
@@ -59,7 +59,8 @@ def open_data(
         return DATASETS[kind](root, include=include, far=far)
     if kind != PointOdyssey.kind:
         raise ConfigError(
-            f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it out."
+            f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it "
+            "out."
         )
     return PointOdyssey(root, include=include, far=far, fill=fill)
 

@@ -31,7 +31,10 @@ class DataSet(ABC):
 
     @abstractmethod
     def frames(self, recording: Recording, indices: Sequence[int]) -> Iterator[Frame]:
-        """The frames with these indices (0 to `recording.count - 1`). Raises BadData, which names the file, for what is broken."""
+        """The frames with these indices (0 to `recording.count - 1`).
+
+        Raises BadData, which names the file, for what is broken.
+        """
 
     def counts(self) -> np.ndarray:
         """(r,) int64: frames of each recording."""
@@ -40,9 +43,10 @@ class DataSet(ABC):
     def read(
         self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None
     ) -> Clip:
-        """A clip (t, h, w) whose world is its first camera, cut and resized by `view` frame by frame, coloured by `film`.
+        """A clip (t, h, w) whose world is its first camera.
 
-        Raises BadData for a file that is missing, broken or not of its format's kind.
+        It is cut and resized by `view` frame by frame, and coloured by `film`. Raises BadData for a file that is
+        missing, broken or not of its format's kind.
         """
         rows: list[Frame] = []
         size = None
@@ -67,8 +71,8 @@ class DiskSet(DataSet):
     def __init__(self, root: str | Path, *, include: str | None = None, far: float | None = None) -> None:
         """Opens `root`.
 
-        `include` is a pattern of recording names, such as "Scene20/*"; without it, all that are meant for training. What is
-        more than `far` metres away counts as sky. Raises InputError if there is nothing of this kind in `root`.
+        `include` is a pattern of recording names, such as "Scene20/*"; without it, all that are meant for training.
+        What is more than `far` metres away counts as sky. Raises InputError if there is nothing of this kind in `root`.
         """
         self.root, self.far = Path(root).expanduser().absolute(), far
         if next(self.find(self.root), None) is None:
@@ -145,7 +149,10 @@ class DiskSet(DataSet):
 
 
 class FrameFiles(DiskSet):
-    """A data set with files for each frame; `layout` says which, below `root`, by recording `name` and frame `number`."""
+    """A data set with files for each frame.
+
+    `layout` says which, below `root`, by recording `name` and frame `number`.
+    """
 
     layout: ClassVar[dict[str, str]]  # "rgb" and "depth", and perhaps more
     optional: ClassVar[tuple[str, ...]] = ()  # parts that a frame may lack
@@ -232,7 +239,10 @@ def _and_more(lost: np.ndarray) -> str:
 
 
 def folders_with(root: Path, patterns: Sequence[str], marker: Callable[[Path], bool]) -> Iterator[str]:
-    """Names, relative to `root`, of the folders that match one of the patterns and have the marker; hidden ones are passed over."""
+    """Names, relative to `root`, of the folders that match one of the patterns and have the marker.
+
+    Hidden ones are passed over.
+    """
     for pattern in patterns:
         for path in sorted(root.glob(pattern)):
             if not path.name.startswith(".") and path.is_dir() and marker(path):

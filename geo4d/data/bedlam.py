@@ -92,7 +92,10 @@ class Bedlam(FrameFiles):
         return depth, depth >= KILOMETRE
 
     def _size(self, name: str, numbers: list[int]) -> tuple[int, int]:
-        """(height, width) of the recording's images, from the first that is there; those of the publication if none is."""
+        """(height, width) of the recording's images, from the first that is there.
+
+        Those of the publication if none is.
+        """
         files = (self.file("rgb", name, number) for number in numbers)
         first = next((file for file in files if file.is_file()), None)
         return (720, 1280) if first is None else read_size(first)

@@ -1,4 +1,7 @@
-"""Verifies an installed data set: missing and unreadable files, absurd depth, cameras that jump, geometry that disagrees."""
+"""Verifies an installed data set.
+
+Missing and unreadable files, absurd depth, cameras that jump, geometry that disagrees.
+"""
 
 from __future__ import annotations
 
@@ -165,9 +168,10 @@ def find_jumps(data: DiskSet, recording: Recording, median_depth: float) -> list
 
 
 def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The valid points of one frame in another: row and column there, depth there, and which of `source.valid` they are.
+    """The valid points of one frame in another.
 
-    Points outside the other frame are left out.
+    Row and column there, depth there, and which of `source.valid` they are. Points outside the other frame are left
+    out.
     """
     places = np.argwhere(source.valid)
     rays = pixel_rays(
@@ -187,7 +191,10 @@ def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def agreement(source: Frame, target: Frame) -> float | None:
-    """Share of the points seen in both frames whose depths agree; None where too few are. Occlusion and motion take their part."""
+    """Share of the points seen in both frames whose depths agree; None where too few are.
+
+    Occlusion and motion take their part.
+    """
     row, column, depth, _ = reproject(source, target)
     known = target.valid[row, column]
     if known.sum() < LEAST_PIXELS:
@@ -197,7 +204,10 @@ def agreement(source: Frame, target: Frame) -> float | None:
 
 
 def draw_pair(source: Frame, target: Frame) -> np.ndarray:
-    """One strip: a frame, its depth, the next frame, and there the points of the first; where geometry is right, the last two agree."""
+    """One strip: a frame, its depth, the next frame, and there the points of the first.
+
+    Where geometry is right, the last two agree.
+    """
     row, column, depth, origin = reproject(source, target)
     order = np.argsort(-depth)  # near points are drawn last
     painted = (target.rgb * 0.25).astype(np.uint8)

@@ -44,7 +44,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames `first`, `first + step`, ... of one unbroken shot, evenly spaced in time; the numbers are those of the file names."""
+    """Frames `first`, `first + step`, ... of one unbroken shot, evenly spaced in time.
+
+    The numbers are those of the file names.
+    """
 
     name: str
     first: int
@@ -112,7 +115,10 @@ class Frame:
 def make_frame(
     rgb: np.ndarray, depth: np.ndarray, sky: np.ndarray, camera: tuple[np.ndarray, np.ndarray], *, far: float | None
 ) -> Frame:
-    """A frame from raw depth: whatever is not finite and positive is a hole, and what lies beyond `far` counts as sky."""
+    """A frame from raw depth.
+
+    Whatever is not finite and positive is a hole, and what lies beyond `far` counts as sky.
+    """
     if far is not None:
         sky = sky | (depth > far)
     valid = np.isfinite(depth) & (depth > 0) & ~sky
@@ -120,7 +126,10 @@ def make_frame(
 
 
 def to_clip(frames: Iterable[Frame], film: Develop | None = None) -> Clip:
-    """Stacks frames of one size into a clip (t, h, w) whose world is the first camera; `film` changes the colours alone."""
+    """Stacks frames of one size into a clip (t, h, w) whose world is the first camera.
+
+    `film` changes the colours alone.
+    """
     rows = list(frames)
     rgb = np.stack([frame.rgb for frame in rows])
     rgb = rgb if film is None else film(rgb)

@@ -1,4 +1,7 @@
-"""What is on disk, looked up once: recordings and problems in a JSON file of the user's cache, renewed when folders change."""
+"""What is on disk, looked up once.
+
+Recordings and problems in a JSON file of the user's cache, renewed when folders change.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,10 @@ def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
 
 
 def _state(watched: Iterable[str]) -> str:
-    """One hash of the times and sizes of what is watched: a folder's time changes with every file that comes or goes."""
+    """One hash of the times and sizes of what is watched.
+
+    A folder's time changes with every file that comes or goes.
+    """
     digest = hashlib.sha256()
     for name in watched:
         try:

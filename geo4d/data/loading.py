@@ -1,4 +1,7 @@
-"""From plans to batches: bad windows are replaced and counted, worker processes never die of one, and too many stop the run."""
+"""From plans to batches.
+
+Bad windows are replaced and counted, worker processes never die of one, and too many stop the run.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +62,8 @@ class Tally:
             if total >= FEW and bad > self.most_bad * total:
                 last = "; ".join(f"{problem.file} {problem.reason}" for problem in self.problems[-NAMED:])
                 raise InputError(
-                    f"{bad} of {total} windows of {name} cannot be read, more than the {100 * self.most_bad:.3g} % that are "
-                    f"tolerated (the last: {last}); run geo4d data check on it."
+                    f"{bad} of {total} windows of {name} cannot be read, more than the {100 * self.most_bad:.3g} % "
+                    f"that are tolerated (the last: {last}); run geo4d data check on it."
                 )
 
 
@@ -109,7 +112,8 @@ def _first_usable(mixture: Mixture, planned: Draw, problems: list[tuple[str, Pro
                 return clip, draw
         draw = mixture.substitute(planned, attempt)
     raise InputError(
-        f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on it."
+        f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on "
+        "it."
     )
 
 
@@ -123,10 +127,11 @@ def batches(
     timeout: float = 600.0,
     tally: Tally | None = None,
 ) -> Iterator[WindowBatch]:
-    """The batches of these steps in order, in each step those of `ranks` in theirs, read ahead by `workers` processes in all.
+    """The batches of these steps in order, in each step those of `ranks` in theirs.
 
-    To go on in the middle of an epoch, begin `steps` where the run was left. Raises InputError, with the reason, for what no
-    substitute helps against: too many bad windows, a worker that is killed, or none answering for `timeout` seconds.
+    They are read ahead by `workers` processes in all. To go on in the middle of an epoch, begin `steps` where the run
+    was left. Raises InputError, with the reason, for what no substitute helps against: too many bad windows, a worker
+    that is killed, or none answering for `timeout` seconds.
     """
     tally = tally or Tally(mixture.config.most_bad)
     loader: DataLoader[WindowBatch | Geo4DError] = DataLoader(
@@ -154,7 +159,10 @@ def batches(
 
 @dataclass(frozen=True)
 class _Steps(Dataset[WindowBatch | Geo4DError]):
-    """Batches by step and rank. Errors are handed over as values: raised in a worker they would arrive as a page of traceback."""
+    """Batches by step and rank.
+
+    Errors are handed over as values: raised in a worker they would arrive as a page of traceback.
+    """
 
     mixture: Mixture
     steps: range

@@ -1,4 +1,7 @@
-"""Which windows a run sees: a pure function of (seed, step, rank), so any step can be made again and a run goes on anywhere."""
+"""Which windows a run sees: a pure function of (seed, step, rank).
+
+So any step can be made again, and a run goes on anywhere.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +65,16 @@ class Draw:
 class Mixture:
     """Data sets by name, and the order in which their windows are drawn.
 
-    The data set follows the ratios, exactly in every BLOCK draws. Each set is gone through epoch by epoch in a new random
-    order, so ranks never share a window within an epoch, and long recordings are seen more often than short ones. Windows
-    of a step have one size.
+    The data set follows the ratios, exactly in every BLOCK draws. Each set is gone through epoch by epoch in a new
+    random order, so ranks never share a window within an epoch, and long recordings are seen more often than short
+    ones. Windows of a step have one size.
     """
 
     def __init__(self, sets: Mapping[str, DataSet], config: MixtureConfig | None = None, *, seed: int = 0) -> None:
-        """Raises ConfigError if a set has no ratio or no recording that is long enough. Ratios of sets that are not given fall away."""
+        """Raises ConfigError if a set has no ratio or no recording that is long enough.
+
+        Ratios of sets that are not given fall away.
+        """
         self.sets, self.config, self.seed = dict(sets), config or MixtureConfig(), seed
         c = self.config
         if not sets or c.frames < 1 or c.batch < 1 or not c.sizes or min(c.strides, default=0) < 1:
@@ -83,13 +89,15 @@ class Mixture:
         self.block = _whole_parts(ratios / ratios.sum(), BLOCK)
         if self.block.min() < 1:
             raise ConfigError(
-                f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it out."
+                f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it "
+                "out."
             )
         self.starts = {name: np.cumsum(np.maximum(data.counts() - c.frames + 1, 0)) for name, data in self.sets.items()}
         short = [name for name in self.names if not len(self.starts[name]) or self.starts[name][-1] == 0]
         if short:
             raise ConfigError(
-                f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take fewer."
+                f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take "
+                "fewer."
             )
 
     def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
@@ -124,7 +132,10 @@ class Mixture:
         return self._window(name, chosen, size, (self.seed, number, VIEW_STREAM))
 
     def _window(self, name: str, item: int, size: tuple[int, int], seed: tuple[int, ...]) -> Draw:
-        """Item n is the n-th place where a window of stride 1 can begin; larger strides leave fewer places and share them."""
+        """Item n is the n-th place where a window of stride 1 can begin.
+
+        Larger strides leave fewer places and share them.
+        """
         ends = self.starts[name]
         recording = int(np.searchsorted(ends, item, side="right"))
         before = int(ends[recording - 1]) if recording else 0

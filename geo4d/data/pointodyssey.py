@@ -1,4 +1,7 @@
-"""PointOdyssey v1.2: `train/<recording>/{rgbs,depths,masks}` and anno.npz with world-to-camera matrices in OpenCV axes."""
+"""PointOdyssey v1.2.
+
+`train/<recording>/{rgbs,depths,masks}` and anno.npz with world-to-camera matrices in OpenCV axes.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,10 @@ class PointOdyssey(FrameFiles):
 
 
 def fill_holes(depth: np.ndarray, sky: np.ndarray, reach: int) -> np.ndarray:
-    """Gives each hole within `reach` pixels of known depth the farthest depth around it; the sky gives none and gets none."""
+    """Gives each hole within `reach` pixels of known depth the farthest depth around it.
+
+    The sky gives none and gets none.
+    """
     known = np.where(sky, 0, depth)
     pooled = cv2.dilate(known, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     return np.where((known > 0) | sky, depth, pooled)

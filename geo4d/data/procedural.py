@@ -1,4 +1,7 @@
-"""Procedural scenes as a data set without files: every window is rendered when it is asked for, at the size it is wanted in."""
+"""Procedural scenes as a data set without files.
+
+Every window is rendered when it is asked for, at the size it is wanted in.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Virtual KITTI 2: `Scene01/<variation>/frames/{rgb,depth}/Camera_0` and two text files for both cameras of a variation."""
+"""Virtual KITTI 2.
+
+`Scene01/<variation>/frames/{rgb,depth}/Camera_0` and two text files for both cameras of a variation.
+"""
 
 from __future__ import annotations
 

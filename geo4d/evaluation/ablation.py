@@ -78,8 +78,8 @@ def ablate(
 ) -> str | None:
     """Runs every variant into a folder of its own below `out`, and writes one table of them all.
 
-    Returns the table, or None while other shards are still at work. Raises ConfigError for variants that cannot be, before any
-    work is done, InputError for a folder that holds other files under the names of the tables.
+    Returns the table, or None while other shards are still at work. Raises ConfigError for variants that cannot be,
+    before any work is done, InputError for a folder that holds other files under the names of the tables.
     """
     if not config.variants:
         raise ConfigError("An ablation needs variants: a name and a list of key=value words for each.")

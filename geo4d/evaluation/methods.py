@@ -127,8 +127,8 @@ class Pipeline:
     ) -> None:
         """Loads the weights.
 
-        `keep` is a folder for the results; `windows` one in which predicted windows stay, for runs that differ in the alignment.
-        Raises CheckpointError or ConfigError if the model cannot be had.
+        `keep` is a folder for the results; `windows` one in which predicted windows stay, for runs that differ in the
+        alignment. Raises CheckpointError or ConfigError if the model cannot be had.
         """
         self.name, self.config, self.keep, self.windows = name, config, keep, windows
         self.settings = config.infer_config()
@@ -182,7 +182,10 @@ class Pipeline:
 
 
 def local_device(name: str) -> str:
-    """The device to ask for: with "auto", where several processes share the GPUs of a machine, the GPU of this process' number."""
+    """The device to ask for.
+
+    With "auto", where several processes share the GPUs of a machine, the GPU of this process' number.
+    """
     rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
     if name == "auto" and rank.isdecimal() and torch.cuda.device_count() > 1:
         return f"cuda:{int(rank) % torch.cuda.device_count()}"

@@ -1,7 +1,7 @@
 """What the usual preparation scripts do, as a list: which frames count, with times and hashes. Nothing is copied.
 
-The list is a JSON file whose names are relative to the data set's folder, so that another person can repeat the same run with
-`reopen`, or be told in one sentence where their data differ.
+The list is a JSON file whose names are relative to the data set's folder, so that another person can repeat the same
+run with `reopen`, or be told in one sentence where their data differ.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Prepared:
 def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> Prepared:
     """Makes the frame list of an open set; every picture and depth map is read once, and hashed if `hashes`.
 
-    A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one. Sequences of a
-    single frame are refused for poses. Depth that the task does not need may be broken; why is then among what is left out.
+    A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one.
+    Sequences of a single frame are refused for poses. Depth that the task does not need may be broken; why is then
+    among what is left out.
     """
     rows: list[dict[str, Any]] = []
     problems: list[Unusable] = []
@@ -140,10 +141,10 @@ def list_frames(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> di
 
 
 def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool = False) -> OpenSet:
-    """Opens the set of a saved list again, with the sequences of the list alone; those that could not be used are still of no use.
+    """Opens the set of a saved list again, with the sequences of the list alone.
 
-    Raises InputError if the list has no sequence that can be used, if the data in `root` give other frames, or with `contents` if a
-    file holds something else.
+    Those that could not be used stay of no use. Raises InputError if the list has no sequence that can be used, if the
+    data in `root` give other frames, or with `contents` if a file holds something else.
     """
     entries = load_frame_list(path)
     name = entries["rule"].split(" ")[0]
@@ -209,7 +210,8 @@ def _require_kinds(part: Any, kinds: Mapping[str, type | tuple[type, ...]]) -> N
 def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationSequence:
     """The sequence, by the rule of a run: all pictures, and depth if the task needs it, can be read and have one size.
 
-    Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file at fault.
+    Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file
+    at fault.
     """
     size = _require_one_size(
         "picture", opened.root, sequence.frames, lambda index: sequence.read_image(index).shape[:2]

@@ -1,4 +1,7 @@
-"""How a whole data set is scored, by name: what is fitted before depth is compared, at which size, and what its mean is."""
+"""How a whole data set is scored, by name.
+
+What is fitted before depth is compared, at which size, and what its mean is.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +69,13 @@ def _everywhere(alignment: DepthAlignment) -> dict[str, Any]:
 SCALE_SHIFT = _everywhere(DepthAlignment())
 PROTOCOLS = {
     "geo4d": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations, Sintel and Bonn up to 70 m, means by pixels; on KITTI the short "
-        "descent of the released evaluation, which stays near the median scale.",
+        "One scale and shift a video by least absolute deviations, Sintel and Bonn up to 70 m, means by pixels; on "
+        "KITTI the short descent of the released evaluation, which stays near the median scale.",
         by_set={**SCALE_SHIFT["by_set"], "kitti": RELEASED_PROTOCOLS["kitti_released"]},
     ),
     "monst3r": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations on every data set, Sintel and Bonn up to 70 m, means by pixels.",
+        "One scale and shift a video by least absolute deviations on every data set, Sintel and Bonn up to 70 m, means "
+        "by pixels.",
         **SCALE_SHIFT,
     ),
     "scale-only": EvaluationProtocol(
@@ -91,8 +95,8 @@ PROTOCOLS = {
         **_everywhere(DepthAlignment("none")),
     ),
     "relative": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations, the nearest pixel, trajectories in units of the video's median depth, "
-        "medians over the videos.",
+        "One scale and shift a video by least absolute deviations, the nearest pixel, trajectories in units of the "
+        "video's median depth, medians over the videos.",
         interpolation="nearest",
         average="median",
         lengths="median depth",

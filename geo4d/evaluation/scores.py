@@ -1,7 +1,9 @@
-"""One video's numbers: what the truth allows to be scored, what the prediction offers, and what it costs to offer nothing.
+"""One video's numbers.
 
-A part that cannot be scored counts as what is known without looking: depth 1 everywhere, a camera that stands still and the mean
-focal length; its shares (delta, AUC, F1) count as 0. After scale and shift no depth is worse by much, after a similarity no path.
+What the truth allows to be scored, what the prediction offers, and what it costs to offer nothing. A part that cannot
+be scored counts as what is known without looking: depth 1 everywhere, a camera that stands still and the mean focal
+length; its shares (delta, AUC, F1) count as 0. After scale and shift no depth is worse by much, after a similarity no
+path.
 """
 
 from __future__ import annotations
@@ -107,7 +109,10 @@ class Scores:
 
 
 def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, dataset: str) -> Scores:
-    """Scores every group that the truth is for; a group that cannot be scored is named in `failures`, with no values."""
+    """Scores every group that the truth is for.
+
+    A group that cannot be scored is named in `failures`, with no values.
+    """
     scores = Scores()
     depth_protocol = protocol.depth_of(dataset)
     parts: dict[str, Callable[[], None]] = {
@@ -132,7 +137,8 @@ def count_failures(
 ) -> tuple[str, ...]:
     """Fills the groups that failed with what a constant depth and a static camera get, and 0 for shares.
 
-    Returns the groups whose truth cannot be used, as not even they can be scored. Raises InputError if the task's is among them.
+    Returns the groups whose truth cannot be used, as not even they can be scored. Raises InputError if the task's is
+    among them.
     """
     if not scores.failures:
         return ()

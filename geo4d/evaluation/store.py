@@ -1,4 +1,6 @@
-"""The folder of a run: settings that must agree, and one file for each method and sequence, written whole or not at all.
+"""The folder of a run: its settings, and its results.
+
+Settings must agree; there is one file for each method and sequence, written whole or not at all.
 
 settings.json                        what all methods share: data set, rule, protocol, code
 sequences/<method>/method.json       what makes the method's results what they are
@@ -69,7 +71,8 @@ class Store:
                 return True
             if not self.folder.is_dir():
                 return False
-            # looked through before the list is read: it is the first file of a run, so whatever the run holds is younger
+            # looked through before the list is read: it is the first file of a run, so whatever the run holds is
+            # younger
             foreign = [path for path in self.folder.iterdir() if not (is_temporary(path.name) or is_list(path.name))]
             if not foreign or read_listing(self.folder) is not None:
                 return True
@@ -87,12 +90,15 @@ class Store:
             key = changed[0]
             more = "" if len(changed) == 1 else f" (also another {', '.join(changed[1:])})"
             raise InputError(
-                f"The run in {self.folder} was made with another {key}: {_short(found.get(key))}, now {_short(wanted.get(key))}{more}; "
-                "choose another --out, or --overwrite it."
+                f"The run in {self.folder} was made with another {key}: {_short(found.get(key))}, now "
+                f"{_short(wanted.get(key))}{more}; choose another --out, or --overwrite it."
             )
 
     def clear(self) -> None:
-        """Removes the files of the run, if the folder holds one. Raises InputError if it holds something else of ours."""
+        """Removes the files of the run, if the folder holds one.
+
+        Raises InputError if it holds something else of ours.
+        """
         clear(self.folder, FOLDER_KIND)
 
     def register(self, names: Iterable[str]) -> None:
@@ -106,7 +112,8 @@ class Store:
         settings = read_json(self.folder / SETTINGS)
         if (settings.get("format"), settings.get("version")) != (FORMAT, VERSION):
             raise InputError(
-                f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; evaluate it again."
+                f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; "
+                "evaluate it again."
             )
         return settings
 

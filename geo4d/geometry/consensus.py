@@ -1,7 +1,7 @@
-"""Geometry of matches of which many are wrong: sampled hypotheses and what agrees with them (OpenCV's MAGSAC and RANSAC).
+"""Geometry of matches of which many are wrong.
 
-Pixels are (n, 2) numpy arrays in whatever unit, the threshold in the same. What has no geometry at all gives None. The same input
-gives the same answer.
+Sampled hypotheses and what agrees with them (OpenCV's MAGSAC and RANSAC). Pixels are (n, 2) numpy arrays in whatever
+unit, the threshold in the same. What has no geometry at all gives None. The same input gives the same answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
 def consensus_fundamental(
     source: np.ndarray, target: np.ndarray, *, threshold: float, scale: float = SCALE, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`; `scale` makes pixels of the unit."""
+    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`.
+
+    `scale` makes pixels of the unit.
+    """
     import cv2
 
     if len(source) < LEAST_EPIPOLAR:
@@ -38,9 +41,10 @@ def consensus_fundamental(
 def consensus_camera(
     source: np.ndarray, target: np.ndarray, focal: float, *, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Rotation (3, 3) and unit translation (3,) of source_to_target by the essential matrix of pixels around the principal point.
+    """Rotation (3, 3) and unit translation (3,) of source_to_target by the essential matrix.
 
-    Then which matches (n,) agree with it, and which of them also lie before both cameras.
+    Pixels are around the principal point. Then which matches (n,) agree with it, and which of them also lie before both
+    cameras.
     """
     import cv2
 
@@ -64,7 +68,10 @@ def consensus_camera(
 def consensus_homography(
     source: np.ndarray, target: np.ndarray, *, threshold: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """H (3, 3) from source to target, and which matches (n,) agree: those of one plane, or of a camera that turns where it stands."""
+    """H (3, 3) from source to target, and which matches (n,) agree.
+
+    Those of one plane, or of a camera that turns where it stands.
+    """
     import cv2
 
     if len(source) < LEAST_PLANE:
@@ -78,7 +85,10 @@ def consensus_homography(
 
 
 def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """cam_to_world (4, 4) from points (n, 3) seen along rays (n, 2), slopes x / z and y / z, and which of them (n,) agree."""
+    """cam_to_world (4, 4) from points (n, 3) seen along rays (n, 2), and which of them (n,) agree.
+
+    Rays are slopes x / z and y / z.
+    """
     import cv2
 
     if len(points) < LEAST_CAMERA:

@@ -22,7 +22,8 @@ def camera_from_points(
 ) -> Float[Tensor, "b 4 4"]:
     """cam_to_world by the direct linear transform, exact if pixels are.
 
-    Raises InputError if fewer than six points of a camera carry weight, if they lie in one plane, or if anything is not finite.
+    Raises InputError if fewer than six points of a camera carry weight, if they lie in one plane, or if anything is not
+    finite.
     """
     counts = torch.ones_like(pixels[..., 0]) if weight is None else weight
     least = int((counts != 0).sum(-1).min()) if len(counts) else MIN_POINTS

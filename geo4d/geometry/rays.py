@@ -1,4 +1,7 @@
-"""The camera that rays tell of: centre (paper Eq. 6), rotation and intrinsics (Eq. 7), and which frames tell nothing."""
+"""The camera that rays tell of.
+
+Centre (paper Eq. 6), rotation and intrinsics (Eq. 7), and which frames tell nothing.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +51,18 @@ def camera_from_rays(
 ) -> RayCameras:
     """The camera of every frame.
 
-    Directions and moments m = o x d are those of unit rays, or means of them over blocks: a ray counts by its squared length, and
-    not at all if it is not finite. Intrinsics are fitted robustly, centre and shared rotation by least squares.
+    Directions and moments m = o x d are those of unit rays, or means of them over blocks: a ray counts by its squared
+    length, and not at all if it is not finite. Intrinsics are fitted robustly, centre and shared rotation by least
+    squares.
 
     Args:
         direction: in the frame of the window.
         moment: in that frame.
         pixels: (u, v) at which the rays leave the image, the same in all frames.
-        shared_lens: the axis before n is of the frames of a window, which share their intrinsics and the first of which is the
-            frame of reference, as in the released script. A rotation is then the one that best turns the first frame's directions
-            into the frame's own; it errs up to seven times less than one found with the frame's own intrinsics.
+        shared_lens: the axis before n is of the frames of a window, which share their intrinsics and the first of which
+            is the frame of reference, as in the released script. A rotation is then the one that best turns the first
+            frame's directions into the frame's own; it errs up to seven times less than one found with the frame's own
+            intrinsics.
     """
     direction, moment = direction.double(), moment.double()
     finite = direction.isfinite().all(-1) & moment.isfinite().all(-1)
@@ -133,9 +138,10 @@ def _pixels_to_rays(
 ) -> tuple[Float[Tensor, "*b 3 3"], Bool[Tensor, "*b"]]:
     """G = (K R)^-1, and whether the rays leave it loose; an identity where the pixels alone do.
 
-    Eq. 7's cost, and that of kornia's find_homography_dlt, are algebraic under |H| = 1: noise in the rays then shifts K by pixels.
-    Here G minimises sum w |d x G p|^2 under sum w |d|^2 |G p|^2 = 1, where noise adds the same to every G; w = 1 / |p|^2 makes
-    the cost one of angles. With the square root of the constraint's matrix, G is the greatest eigenvector of a matrix of 9 x 9.
+    Eq. 7's cost, and that of kornia's find_homography_dlt, are algebraic under |H| = 1: noise in the rays then shifts K
+    by pixels. Here G minimises sum w |d x G p|^2 under sum w |d|^2 |G p|^2 = 1, where noise adds the same to every G; w
+    = 1 / |p|^2 makes the cost one of angles. With the square root of the constraint's matrix, G is the greatest
+    eigenvector of a matrix of 9 x 9.
     """
     unit = normalize(canonical, dim=-1)
     weighted = unit * direction.norm(dim=-1, keepdim=True)

@@ -39,10 +39,11 @@ def export(reconstruction: Reconstruction, path: str | Path, format: str, config
 
     Files take their names when they are whole; of a folder those that name the others come last.
     ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
-    npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as ours.
+    npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as
+    ours.
     nerfstudio: transforms.json with OpenGL camera axes.
-    Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be written over one
-    that is not of an earlier export.
+    Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be
+    written over one that is not of an earlier export.
     """
     writers = {
         "ply": _write_ply,
@@ -167,7 +168,10 @@ def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig)
 
 
 def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises InputError."""
+    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left.
+
+    Raises InputError.
+    """
     with whole_file(path, alone=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 

@@ -74,7 +74,10 @@ def _middles(count: int, tile: int) -> np.ndarray:
 
 
 def _tiles(image: np.ndarray, centre: np.ndarray, linear: np.ndarray, tile: int) -> np.ndarray:
-    """A picture of patches around (n, 2) positions: offset d from a tile's centre shows the image at centre + linear d."""
+    """A picture of patches around (n, 2) positions.
+
+    Offset d from a tile's centre shows the image at centre + linear d.
+    """
     import cv2
 
     columns, rows = _layout(len(centre))

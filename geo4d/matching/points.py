@@ -45,7 +45,10 @@ def flow(
 def flow_both_ways(
     source: np.ndarray, target: np.ndarray, points: np.ndarray, config: FlowConfig, max_error: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where (n, 2) points lie in another image, and which (n,) have a forward-backward error below `max_error` pixels."""
+    """Where points (n, 2) lie in another image, and which (n,) have a forward-backward error below `max_error`.
+
+    Both are in pixels.
+    """
     ahead, found = flow(source, target, points, config)
     back, returned = flow(target, source, ahead, config)
     return ahead, found & returned & (np.linalg.norm(back - points, axis=1) < max_error)

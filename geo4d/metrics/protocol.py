@@ -32,10 +32,11 @@ class DepthProtocol:
 
 INDOOR_AND_FILM = DepthProtocol(max_depth=70.0, clip=70.0)
 
-# The released evaluation descends on the sum of absolute values from (ratio of medians, 0). On Sintel and Bonn it takes 5000
-# steps of 1e-2, which reach the minimum, computed directly here (Abs Rel differs by less than 2e-4). On KITTI it takes 1000
-# steps of 1e-4, which move scale and shift by little more than 0.1: its published numbers are nearly those of the median
-# scale. `kitti_released` repeats them; `kitti` is the full fit, as on the other two. It lets a scale become negative; here none does.
+# The released evaluation descends on the sum of absolute values from (ratio of medians, 0). On Sintel and Bonn it takes
+# 5000 steps of 1e-2, which reach the minimum, computed directly here (Abs Rel differs by less than 2e-4). On KITTI it
+# takes 1000 steps of 1e-4, which move scale and shift by little more than 0.1: its published numbers are nearly those
+# of the median scale. `kitti_released` repeats them; `kitti` is the full fit, as on the other two. It lets a scale
+# become negative; here none does.
 RELEASED_PROTOCOLS = {
     "sintel": INDOOR_AND_FILM,
     "bonn": INDOOR_AND_FILM,

@@ -1,4 +1,7 @@
-"""Arrays and small JSON from files that anyone may have written: nothing is unpickled, no claimed size believed unchecked."""
+"""Arrays and small JSON from files that anyone may have written.
+
+Nothing is unpickled, no claimed size believed unchecked.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from numpy.lib import format as npy
 from geo4d.errors import InputError
 
 MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
-UNPACKED, UNPACKED_RATIO = (
-    2**28,
-    100,
-)  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
+# what an archive may unpack to, in bytes, and times its own size; noise of any kind stays far below
+UNPACKED, UNPACKED_RATIO = 2**28, 100
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
-           NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
+_BROKEN = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError,
+    SyntaxError, NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Unreadable(ValueError):
@@ -53,8 +56,8 @@ def read_archive(
 ) -> dict[str, np.ndarray]:
     """The arrays of an .npz file that bear one of these names or begin with `prefix`, or all; others are not read.
 
-    Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or
-    whose arrays are not of the size that they claim.
+    Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than
+    itself or whose arrays are not of the size that they claim.
     """
 
     def is_wanted(name: str) -> bool:
@@ -97,7 +100,10 @@ def is_float(array: np.ndarray) -> bool:
 
 
 def picture_size(size: Any, what: str) -> tuple[int, int]:
-    """(height, width) as ints. Raises InputError, which begins with `what`, unless they are two whole numbers of pixels."""
+    """(height, width) as ints.
+
+    Raises InputError, which begins with `what`, unless they are two whole numbers of pixels.
+    """
     pair = np.asarray(size) if isinstance(size, (tuple, list, np.ndarray)) else np.empty(0)
     if pair.shape != (2,) or pair.dtype.kind not in "iu" or not 1 <= pair.min() <= pair.max() <= MOST_SIDE:
         said = str(size).replace("\n", " ")[:80]

@@ -80,7 +80,10 @@ class Reconstruction:
 
     @staticmethod
     def load(directory: str | Path) -> Reconstruction:
-        """Opens a folder that `save` wrote; arrays are memory maps. Raises InputError if it does not hold a whole result."""
+        """Opens a folder that `save` wrote; arrays are memory maps.
+
+        Raises InputError if it does not hold a whole result.
+        """
         from geo4d.scene.files.reconstruction import load_reconstruction
 
         return load_reconstruction(directory)

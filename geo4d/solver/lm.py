@@ -1,7 +1,8 @@
-"""The one damped least-squares loop (Levenberg-Marquardt): of a single problem, or of a batch of small ones that share nothing.
+"""The one damped least-squares loop (Levenberg-Marquardt).
 
-A problem says what its robust cost is, what its normal equations are and how a step moves its state; the loop chooses the damping,
-takes the steps that lower the cost, and says whether it converged and why it stopped.
+Of a single problem, or of a batch of small ones that share nothing. A problem says what its robust cost is, what its
+normal equations are and how a step moves its state; the loop chooses the damping, takes the steps that lower the cost,
+and says whether it converged and why it stopped.
 """
 
 from __future__ import annotations

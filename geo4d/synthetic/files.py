@@ -31,7 +31,8 @@ LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres a
 def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], detail: Detail = "plain") -> None:
     """Writes rgb.mp4, one .npy for each kind of truth and clip.json; a folder that exists is complete and stays.
 
-    Raises InputError if the folder holds a clip of another seed, length, size or detail, or the place cannot be written.
+    Raises InputError if the folder holds a clip of another seed, length, size or detail, or the place cannot be
+    written.
     """
     entry = {"seed": str(seed), "frames": frames, "size": list(size), "detail": detail}
     if folder.exists():
@@ -64,7 +65,10 @@ def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
 
 
 def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a folder without clip.json, as they were written before: its seed is that of the entry if the cameras are, else None."""
+    """Of a folder without clip.json, as they were written before.
+
+    Its seed is that of the entry if the cameras are, else None.
+    """
     names = ("depth", "cam_to_world", "intrinsics")
     depth, poses, intrinsics = (map_array(folder / f"{name}.npy") for name in names)
     frames, *size = depth.shape
@@ -94,7 +98,10 @@ def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mappin
 
 
 def write_lossless(path: Path, frames: np.ndarray) -> None:
-    """Frames (t, h, w, 3) uint8 as H.264 in RGB: every pixel is read back as it was; few players show it, libraries read it."""
+    """Frames (t, h, w, 3) uint8 as H.264 in RGB: every pixel is read back as it was.
+
+    Few players show it, libraries read it.
+    """
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264rgb", rate=Fraction(FPS), options={"qp": "0", "preset": "slow"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"

@@ -29,7 +29,10 @@ NEIGHBOURS = (0, 1, -1)  # and a row up and down: where the light of a subpixel 
 
 @dataclass(frozen=True)
 class View:
-    """Cameras of some frames, (f, 3, 3) and (f, 4, 4), height and width, where the sky begins, and what is left out to be fast."""
+    """Cameras (f, 3, 3) and (f, 4, 4) of some frames, height and width.
+
+    Also where the sky begins, and what is left out to be fast.
+    """
 
     intrinsics: Tensor
     poses: Tensor
@@ -89,7 +92,10 @@ def picked(group: Group, rows: Tensor) -> Group:
 
 
 def render_view(view: View, stage: Stage) -> dict[str, Tensor]:
-    """Linear colour (f, p, 3), depth (f, p; infinite where there is sky), instance (-1: sky) and whether a pixel's object ever moves."""
+    """Linear colour (f, p, 3), depth (f, p), instance, and whether a pixel's object ever moves.
+
+    Where there is sky, depth is infinite and the instance -1.
+    """
     directions = pixel_rays_cam(view.intrinsics, *view.size).flatten(1, 2) @ view.poses[:, :3, :3].mT
     if stage.lifelike is None:
         hits = _end_of_rays(view, stage, directions, *cast(directions, view.poses[:, None, :3, 3], *stage.scene))

@@ -136,8 +136,9 @@ def render_clips(
 ) -> Clip:
     """Renders one clip a seed, batched (b, t, h, w).
 
-    `start` and `frame_step` are in frames of 1/24 s, one number or one a clip. Geometry does not depend on `size` but for
-    where pixels lie; `cam_to_world` has the first rendered camera as its world. Raises ConfigError on empty requests.
+    `start` and `frame_step` are in frames of 1/24 s, one number or one a clip. Geometry does not depend on `size` but
+    for where pixels lie; `cam_to_world` has the first rendered camera as its world. Raises ConfigError on empty
+    requests.
     """
     if not seeds or num_frames < 1 or min(size) < 1:
         raise ConfigError(f"render_clips needs seeds, frames and pixels; got {len(seeds)}, {num_frames} and {size}.")

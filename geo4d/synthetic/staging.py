@@ -56,7 +56,10 @@ def add_movers(rng: np.random.Generator, staging: Staging, world: World, is_free
 
 
 def _on_the_road(rng: np.random.Generator, staging: Staging, world: World, track: np.ndarray) -> bool:
-    """A car in the other lane or ahead, or a figure on the pavement, somewhere along the camera's way; whether there was room."""
+    """A car in the other lane or ahead, or a figure on the pavement, somewhere along the camera's way.
+
+    Whether there was room.
+    """
     ahead = rng.uniform(0.0, 0.6) * track[-1, 2] + rng.uniform(*staging.mover_distance)
     half_road = world.extras["half_road"]
     if rng.random() < 0.3:

@@ -106,7 +106,8 @@ class TrackerConfig:
             self.max_cycle_error > 0 and self.max_anchor_shift >= 0 and 0 <= self.blur <= 100 and 0 < self.quality < 1
         ):
             raise ConfigError(
-                "tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 and 1."
+                "tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 "
+                "and 1."
             )
         if not (0 <= self.corner_distance <= 100 and 0 <= self.clearance <= 100 and 0 < self.cell <= 100):
             raise ConfigError(

@@ -2,11 +2,12 @@
 
 Any page in any browser can open a websocket to this machine, so the headers that browsers write themselves are checked:
 
-- `Host`, of every request, must be an address that the server listens at, with its port. On a loopback address that is localhost,
-  127.0.0.1, [::1] or the host that was given; elsewhere localhost, any IP address, or the host that was given. Names are refused
-  beyond that, because whoever owns a name can point it at this machine after a browser has loaded his page (DNS rebinding).
-- `Origin`, where there is one, must be the same address. Browsers always send it with a websocket; a program that is no browser
-  sends none, and may connect: it could write any header, and is on a machine that can reach the port anyway.
+- `Host`, of every request, must be an address that the server listens at, with its port. On a loopback address that is
+  localhost, 127.0.0.1, [::1] or the host that was given; elsewhere localhost, any IP address, or the host that was
+  given. Names are refused beyond that, because whoever owns a name can point it at this machine after a browser has
+  loaded his page (DNS rebinding).
+- `Origin`, where there is one, must be the same address. Browsers always send it with a websocket; a program that is no
+  browser sends none, and may connect: it could write any header, and is on a machine that can reach the port anyway.
 
 Everything else gets the answer 403. A tunnel must therefore use the same port at both of its ends.
 """
@@ -73,8 +74,9 @@ def _is_loopback(host: str) -> bool:
 def gate(host: str) -> Iterator[list[int]]:
     """While this lasts, a server that viser opens gets the checks of this module, and complaints of one line.
 
-    Viser has no hook for either: it opens its port by `websockets.asyncio.server.serve`, looked up when it does, which is
-    exchanged meanwhile. Gives the list of ports that were so opened: if it stays empty, a version of viser did otherwise.
+    Viser has no hook for either: it opens its port by `websockets.asyncio.server.serve`, looked up when it does, which
+    is exchanged meanwhile. Gives the list of ports that were so opened: if it stays empty, a version of viser did
+    otherwise.
     """
     original = websockets.asyncio.server.serve
     opened: list[int] = []
@@ -109,7 +111,10 @@ def _process(
 
 
 class _OneLine(logging.LoggerAdapter):
-    """What the websockets library logs as errors with a traceback, as one line each; its reports of every message are left out."""
+    """What the websockets library logs as errors with a traceback, as one line each.
+
+    Its reports of every message are left out.
+    """
 
     def isEnabledFor(self, level: int) -> bool:
         """Whether records of the level are of interest: the library's own warnings and errors are."""

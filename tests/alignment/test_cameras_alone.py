@@ -1,4 +1,7 @@
-"""Cameras from the tracks alone: a network that is wrong altogether, planes, moving groups, sizes, zooms, and what is said of little."""
+"""Cameras from the tracks alone.
+
+A network that is wrong altogether, planes, moving groups, sizes, zooms, and what is said of little.
+"""
 
 from __future__ import annotations
 

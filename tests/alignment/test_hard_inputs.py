@@ -1,4 +1,7 @@
-"""Inputs that break alignments: wrong windows, outliers, cameras that do not move, skies, odd shapes, zooms, nothing at all."""
+"""Inputs that break alignments.
+
+Wrong windows, outliers, cameras that do not move, skies, odd shapes, zooms, nothing at all.
+"""
 
 from dataclasses import replace
 

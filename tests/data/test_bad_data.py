@@ -1,4 +1,7 @@
-"""Whatever is broken is named with its file, left out and counted; too much of it stops the run, and no worker dies or hangs."""
+"""Whatever is broken is named with its file, left out and counted.
+
+Too much of it stops the run, and no worker dies or hangs.
+"""
 
 import logging
 import struct

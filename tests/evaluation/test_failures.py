@@ -1,4 +1,7 @@
-"""What a prediction offers and cannot be scored is counted, marked and named, whatever the task; what it never has is not."""
+"""What a prediction offers and cannot be scored is counted, marked and named, whatever the task.
+
+What it never has is not.
+"""
 
 import json
 

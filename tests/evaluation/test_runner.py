@@ -1,4 +1,7 @@
-"""`geo4d evaluate` on miniature data sets in their true layouts: known answers, failures that count, shards, resuming."""
+"""`geo4d evaluate` on miniature data sets in their true layouts.
+
+Known answers, failures that count, shards, resuming.
+"""
 
 import csv
 import json

@@ -20,7 +20,8 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import rotation_angle, so3_exp
 
 DATA = Path(__file__).parents[1] / "data" / "raymap"
-# frames, height, width, focal length of the first and last frame, noise, whether the first camera is the frame of reference
+# frames, height, width, focal length of the first and last frame, noise, whether the first camera is the frame of
+# reference
 CASES = {
     "256x512_clean": (4, 256, 512, (400.0, 400.0), 0.0, True),
     "256x512_noisy": (4, 256, 512, (400.0, 400.0), 0.02, True),
@@ -160,7 +161,10 @@ def test_wild_rays_do_not_collapse_the_camera() -> None:
 
 
 def test_kornia_agrees_where_rays_are_exact_and_errs_where_they_are_not() -> None:
-    """Its homography of slopes and pixels: the same on exact rays; by 9 pixels where ours errs by half a pixel on noisy ones."""
+    """Its homography of slopes and pixels: the same on exact rays.
+
+    By 9 pixels where ours errs by half a pixel on noisy ones.
+    """
     for sigma, same in ((0.0, True), (0.05, False)):
         direction, moment, intrinsics = one_camera(3, sigma)
         cameras = of_maps(direction, moment)

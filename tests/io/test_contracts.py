@@ -1,7 +1,9 @@
-"""What is written for the benchmarks reads back as their contracts say, with the true trajectories of a scene that is known exactly.
+"""What is written for the benchmarks reads back as their contracts say.
 
-The scene: a tilted plane, seen by a camera that moves and turns, with points that stand on it and points that slide over it. The
-first camera is not the origin of the world here, so that confusing the two frames shows.
+The true trajectories are of a scene that is known exactly.
+
+The scene: a tilted plane, seen by a camera that moves and turns, with points that stand on it and points that slide
+over it. The first camera is not the origin of the world here, so that confusing the two frames shows.
 """
 
 import io

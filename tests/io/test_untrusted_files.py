@@ -1,4 +1,7 @@
-"""Results, tracks and window predictions that nobody meant well: wrong types, impossible numbers, sizes that are claimed alone."""
+"""Results, tracks and window predictions that nobody meant well.
+
+Wrong types, impossible numbers, sizes that are claimed alone.
+"""
 
 import io
 import json

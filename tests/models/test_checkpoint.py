@@ -108,7 +108,8 @@ def test_every_tensor_of_the_published_model_has_its_place() -> None:
     assert not missing
     assert unread == known
     assert len(published) == 2554
-    # all that is known not to be read: schedule, adaptors, the last text block, the projections, the image tower's text half
+    # all that is known not to be read: schedule, adaptors, the last text block, the projections, the image tower's text
+    # half
     assert len(known) == 13 + 34 + 14 + 7
     for place in places:  # and every tensor of ours is read from somewhere, q, k and v from one
         own = place.module.state_dict()

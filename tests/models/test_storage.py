@@ -42,7 +42,10 @@ def test_folder_round_trip_in_shards(model: GeometryModel, tmp_path: Path) -> No
 
 
 def test_a_full_architecture_with_its_towers_comes_back(tmp_path: Path) -> None:
-    """Context tokens, image tower and query transformer are part of the folder; numbers no file stores are made anew."""
+    """Context tokens, image tower and query transformer are part of the folder.
+
+    Numbers no file stores are made anew.
+    """
     from dataclasses import replace
 
     one = build_model(replace(SPEC, per_frame=True)).eval()

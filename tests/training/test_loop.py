@@ -1,4 +1,7 @@
-"""The loop alone, on tiny modules: resume after a kill, several processes, checkpoints, what is not finite, logs, schedules."""
+"""The loop alone, on tiny modules.
+
+Resume after a kill, several processes, checkpoints, what is not finite, logs, schedules.
+"""
 
 import dataclasses
 import importlib.util
@@ -164,7 +167,10 @@ def test_draws_are_the_same_however_they_are_split():
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "zero 2"])
 def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
-    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. A sharded run begins at a checkpoint of one."""
+    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out.
+
+    A sharded run begins at a checkpoint of one.
+    """
     options, sharded = (
         {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6},
         how != "ddp",

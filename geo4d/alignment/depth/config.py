@@ -9,7 +9,10 @@ from geo4d.errors import ConfigError
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
-    """What predicts the expected error of a pixel's log depth; shares fitted once, on simulated windows under many laws of noise."""
+    """What predicts the expected error of a pixel's log depth.
+
+    Shares fitted once, on simulated windows under many laws of noise.
+    """
 
     disagreement: float = 0.206  # by the windows' spread
     steepness: float = 0.084  # by the difference to neighbours: at edges near and far are mixed up

@@ -94,8 +94,8 @@ def fuse_windows(
 ) -> Fused:
     """Depth of every pixel from all sources, given the windows' solved scales and PnP poses.
 
-    Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for one that is
-    unknown or comes before the points.
+    Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for
+    one that is unknown or comes before the points.
     """
     height, width = predictions.grid_size
     index = sample_grid(height, width, config.samples)
@@ -110,7 +110,8 @@ def fuse_windows(
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
         raise ConfigError(
-            f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got {', '.join(config.sources)}."
+            f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got "
+            f"{', '.join(config.sources)}."
         )
     fusion = Fusion(joint.observations.windows, [], config)
     for name in config.sources:
@@ -156,7 +157,10 @@ SOURCES: dict[str, Factory] = {
 
 
 def register(name: str, factory: Factory) -> None:
-    """Makes a source of depth known under a name that the configuration can list. Raises ConfigError if the name is taken."""
+    """Makes a source of depth known under a name that the configuration can list.
+
+    Raises ConfigError if the name is taken.
+    """
     if name in SOURCES:
         raise ConfigError(f"There is a source of depth {name!r} already; choose another name.")
     SOURCES[name] = factory
@@ -169,7 +173,10 @@ def point_source(
     scale: Float[Tensor, "g"],
     most: float,
 ) -> PointSource:
-    """The point maps as a source of depth, seen from the per-window PnP poses; weights in the unit of the typical one."""
+    """The point maps as a source of depth, seen from the per-window PnP poses.
+
+    Weights in the unit of the typical one.
+    """
     z = ((observations.points - poses[..., None, :3, 3]) * poses[..., None, :3, 2]).sum(-1)
     weight = torch.ones_like(z)
     if predictions.weight is not None:
@@ -180,7 +187,7 @@ def point_source(
 
 
 def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion) -> float:
-    """Where given depth is known at hardly any sampled pixel, its scale follows from the fused depth at those where it is."""
+    """Where given depth is known at hardly any sampled pixel, its scale follows from the fused depth there."""
     o = joint.observations
     at_samples = given.flatten(1)[:, o.index].isfinite()[o.windows] & (o.weight > 0)
     if int(at_samples.sum()) >= MIN_PIXELS:
@@ -206,7 +213,10 @@ class Corrected:
 
 
 def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) -> Corrected:
-    """Depth corrected by a smooth field where parallax is trusted with it; the scale of the whole stays that of the windows."""
+    """Depth corrected by a smooth field where parallax is trusted with it.
+
+    The scale of the whole stays that of the windows.
+    """
     assert adjusted.video is not None and adjusted.solution is not None
     video = adjusted.video
     depth, has_depth = video.network_depth

@@ -1,7 +1,7 @@
 """Dense depth: the candidates of all windows, by points and by disparity, fused robustly in log depth.
 
-Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled on the
-solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
+Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled
+on the solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class Fusion:
         return log_depth, precision, spread
 
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
-        """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
+        """Each modality trusted by how well its windows agree with one another.
 
-        Agreement with the fused depth would favour the source of most weight. Windows that agree with no other one are trusted less.
-        What is no modality of the windows keeps its own trust.
+        The first one's typical precision is 1. Agreement with the fused depth would favour the source of most weight.
+        Windows that agree with no other one are trusted less. What is no modality of the windows keeps its own trust.
         """
         trust, usual, places = (
             self.trust.clone(),
@@ -114,9 +114,10 @@ class Fusion:
         return changed
 
     def disagreement(self, source: Source, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
-        """Median difference of log depth between windows that see the same pixel; and of each window, from whom it differs least.
+        """Median difference of log depth between windows that see the same pixel.
 
-        For the first, each window is brought to the other's scale. nan without common frames.
+        Also, of each window, from whom it differs least. For the first, each window is brought to the other's scale.
+        nan without common frames.
         """
         if id(source) in self._compared:
             return self._compared[id(source)][1:]
@@ -166,8 +167,8 @@ def _robust_mean(
 ) -> tuple[Tensor, Tensor]:
     """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation.
 
-    The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
-    few candidates of one pixel, two may agree by chance.
+    The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger:
+    of the few candidates of one pixel, two may agree by chance.
     """
     centre, robust = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
     total, valid = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0

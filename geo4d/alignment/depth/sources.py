@@ -1,7 +1,8 @@
-"""Candidates for depth: by the windows' points, by their disparities, and given depth. Each is a source that fusion asks.
+"""Candidates for depth: by the windows' points, by their disparities, and given depth.
 
-A source is asked for one frame after the other, so that windows may be memory maps; what is shared by all frames (the scale and
-shift of a window's disparity) is settled before on the solver's sampled pixels.
+Each is a source that fusion asks. A source is asked for one frame after the other, so that windows may be memory maps;
+what is shared by all frames (the scale and shift of a window's disparity) is settled before on the solver's sampled
+pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Candidates:
     most: float = float("inf")  # precision of one pixel
 
     def precision_at(self, log_depth: Float[Tensor, "*p"]) -> Float[Tensor, "r *p"]:
-        """Precision were the depth another one: a candidate that is far too far must not count as a precise one for that."""
+        """Precision were the depth another one.
+
+        A candidate that is far too far must not count as a precise one for that.
+        """
         if not self.by_length:
             return self.precision
         return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(self.most)
@@ -167,7 +171,10 @@ def fit_disparity(
 
 
 def _line_through_most(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of lines through pairs of points, the one that a quarter of all points lie closest to: a, b of y = a x + b, and the residual."""
+    """Of lines through pairs of points, the one that a quarter of all points lie closest to.
+
+    a, b of y = a x + b, and the residual.
+    """
     some = torch.linspace(0, len(x) - 1, min(len(x), TRIED_PIXELS)).long()
     x, y = x[some], y[some]
     generator = torch.Generator().manual_seed(0)
@@ -189,7 +196,10 @@ def _size(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
 def fit_disparities(
     predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"], width: float
 ) -> list[DisparityFit]:
-    """Scale and shift of every window's disparity against the log depth (nan where unknown) of the frames at sampled pixels."""
+    """Scale and shift of every window's disparity against the log depth of the frames at sampled pixels.
+
+    The log depth is nan where it is unknown.
+    """
     assert predictions.disparity is not None
     fits = []
     for g, window in enumerate(predictions.windows.tolist()):

@@ -1,4 +1,7 @@
-"""The joint problem solved: all cameras, window similarities and focal lengths at once, as least squares over a list of terms."""
+"""The joint problem solved: least squares over a list of terms.
+
+All cameras, window similarities and focal lengths are solved for at once.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ class Solved:
 
 @dataclass(frozen=True)
 class _State:
-    """The unknowns, and what was fixed for the step that led to them: the weights of the points' own depths are carried on."""
+    """The unknowns, and what was fixed for the step that led to them.
+
+    The weights of the points' own depths are carried on.
+    """
 
     unknowns: Unknowns
     before: tuple[Any, ...]

@@ -23,7 +23,10 @@ def nearest(times: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def associate_greedily(times: np.ndarray, others: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (k,), (k,) of pairs less than `max_gap_s` apart, the closest first and each used once; in order of `times`."""
+    """Indices (k,), (k,) of pairs less than `max_gap_s` apart, the closest first and each used once.
+
+    In order of `times`.
+    """
     near = [np.flatnonzero(np.abs(others - time) < max_gap_s) for time in times]
     first = np.repeat(np.arange(len(times)), [len(row) for row in near])
     second = np.concatenate(near) if near else np.zeros(0, np.int64)
@@ -39,9 +42,9 @@ def associate_greedily(times: np.ndarray, others: np.ndarray, max_gap_s: float) 
 
 
 def interpolate_poses(times: np.ndarray, pose_times: np.ndarray, cam_to_world: np.ndarray) -> np.ndarray:
-    """Poses (n, 4, 4) at `times` between the rows of a trajectory (m,), (m, 4, 4): centres on lines, rotations on great arcs.
+    """Poses (n, 4, 4) at `times` between the rows of a trajectory (m,), (m, 4, 4).
 
-    Times outside the trajectory get its first or last pose.
+    Centres on lines, rotations on great arcs. Times outside the trajectory get its first or last pose.
     """
     known, index = np.unique(pose_times, return_index=True)
     poses = cam_to_world[index]
@@ -66,8 +69,8 @@ def pair_by_time(
         max_gap_s: how far in time it may be.
 
     Returns:
-        Indices (k,) of the frames that have all of it, the indices (k,) of what is nearest to them, and a record of each frame
-        that lacks something. Raises InputError if no frame has one of the things.
+        Indices (k,) of the frames that have all of it, the indices (k,) of what is nearest to them, and a record of
+        each frame that lacks something. Raises InputError if no frame has one of the things.
     """
     keep = np.ones(len(times), dtype=bool)
     index: dict[str, np.ndarray] = {}

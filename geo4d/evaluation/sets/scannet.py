@@ -74,7 +74,10 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
 
 
 def _read_poses(source: Path, images: list[Path]) -> np.ndarray:
-    """cam_to_world (t, 4, 4) of a file with 16 numbers a line or a folder of 4x4 matrices; not finite where the tracker was lost."""
+    """cam_to_world (t, 4, 4) of a file with 16 numbers a line or a folder of 4x4 matrices.
+
+    Not finite where the tracker was lost.
+    """
     if source.is_file():
         poses = read_matrices(source, 1)
         if len(poses) != len(images):

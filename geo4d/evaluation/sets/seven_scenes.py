@@ -87,13 +87,15 @@ SEVEN_SCENES = EvaluationSet(
     hint="<scene>/seq-01/frame-000000.{color.png,depth.png,pose.txt}",
     rules={
         "usual": Rule(
-            "every 200th frame of the test sequences, depth registered to colour (depth.proj.png), poses of the depth camera.",
+            "every 200th frame of the test sequences, depth registered to colour (depth.proj.png), poses of the depth "
+            "camera.",
             TASKS,
             stride=200,
             depth_ending=REGISTERED,
         ),
         "raw": Rule(
-            "every 200th frame of the test sequences, depth as recorded, which is off by the sensors' distance of centimetres.",
+            "every 200th frame of the test sequences, depth as recorded, which is off by the sensors' distance of "
+            "centimetres.",
             TASKS,
             stride=200,
             depth_ending=RAW,

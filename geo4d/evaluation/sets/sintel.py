@@ -83,7 +83,9 @@ def _read_cameras(folder: Path, images: list[Path]) -> tuple[np.ndarray, np.ndar
 
 SINTEL = EvaluationSet(
     name="sintel",
-    hint="training/final/<sequence>/frame_0001.png, training/depth/<sequence>/frame_0001.dpt, training/camdata_left/...",
+    hint=(
+        "training/final/<sequence>/frame_0001.png, training/depth/<sequence>/frame_0001.dpt, training/camdata_left/..."
+    ),
     rules={
         "released": Rule(
             "all frames; depth of all 23 sequences, cameras of the 14 in which they move.",

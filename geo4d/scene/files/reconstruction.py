@@ -38,7 +38,10 @@ CONVENTIONS = {
 
 
 def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -> None:
-    """Writes the result into `directory` (made if need be); the summary comes last, so a folder that has one is whole."""
+    """Writes the result into `directory` (made if need be).
+
+    The summary comes last, so a folder that has one is whole.
+    """
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +97,8 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         ) from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
-            f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
+            f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected "
+            f"{VERSION} and {shape}."
         )
     _check_arrays(directory, arrays)
     said = {"is_metric": summary["is_metric"], "diagnostics": summary["diagnostics"]}
@@ -145,7 +149,8 @@ def _check_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
     )
     if focal.min() <= 0 or off.max() > RIGID or (np.linalg.det(rotation) < 0).any():
         raise InputError(
-            f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer again."
+            f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer "
+            "again."
         )
 
 

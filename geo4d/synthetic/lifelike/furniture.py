@@ -1,6 +1,7 @@
-"""What rooms are furnished with. Each maker draws an `Item`: how much floor it takes, and how it is put up in its own frame.
+"""What rooms are furnished with.
 
-An item's back is towards -z, its front towards +z. Putting it up returns its tops, where small things may stand.
+Each maker draws an `Item`: how much floor it takes, and how it is put up in its own frame. An item's back is towards
+-z, its front towards +z. Putting it up returns its tops, where small things may stand.
 """
 
 from __future__ import annotations
