@@ -17,6 +17,7 @@ from geo4d.data.frames import BadData, Problem
 from geo4d.errors import InputError
 from geo4d.evaluation.sets import OpenSet, open_set
 from geo4d.evaluation.sets.base import CHANGEABLE, EvaluationSequence, without_root
+from geo4d.scene.arrays import Unreadable, read_json
 from geo4d.scene.atomic import whole_file
 
 FORMAT, VERSION = "geo4d-frames", 1
@@ -173,11 +174,11 @@ def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool =
 def load_frame_list(path: str | Path) -> dict[str, Any]:
     """The entries of a saved list. Raises InputError if the file is none."""
     try:
-        entries = json.loads(Path(path).read_text())
+        entries = read_json(Path(path))
         if entries["format"] == FORMAT and entries["version"] == VERSION:
             _require_parts(entries)
             return entries
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (Unreadable, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{path} is no list of frames that can be read ({reason}); write it by geo4d data prepare."

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from geo4d.errors import InputError
 from geo4d.io.output import clear, is_list, read_listing, register
+from geo4d.scene.arrays import Unreadable, parse_json, read_json
 from geo4d.scene.atomic import is_temporary, whole_file
 from geo4d.scene.files.reconstruction import FILES
 
@@ -80,11 +81,11 @@ class Store:
 
     def _agree(self, path: Path, settings: dict[str, Any]) -> None:
         """Writes settings, or compares them with those that are there."""
-        wanted = json.loads(json.dumps(settings))
+        wanted = parse_json(json.dumps(settings))  # tuples as the lists that a file gives back
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, wanted)
-        found = read_json(path)
+        found = _read_object(path)
         changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if changed:
             key = changed[0]
@@ -109,7 +110,7 @@ class Store:
         """What all methods share. Raises InputError if the folder holds no run."""
         if not (self.folder / SETTINGS).is_file():
             raise InputError(f"{self.folder} holds no run of geo4d evaluate ({SETTINGS} is missing).")
-        settings = read_json(self.folder / SETTINGS)
+        settings = _read_object(self.folder / SETTINGS)
         if (settings.get("format"), settings.get("version")) != (FORMAT, VERSION):
             raise InputError(
                 f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; "
@@ -119,13 +120,13 @@ class Store:
 
     def methods(self) -> dict[str, dict[str, Any]]:
         """What makes each method's results what they are, in the order of tables."""
-        found = {file.parent.name: read_json(file) for file in self.folder.glob("sequences/*/method.json")}
+        found = {file.parent.name: _read_object(file) for file in self.folder.glob("sequences/*/method.json")}
         return dict(sorted(found.items(), key=lambda item: (KINDS.index(item[1]["kind"]), item[0])))
 
     def record(self, method: str, sequence: str) -> Record | None:
         """The result of a method on a sequence, if there is one."""
         path = self._method(method) / _file(sequence)
-        return read_json(path) if path.is_file() else None
+        return _read_object(path) if path.is_file() else None
 
     def write_record(self, record: Record) -> None:
         """Keeps the result of a method on a sequence."""
@@ -134,7 +135,7 @@ class Store:
     def frames(self, sequence: str) -> dict[str, Any] | None:
         """The row of the frame list, if the sequence could be read."""
         path = self.folder / "frames" / _file(sequence)
-        return read_json(path) if path.is_file() else None
+        return _read_object(path) if path.is_file() else None
 
     def write_frames(self, row: dict[str, Any]) -> None:
         """Keeps a row of the frame list."""
@@ -179,13 +180,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """Raises InputError, naming the file, if it cannot be read."""
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
         if isinstance(value, dict):
             return value
-    except (OSError, ValueError) as error:
+    except Unreadable as error:
         raise InputError(f"{path} cannot be read ({error}); remove it and run geo4d evaluate again.") from error
     raise InputError(f"{path} is not what geo4d evaluate writes; remove it and run again.")
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from geo4d.errors import InputError
+from geo4d.scene.arrays import Unreadable, parse_json
 from geo4d.scene.atomic import names_prepared, whole_file
 
 FORMAT, VERSION = "geo4d-files", 1
@@ -232,8 +233,8 @@ def _list_files(directory: Path) -> list[Path]:
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     """The content of a list. Raises InputError for anything that we would not write."""
     try:
-        entry = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(data)
+    except Unreadable as error:
         raise _damaged(path, "no JSON") from error
     if not isinstance(entry, dict) or (entry.get("format"), entry.get("version")) != (FORMAT, VERSION):
         raise _damaged(path, f"not of the format {FORMAT} {VERSION}")

@@ -23,6 +23,7 @@ from geo4d.errors import InputError
 MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
 # what an archive may unpack to, in bytes, and times its own size; noise of any kind stays far below
 UNPACKED, UNPACKED_RATIO = 2**28, 100
+LARGEST_JSON = 64 * 2**20  # bytes; the summary of an hour of video, the largest that we write, has about one tenth
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _BROKEN = (
     OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError,
@@ -82,15 +83,23 @@ def read_archive(
         raise Unreadable(_reason(error)) from error
 
 
-def read_json(path: Path, most_bytes: int) -> Any:
-    """What a small JSON file holds. Raises Unreadable if it is missing, longer than `most_bytes`, or something else."""
+def read_json(path: Path, most_bytes: int = LARGEST_JSON) -> Any:
+    """What a JSON file holds. Raises Unreadable if it is missing, longer than `most_bytes`, or something else."""
+    if not path.is_file():
+        raise Unreadable("there is no such file")
     try:
         if path.stat().st_size > most_bytes:
             raise Unreadable(f"{path.name} is {path.stat().st_size} bytes long")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except Unreadable:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise Unreadable(_reason(error)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text (bytes: UTF-8) holds. Raises Unreadable for anything else, and for parts nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise Unreadable(_reason(error)) from error
 
 

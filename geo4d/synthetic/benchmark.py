@@ -22,6 +22,7 @@ import torch
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.output import register
 from geo4d.scene import Clip
+from geo4d.scene.arrays import Unreadable, read_json
 from geo4d.scene.atomic import whole_file
 from geo4d.synthetic.files import CLIP_FILE, FOLDER_KIND, save_clip
 from geo4d.synthetic.render import FPS, make_batch, render_clips, scene_seed
@@ -259,8 +260,8 @@ def _small(values: torch.Tensor, most: int) -> torch.Tensor:
 def read_entry(folder: Path) -> dict[str, Any]:
     """What a clip's folder says of itself. Raises InputError if it is not a clip of a benchmark."""
     try:
-        entry = json.loads((folder / CLIP_FILE).read_text())
-    except (OSError, ValueError) as error:
+        entry = read_json(folder / CLIP_FILE)
+    except Unreadable as error:
         raise InputError(
             f"{folder} is not a clip of a benchmark (no {CLIP_FILE} that can be read); remove it, or choose another "
             "folder."
@@ -284,8 +285,8 @@ def _require_same(folder: Path, entry: dict[str, Any]) -> None:
 def _claim_manifest(version: str, out: Path) -> None:
     """Raises InputError if the manifest would be written over a file that is none of this benchmark."""
     try:
-        found = json.loads((out / MANIFEST).read_text())
-    except (OSError, ValueError):
+        found = read_json(out / MANIFEST)
+    except Unreadable:
         found = None
     if not isinstance(found, dict) or found.get("benchmark") != version:
         register(out, FOLDER_KIND, [MANIFEST])

@@ -17,7 +17,7 @@ from PIL import Image
 from geo4d.errors import InputError
 from geo4d.io.video import write_video
 from geo4d.scene import Clip
-from geo4d.scene.arrays import map_array
+from geo4d.scene.arrays import map_array, read_json
 from geo4d.scene.atomic import whole_folder
 from geo4d.synthetic.render import FPS, render_clips
 from geo4d.synthetic.world import WORLDS, Detail
@@ -45,11 +45,8 @@ def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], d
 def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
     """Raises InputError unless the folder holds the clip of that entry."""
     try:
-        found = (
-            json.loads((folder / CLIP_FILE).read_text())
-            if (folder / CLIP_FILE).is_file()
-            else _guess_entry(folder, entry)
-        )
+        told = folder / CLIP_FILE
+        found = read_json(told) if told.is_file() else _guess_entry(folder, entry)
         found.setdefault("detail", "plain")  # before there was another
         changed = [key for key in entry if found.get(key) != entry[key]]
     except (OSError, ValueError, AttributeError, IndexError) as error:

@@ -21,7 +21,6 @@ VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
 OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
-LARGEST_SUMMARY = 64 * 2**20  # bytes; that of an hour of video has about one tenth
 RIGID = 1e-2  # by which a rotation's rows may miss being orthonormal
 TRAJECTORY = "trajectory_tum.txt"
 FILES = (*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), TRAJECTORY, SUMMARY)
@@ -107,7 +106,7 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
 
 def _read_summary(path: Path) -> dict[str, Any]:
     """The JSON file, its fields of the right types. Raises Unreadable."""
-    summary = read_json(path, LARGEST_SUMMARY)
+    summary = read_json(path)
     if not isinstance(summary, dict):
         raise Unreadable(f"{SUMMARY} is no table of fields")
     for name, kind in (("frames", int), ("is_metric", bool), ("diagnostics", dict)):
@@ -159,7 +158,7 @@ def is_intact(directory: str | Path) -> bool:
     directory = Path(directory)
     try:
         load_reconstruction(directory)
-        digests = read_json(directory / SUMMARY, LARGEST_SUMMARY)["sha256"]
+        digests = read_json(directory / SUMMARY)["sha256"]
         return bool(digests) and all(_sha256(directory / name) == digests[name] for name in digests)
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return False
