@@ -122,9 +122,8 @@ def score(result: Reconstruction, case: Case) -> dict[str, float]:
             result.depth, case.depth, case.valid, protocol=DepthProtocol(DepthAlignment("median"))
         ).abs_rel
     (height, width), (h, w) = case.depth.shape[1:], result.depth.shape[1:]
-    intrinsics = (
-        np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics
-    )  # rays alone have a grid of their own
+    # rays alone have a grid of their own
+    intrinsics = np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics
     return {
         "ATE": pose.ate_sim3,
         "RPE-t": pose.rpe_translation,

@@ -244,9 +244,8 @@ def cameras() -> list[Row]:
     skewed[:, 0, 1] = 3
     z = 1 + torch.rand(50, 64, 96, generator=generator, dtype=torch.float64)
     grid = pad(pixel_grid(64, 96, dtype=torch.float64), (0, 1), value=1.0)
-    shift = torch.tensor(
-        [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64
-    )  # kornia counts from the first centre
+    # kornia counts from the first centre
+    shift = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)
 
     def rays(k: Tensor) -> Tensor:
         return torch.einsum("bij,hwj->bhwi", torch.linalg.inv(k), grid)

@@ -88,7 +88,7 @@ def outside(wanted, allowed):
 def test_one_room_writes_whole_files_and_reads_arrays(tmp_path, monkeypatch):
     reasons = {
         "geo4d/scene/atomic.py": "the one way",
-        "geo4d/training/checkpoints.py": "folders: flushed to the disk before they are moved, moved away before they go",
+        "geo4d/training/checkpoints.py": "folders: flushed to the disk before they are moved, moved away, then removed",
     }
     assert outside(moves, reasons) == []
     assert {place.partition(":")[0] for place in outside(moves, ())} == set(reasons)  # none that needs no exception

@@ -21,7 +21,7 @@ LEAST_SHIFT_SIGMA = 1e-6  # the same of its centres, in the poses' unit
 LARGEST_SKEW = 1e-3  # of intrinsics and rotations, above which they are taken for something else
 LENGTHS = (1e-4, 1e5)  # metres that a scene can have
 FARTHEST = 1e8  # of cameras from their world's origin, in the poses' unit: maps have millions of metres
-PIXELS = 1e6  # of focal lengths and principal points
+PIXELS = 1e6  # largest entry of intrinsics that can be: far beyond any picture
 # option, least (beside 0) and largest value, what they are in
 SIGMAS = {
     "focal_sigma": ("--focal-sigma", 1e-6, 10.0, "of the focal length"),
@@ -166,9 +166,8 @@ class Priors:
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
-        depth = resize_nearest(
-            np.asarray(self.depth), *predictions.grid_size
-        )  # in its own type, whose numbers are checked
+        # in its own type, whose numbers are checked
+        depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)
         valid = np.isfinite(depth) & (depth > 0)
         if not valid.any():
             raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")

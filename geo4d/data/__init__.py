@@ -6,11 +6,11 @@ from pathlib import Path
 
 from geo4d.data.base import DataSet, DiskSet, FrameFiles
 from geo4d.data.bedlam import Bedlam
-from geo4d.data.film import Film, FilmConfig
-from geo4d.data.folder import Folder
+from geo4d.data.folder import ClipFolder
 from geo4d.data.frames import BadData, Frame, Problem, Recording
-from geo4d.data.loading import Tally, WindowBatch, batches, load_batch
-from geo4d.data.mixture import PAPER_RATIOS, Draw, Mixture, MixtureConfig, Size
+from geo4d.data.loading import BadWindows, WindowBatch, batches, load_batch
+from geo4d.data.mixture import PAPER_RATIOS, Mixture, MixtureConfig, PlannedWindow, Size
+from geo4d.data.photometric import Photometric, PhotometricConfig
 from geo4d.data.pointodyssey import PointOdyssey
 from geo4d.data.procedural import ProceduralSet
 from geo4d.data.spring import Spring
@@ -20,7 +20,7 @@ from geo4d.data.vkitti2 import VirtualKitti2
 from geo4d.errors import ConfigError, InputError
 
 DATASETS: dict[str, type[DiskSet]] = {
-    data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)
+    data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, ClipFolder)
 }
 
 
@@ -69,21 +69,21 @@ __all__ = [
     "DATASETS",
     "PAPER_RATIOS",
     "BadData",
+    "BadWindows",
     "DataSet",
     "DiskSet",
-    "Draw",
-    "Film",
-    "FilmConfig",
     "Frame",
     "FrameFiles",
     "Mixture",
     "MixtureConfig",
+    "Photometric",
+    "PhotometricConfig",
+    "PlannedWindow",
     "PointOdyssey",
     "Problem",
     "ProceduralSet",
     "Recording",
     "Size",
-    "Tally",
     "View",
     "ViewConfig",
     "WindowBatch",

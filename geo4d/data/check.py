@@ -154,8 +154,8 @@ def find_jumps(data: DiskSet, recording: Recording, median_depth: float) -> list
     """Places where the camera moves or turns far more from one frame to the next than it usually does."""
     poses = np.stack([data.camera(recording.name, recording.number(i))[1] for i in range(recording.count)])
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
-    turns = poses[:-1, :3, :3].swapaxes(1, 2) @ poses[1:, :3, :3]
-    angles = np.degrees(np.arccos(np.clip((np.trace(turns, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    rotations = poses[:-1, :3, :3].swapaxes(1, 2) @ poses[1:, :3, :3]
+    angles = np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     if not len(steps):
         return []
     far = (steps > JUMP * np.median(steps)) & (steps > JUMP_SHARE * median_depth)

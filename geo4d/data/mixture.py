@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from geo4d.data.base import DataSet
-from geo4d.data.film import FilmConfig
+from geo4d.data.photometric import PhotometricConfig
 from geo4d.data.view import View, ViewConfig, draw_view
 from geo4d.errors import ConfigError
 
@@ -37,21 +37,21 @@ PAPER_SIZES = (Size(384, 512), Size(320, 512), Size(256, 576), Size(192, 640))
 class MixtureConfig:
     """What a batch is made of."""
 
-    ratios: dict[str, float] = field(
-        default_factory=lambda: dict(PAPER_RATIOS)
-    )  # by name of the data set; need not add up to one
+    # by name of the data set; need not add up to one
+    ratios: dict[str, float] = field(default_factory=lambda: dict(PAPER_RATIOS))
     sizes: list[Size] = field(default_factory=lambda: list(PAPER_SIZES))
     frames: int = 16
     strides: tuple[int, ...] = (1, 2, 3)
     batch: int = 8  # windows a step and rank
     view: ViewConfig = field(default_factory=ViewConfig)
-    film: FilmConfig | None = field(default_factory=FilmConfig)
+    # None: colours, blur and compression stay as they are
+    film: PhotometricConfig | None = field(default_factory=PhotometricConfig)
     least_known: float = 0.02  # share of a window's pixels with depth, below which another window takes its place
     most_bad: float = 0.05  # share of windows with broken files at which the run stops
 
 
 @dataclass(frozen=True)
-class Draw:
+class PlannedWindow:
     """One window: all that is needed to make it again."""
 
     data: str  # name of the data set
@@ -59,7 +59,7 @@ class Draw:
     start: int
     stride: int
     view: View
-    seed: tuple[int, ...]  # of film and of substitutes
+    seed: tuple[int, ...]  # of colours and compression, and of substitutes
 
 
 class Mixture:
@@ -100,7 +100,7 @@ class Mixture:
                 "fewer."
             )
 
-    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
+    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[PlannedWindow]:
         """The windows of one batch."""
         first = (step * world_size + rank) * self.config.batch
         size = self.size(step)
@@ -113,25 +113,25 @@ class Mixture:
         chosen = self.config.sizes[int(generator.choice(len(shares), p=shares / shares.sum()))]
         return chosen.height, chosen.width
 
-    def substitute(self, draw: Draw, attempt: int) -> Draw:
+    def substitute(self, draw: PlannedWindow, attempt: int) -> PlannedWindow:
         """Another window of the same data set and size, for one that is of no use."""
         generator = np.random.default_rng([*draw.seed, attempt])
         return self._window(
             draw.data, int(generator.integers(self.starts[draw.data][-1])), draw.view.size, (*draw.seed, attempt)
         )
 
-    def _draw(self, number: int, size: tuple[int, int]) -> Draw:
+    def _draw(self, number: int, size: tuple[int, int]) -> PlannedWindow:
         """The window with this number among all that are ever drawn."""
-        block, place = divmod(number, BLOCK)
+        block, within_block = divmod(number, BLOCK)
         order = _order(self.seed, block, tuple(self.block.tolist()))
-        which = int(order[place])
-        turn = block * int(self.block[which]) + int((order[:place] == which).sum())  # how many of the set came before
+        which = int(order[within_block])
+        drawn_before = block * int(self.block[which]) + int((order[:within_block] == which).sum())  # of this set
         name = self.names[which]
-        epoch, item = divmod(turn, int(self.starts[name][-1]))
+        epoch, item = divmod(drawn_before, int(self.starts[name][-1]))
         chosen = int(_permutation(self.seed, which, epoch, int(self.starts[name][-1]))[item])
         return self._window(name, chosen, size, (self.seed, number, VIEW_STREAM))
 
-    def _window(self, name: str, item: int, size: tuple[int, int], seed: tuple[int, ...]) -> Draw:
+    def _window(self, name: str, item: int, size: tuple[int, int], seed: tuple[int, ...]) -> PlannedWindow:
         """Item n is the n-th place where a window of stride 1 can begin.
 
         Larger strides leave fewer places and share them.
@@ -145,7 +145,7 @@ class Mixture:
         fitting = [stride for stride in self.config.strides if stride * (self.config.frames - 1) < count] or [1]
         stride = int(generator.choice(fitting))
         room = count - stride * (self.config.frames - 1)
-        return Draw(
+        return PlannedWindow(
             name,
             recording,
             (item - before) * room // places,

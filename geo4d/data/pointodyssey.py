@@ -14,7 +14,7 @@ import numpy as np
 
 from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import read_grey, read_npz
-from geo4d.data.frames import BadData, Cameras, invert_all
+from geo4d.data.frames import BadData, RecordedCameras, invert_all
 from geo4d.errors import ConfigError
 
 FULL_SCALE = 65535  # stands for a kilometre, and for everything beyond it: sky
@@ -61,19 +61,19 @@ class PointOdyssey(FrameFiles):
         """One archive."""
         return [self.root / name / "anno.npz"]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """Row k belongs to file number k."""
         file = self.camera_files(name)[0]
         intrinsics, world_to_cam = (array.astype(np.float64) for array in read_npz(file, ("intrinsics", "extrinsics")))
         if intrinsics.ndim != 3 or intrinsics.shape[1:] != (3, 3) or world_to_cam.shape != (len(intrinsics), 4, 4):
             shapes = f"{list(intrinsics.shape)} and {list(world_to_cam.shape)}"
             raise BadData(file, f"has cameras of shape {shapes}; expected (n, 3, 3) and (n, 4, 4)")
-        return Cameras(np.arange(len(intrinsics)), intrinsics, invert_all(world_to_cam))
+        return RecordedCameras(np.arange(len(intrinsics)), intrinsics, invert_all(world_to_cam))
 
     def load_depth(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """16 bits, a kilometre at full scale, which is sky; 0 is a hole like those of the mask."""
-        raw = read_grey(self.file("depth", name, number), bits=16)
-        depth, sky = raw.astype(np.float32) * np.float32(KILOMETRE / FULL_SCALE), raw == FULL_SCALE
+        stored = read_grey(self.file("depth", name, number), bits=16)
+        depth, sky = stored.astype(np.float32) * np.float32(KILOMETRE / FULL_SCALE), stored == FULL_SCALE
         mask = self.file("mask", name, number)
         if mask.is_file():
             known = read_grey(mask, bits=8) > 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import read_hdf5, read_numbers
-from geo4d.data.frames import BadData, Cameras, invert_all
+from geo4d.data.frames import BadData, RecordedCameras, invert_all
 
 BASELINE = 0.065  # metres between the two cameras
 SAME_SURFACE = 0.95  # smallest ratio of disparities within an image pixel that is no edge
@@ -45,7 +45,7 @@ class Spring(FrameFiles):
         """Two text files; focaldistance.txt beside them is where the lens is focused and of no use here."""
         return [self.root / name / "cam_data" / file for file in ("extrinsics.txt", "intrinsics.txt")]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """Row k - 1 belongs to frame k.
 
         World-to-camera in OpenCV axes; the focal length changes where the film zooms.
@@ -55,7 +55,7 @@ class Spring(FrameFiles):
         count = min(len(world_to_cam), len(numbers))
         intrinsics = np.tile(np.eye(3), (count, 1, 1))
         intrinsics[:, [0, 1, 0, 1], [0, 1, 2, 2]] = numbers[:count]
-        return Cameras(np.arange(1, count + 1), intrinsics, invert_all(world_to_cam[:count]))
+        return RecordedCameras(np.arange(1, count + 1), intrinsics, invert_all(world_to_cam[:count]))
 
     def load_depth(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """From disparity in pixels of the image: no disparity at all is sky, nan a hole."""

@@ -33,17 +33,15 @@ class AblateConfig:
     task: str | None = None
     rule: str | None = None
     include: str = "*"
-    start: int | None = (
-        None  # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
-    )
+    # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
+    start: int | None = None
     frame_stride: int | None = None
     count: int | None = None
     depth_scale: float | None = None
     protocol: str | None = None
     out: str = "ablation"
-    share_windows: bool = (
-        True  # keeps the network's windows for variants that differ in the alignment alone, until the end
-    )
+    # keeps the network's windows for variants that differ in the alignment alone, until the end
+    share_windows: bool = True
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     variants: dict[str, list[str]] = field(default_factory=dict)
 

@@ -50,9 +50,8 @@ class PredictionForm:
     keys: Mapping[str, str] = field(default_factory=dict)  # meaning -> name of the array, where it is none of KEYS
     depth_is_disparity: bool = False  # what is called depth is 1 / depth, perhaps with a shift
     normalised_intrinsics: bool = False  # in units of the image's width and height
-    quaternions: Literal["xyzw", "wxyz"] | None = (
-        None  # order in trajectory files; None: wxyz in pred_traj.txt, xyzw elsewhere
-    )
+    # order in trajectory files; None: wxyz in pred_traj.txt, xyzw elsewhere
+    quaternions: Literal["xyzw", "wxyz"] | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a meaning that does not exist."""
@@ -72,9 +71,8 @@ class Prediction:
     cam_to_world: np.ndarray | None  # (t, 4, 4)
     intrinsics: np.ndarray | None  # (t, 3, 3), pixels of the depth maps
     confidence: np.ndarray | None = None  # (t, h, w) of the depth maps, more is better
-    expected_error: float | None = (
-        None  # mean of the error of log depth, if a method that has confidence = 1 / error says it
-    )
+    # mean of the error of log depth, if a method that has confidence = 1 / error says it
+    expected_error: float | None = None
 
     def depth_at(
         self, size: tuple[int, int], *, interpolation: Literal["nearest", "bicubic"] = "nearest"

@@ -39,7 +39,7 @@ class Unusable(Problem):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class FrameList:
     """The frame list of an evaluation set, and what is wrong with the installation."""
 
     entries: dict[str, Any]  # as in the JSON file
@@ -65,7 +65,7 @@ class Prepared:
         return "\n".join(lines) + "\n"
 
 
-def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> Prepared:
+def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> FrameList:
     """Makes the frame list of an open set; every picture and depth map is read once, and hashed if `hashes`.
 
     A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one.
@@ -83,7 +83,7 @@ def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, in
             problems.append(Unusable(found.file, found.reason, name))
         if progress is not None:
             progress(number, len(opened.names))
-    return Prepared(frame_list(opened, rows, problems), tuple(problems))
+    return FrameList(frame_list(opened, rows, problems), tuple(problems))
 
 
 def frame_list(opened: OpenSet, rows: list[dict[str, Any]], problems: Sequence[Problem]) -> dict[str, Any]:

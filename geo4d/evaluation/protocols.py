@@ -42,12 +42,10 @@ class EvaluationProtocol:
     depth: DepthProtocol = field(default_factory=DepthProtocol)
     by_set: Mapping[str, DepthProtocol] = field(default_factory=dict)  # where a data set is scored otherwise
     interpolation: Literal["nearest", "bicubic"] = "bicubic"  # of predicted depth, to the size of the truth
-    average: Literal["pixel", "video", "median"] = (
-        "pixel"  # of the videos' depth numbers; others are averaged by video, or by median
-    )
-    lengths: Literal["metres", "median depth"] = (
-        "metres"  # unit of trajectory errors: the data set's own, or the video's median depth
-    )
+    # of the videos' depth numbers; others are averaged by video, or by median
+    average: Literal["pixel", "video", "median"] = "pixel"
+    # unit of trajectory errors: the data set's own, or the video's median depth
+    lengths: Literal["metres", "median depth"] = "metres"
 
     def depth_of(self, dataset: str) -> DepthProtocol:
         """How depth of this data set is scored."""

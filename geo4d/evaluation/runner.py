@@ -33,9 +33,8 @@ Job = tuple[str, str]  # names of a method and a sequence
 # run
 FAILURES = (Geo4DError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 RENDERED = (PROCEDURAL.name, BENCHMARK.name)
-FINE = (
-    2**20
-)  # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
+# steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
+FINE = 2**20
 SHARDS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))  # torchrun; a job step of SLURM
 
 

@@ -103,9 +103,8 @@ class Scores:
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)
     path: dict[str, list[list[float]]] = field(default_factory=dict)  # predicted (aligned) and true centres
     trust: dict[str, Any] = field(default_factory=dict)  # error by confidence
-    upside_down: dict[str, int] = field(
-        default_factory=dict
-    )  # group -> frames of which a free fit would take a negative scale
+    # group -> frames of which a free fit would take a negative scale
+    upside_down: dict[str, int] = field(default_factory=dict)
 
 
 def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, dataset: str) -> Scores:

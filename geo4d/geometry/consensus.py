@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-SCALE = 1000.0  # OpenCV's tolerances are made for pixels
+SCALE = 1000.0  # pixels by which the unit is multiplied: OpenCV's tolerances are made for pixels
 CONFIDENCE = 0.999  # that a sample without a wrong match was drawn: samples are cheap
-SAMPLES = 2000  # at most
+SAMPLES = 2000  # at most: a cap on time where few matches agree
 FARTHEST = 1e4  # baselines: OpenCV's own limit of 50 would take far points for points behind
+# matches, of a fundamental matrix (the eight-point algorithm), of a homography (two equations each for eight numbers),
+# of a camera (no fewer show that they agree: any three fit one)
 LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
 
 
@@ -114,7 +116,7 @@ def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) ->
         )
     except cv2.error:
         return None
-    pose = np.eye(4)
-    pose[:3, :3] = cv2.Rodrigues(rotation)[0].T
-    pose[:3, 3] = -pose[:3, :3] @ translation[:, 0]
-    return (pose, inside) if np.isfinite(pose).all() else None
+    cam_to_world = np.eye(4)
+    cam_to_world[:3, :3] = cv2.Rodrigues(rotation)[0].T
+    cam_to_world[:3, 3] = -cam_to_world[:3, :3] @ translation[:, 0]
+    return (cam_to_world, inside) if np.isfinite(cam_to_world).all() else None

@@ -18,7 +18,7 @@ from geo4d.errors import InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import rigid
 
-MIN_EPIPOLAR, MIN_HOMOGRAPHY = 8, 4
+MIN_EPIPOLAR, MIN_HOMOGRAPHY = 8, 4  # pairs of pixels: one and two linear equations each for eight free numbers
 
 
 def essential_matrix(

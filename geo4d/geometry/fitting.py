@@ -6,7 +6,7 @@ import numpy as np
 
 from geo4d.errors import InputError
 
-MAX_CUTS = 200
+MAX_CUTS = 200  # intersections of tangents: a cap on time, the function touches one long before
 
 
 def weighted_median(values: np.ndarray, weight: np.ndarray | None = None) -> float:

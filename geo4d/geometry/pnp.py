@@ -10,7 +10,7 @@ from geo4d.errors import InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import invert_rigid, rigid
 
-MIN_POINTS = 6
+MIN_POINTS = 6  # with a weight: two linear equations each for the eleven free numbers of a projection
 MIN_THICKNESS = 1e-4  # of the points, by their own size, below which they count as lying in one plane
 
 
@@ -37,8 +37,7 @@ def camera_from_points(
         raise InputError(
             "The known points of a camera lie in one plane or on a line, which leaves it undetermined; give others too."
         )
-    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(
-        intrinsics
-    )  # kornia would drop the skew of K
+    # kornia would drop the skew of K
+    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(intrinsics)
     found = solve_pnp_dlt(points_world, pixel_rays(pixels, intrinsics)[..., :2], plane, weight, svd_eps=0.0)
     return invert_rigid(rigid(found[..., :3], found[..., 3]))

@@ -47,7 +47,7 @@ CONTRACTS = ("syn4d", "worldtrack")
 SYN4D_FRAMES, SYN4D_QUERIES = 32, 512
 EDGE = 0.05  # neighbours that change a pixel's 1 / depth by more belong to another surface
 MOST_POINTS = 2**27  # of all tracks in all frames: 3 GB of the dense form that a contract asks for
-SAME_LENS = 1e-3  # relative; how far the intrinsics of frames may differ and count as the same
+SAME_INTRINSICS = 1e-3  # relative; how far the intrinsics of frames may differ and count as the same
 
 
 def write_contract(
@@ -131,7 +131,7 @@ def worldtrack_arrays(reconstruction: Reconstruction, tracks: Tracks | None) -> 
         )
     lenses = np.asarray(reconstruction.intrinsics)[:, [0, 1, 0, 1], [0, 1, 2, 2]]
     spread = float((np.ptp(lenses, axis=0) / lenses.max()).max())
-    if spread > SAME_LENS:
+    if spread > SAME_INTRINSICS:
         raise InputError(
             "The WorldTrack contract has one set of intrinsics for all frames; the reconstruction's differ by "
             f"{100 * spread:.2g}% of the focal length: reconstruct with one focal length."

@@ -102,12 +102,12 @@ def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> t
     """Corners (5, 3) in the world, the centre first, and edges (8, 2) of a camera's pyramid of depth `size`."""
     height, width = reconstruction.depth.shape[1:]
     pixels = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=torch.float64)
-    k, pose = (
+    k, cam_to_world = (
         torch.tensor(value[frame], dtype=torch.float64)
         for value in (reconstruction.intrinsics, reconstruction.cam_to_world)
     )
     corners = transform_points(
-        pose, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])
+        cam_to_world, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])
     ).numpy()
     return corners, np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
 
@@ -149,8 +149,9 @@ def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: Export
     frames = []
     for i, name in enumerate(names):
         k = reconstruction.intrinsics[i]
-        pose = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ  # world and camera both with y up, z backwards
-        entry = {"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "w": width, "h": height}
+        # world and camera both with y up, z backwards
+        cam_to_world = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ
+        entry = {"file_path": f"images/{name}", "transform_matrix": cam_to_world.tolist(), "w": width, "h": height}
         entry |= {
             "fl_x": float(k[0, 0]),
             "fl_y": float(k[1, 1]),

@@ -121,7 +121,7 @@ def open_output_directory(
 def close_output_directory(directory: str | Path, kind: str, work: str) -> None:
     """Ends a run: removes the files that were listed below the folder `work`, and unlists what was never written."""
     directory = Path(directory)
-    listing = _read_own(directory, kind)
+    listing = _read_listing_of(directory, kind)
     if listing is None:
         return
     gone = {name for name in listing.files if name.startswith(f"{work}/") or not os.path.lexists(directory / name)}
@@ -150,7 +150,7 @@ def clear(directory: str | Path, kind: str) -> None:
 
     Raises InputError, having removed nothing, if the list cannot be trusted.
     """
-    listing = _read_own(Path(directory), kind)
+    listing = _read_listing_of(Path(directory), kind)
     if listing is not None:
         _remove(Path(directory), listing, set(listing.files))
 
@@ -161,7 +161,7 @@ def discard(directory: str | Path, kind: str) -> None:
     Raises InputError as `clear` does.
     """
     directory = Path(directory)
-    if _read_own(directory, kind) is None:
+    if _read_listing_of(directory, kind) is None:
         return
     clear(directory, kind)
     for path in _list_files(directory):
@@ -193,11 +193,9 @@ def refuse_inputs_inside(out: str | Path, inputs: Iterable[tuple[str, str | Path
         path = Path(entry).expanduser()
         if not os.path.lexists(path):
             continue
-        places = (
-            Path(os.path.realpath(path)),
-            Path(os.path.realpath(path.parent)) / path.name,
-        )  # where a link leads to, and where it lies
-        folders = {folder for place in places for folder in (place, *place.parents) if folder.exists()}
+        # where a link leads to, and where it lies
+        paths = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)
+        folders = {folder for lies in paths for folder in (lies, *lies.parents) if folder.exists()}
         if any(
             os.path.samestat(folder.stat(), ours) for folder in folders
         ):  # by what they are: a disk may not tell A from a
@@ -267,7 +265,7 @@ def _damaged(path: Path, why: str) -> InputError:
     )
 
 
-def _read_own(directory: Path, kind: str) -> Listing | None:
+def _read_listing_of(directory: Path, kind: str) -> Listing | None:
     listing = read_listing(directory)
     if listing is not None and listing.kind != kind:
         raise InputError(
@@ -285,7 +283,7 @@ def _check_names(directory: Path, kind: str, files: Iterable[str]) -> Listing | 
     _refuse_links(directory, names)
     # before the list is read: another process lists its names first, so whatever is there by now is listed
     there = sorted(name for name in names if os.path.lexists(directory / name))
-    listing = _read_own(directory, kind)
+    listing = _read_listing_of(directory, kind)
     foreign = next((name for name in there if listing is None or name not in listing.files), None)
     if foreign is not None:
         raise InputError(
@@ -314,13 +312,12 @@ def _remove(directory: Path, listing: Listing, names: set[str]) -> None:
     old = _list_files(directory)
     by_folder: dict[Path, set[str]] = {}
     for name in names:
-        place = directory / name
-        by_folder.setdefault(place.parent, set()).add(place.name)
+        by_folder.setdefault((directory / name).parent, set()).add((directory / name).name)
     try:
         for folder, ours in by_folder.items():
-            for place in list(folder.iterdir()) if folder.is_dir() else []:
-                if ours & ({place.name} | names_prepared(place.name)) and (place.is_symlink() or place.is_file()):
-                    place.unlink(missing_ok=True)
+            for path in list(folder.iterdir()) if folder.is_dir() else []:
+                if ours & ({path.name} | names_prepared(path.name)) and (path.is_symlink() or path.is_file()):
+                    path.unlink(missing_ok=True)
         for name in sorted(listing.folders, key=len, reverse=True):
             with suppress(OSError):  # something that is not ours lies in it, or it is gone
                 (directory / name).rmdir()

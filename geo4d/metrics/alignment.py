@@ -42,9 +42,8 @@ class FittedDepth:
         with np.errstate(divide="ignore", invalid="ignore"):  # holes may be 0 or infinite
             if self.space == "depth":
                 return scale * depth + shift
-            disparity = np.where(
-                scale == 0, scale * depth, scale / depth
-            )  # a scale of 0 leaves the shift alone, at depth 0 too
+            # a scale of 0 leaves the shift alone, at depth 0 too
+            disparity = np.where(scale == 0, scale * depth, scale / depth)
             # a fitted line may cross zero, where depth has no meaning: no prediction is put beyond the farthest truth
             return 1 / np.maximum(disparity + shift, 1 / self.far)
 

@@ -13,9 +13,8 @@ from geo4d.metrics.alignment import FittedDepth
 from geo4d.metrics.checks import require_choice, require_maps, require_predicted_depth, require_true_depth
 from geo4d.metrics.protocol import DepthProtocol
 
-MIN_DEPTH = (
-    1e-5  # aligned depth is raised to this for ratios and logarithms (as in the released evaluation), and only there
-)
+# aligned depth is raised to this for ratios and logarithms (as in the released evaluation), and only there
+MIN_DEPTH = 1e-5
 HOLE_QUANTILE = 0.99
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "log_rmse", "delta1", "delta2", "delta3")
 ROOTS = np.array([name in ("rmse", "log_rmse") for name in NUMBERS])

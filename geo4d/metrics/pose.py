@@ -16,7 +16,7 @@ from geo4d.metrics.checks import require_choice, require_trajectories
 TrajectoryAlignment = Literal["none", "first", "scale", "se3", "sim3"]
 ALIGNMENTS = ("none", "first", "scale", "se3", "sim3")
 MOVED = 0.01  # of the longest way from the first camera: below, its direction is not asked for
-SAME_PLACE = 1e-9  # of the longest baseline: below, a pair of cameras has no direction
+MIN_BASELINE = 1e-9  # of the longest baseline: below, a pair of cameras has no direction
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def relative_pose_angles(
     for i, j in _chunks(len(true)) if pairs is None else [(pairs[:, 0], pairs[:, 1])]:
         p, t = _motion(predicted, i, j), _motion(true, i, j)
         rotations.append(_angles_deg(_transposed(t[:, :3, :3]) @ p[:, :3, :3]))
-        directions.append(_directions_deg(p[:, :3, 3], t[:, :3, 3], SAME_PLACE * extent))
+        directions.append(_directions_deg(p[:, :3, 3], t[:, :3, 3], MIN_BASELINE * extent))
     direction = np.concatenate(directions)
     return np.concatenate(rotations), np.minimum(direction, 180 - direction) if up_to_sign else direction
 

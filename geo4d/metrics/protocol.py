@@ -18,9 +18,8 @@ class DepthProtocol:
     alignment: DepthAlignment = field(default_factory=DepthAlignment)
     max_depth: float | None = None  # true depth from here on is not scored
     clip: float | None = None  # aligned depth beyond is lowered to this
-    weighting: Literal["pixel", "frame"] = (
-        "pixel"  # of the video's numbers: means over all pixels, or means of the frames' numbers
-    )
+    # of the video's numbers: means over all pixels, or means of the frames' numbers
+    weighting: Literal["pixel", "frame"] = "pixel"
 
     def __post_init__(self) -> None:
         require_choice("The weighting of depth errors", self.weighting, ("pixel", "frame"))

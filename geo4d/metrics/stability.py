@@ -56,8 +56,8 @@ def depth_stability(
     _check(depth, intrinsics, cameras, tracks, static, gap)
     track, frame, position = _static_rows(tracks, static, depth.shape[1:])
     here = _sample(depth, frame, position)
-    lens = torch.tensor(intrinsics, dtype=torch.float64)[torch.from_numpy(frame)]
-    rays = pixel_rays(torch.from_numpy(position)[:, None], lens)[:, 0].numpy()
+    frame_intrinsics = torch.tensor(intrinsics, dtype=torch.float64)[torch.from_numpy(frame)]
+    rays = pixel_rays(torch.from_numpy(position)[:, None], frame_intrinsics)[:, 0].numpy()
     rotation, centre = cameras[frame, :3, :3], cameras[frame, :3, 3]
     points_world = np.einsum("mij,mj->mi", rotation, rays * here[:, None]) + centre
     first, second = _pairs(track, frame, gap)
@@ -88,9 +88,9 @@ def _pairs(track: np.ndarray, frame: np.ndarray, gap: int) -> tuple[np.ndarray, 
     number = track.astype(np.int64) * (int(frame.max(initial=0)) + gap + 1)
     order = np.argsort(number + frame)
     key = (number + frame)[order]
-    place = np.minimum(np.searchsorted(key, number + frame + gap), max(len(key) - 1, 0))
-    first = np.flatnonzero(key[place] == number + frame + gap) if len(key) else np.zeros(0, np.int64)
-    return first, order[place[first]]
+    second = np.minimum(np.searchsorted(key, number + frame + gap), max(len(key) - 1, 0))
+    first = np.flatnonzero(key[second] == number + frame + gap) if len(key) else np.zeros(0, np.int64)
+    return first, order[second[first]]
 
 
 def _sample(depth: np.ndarray, frame: np.ndarray, position: np.ndarray) -> np.ndarray:

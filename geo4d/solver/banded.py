@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from geo4d._typing import Float, Int, Tensor
 
-DENSE_UP_TO = 700  # unknowns
+DENSE_UP_TO = 700  # unknowns beside the border, up to which a dense factorisation is used: a band would save nothing
 FIXED = 1e12  # by which the diagonal of an unknown that does not move is raised
 
 

@@ -40,7 +40,7 @@ class System(Protocol[Step]):
 
 
 @runtime_checkable
-class Problem(Protocol[State, Fixed]):
+class LeastSquaresProblem(Protocol[State, Fixed]):
     """What is minimised. `Fixed` is all that stays as it is while a step is tried: scales, robust losses, weights."""
 
     def fix(self, state: State) -> Fixed:
@@ -102,7 +102,7 @@ class Minimum(Generic[State, Fixed]):
 
 
 def minimise(
-    problem: Problem[State, Fixed], state: State, *, iterations: int, damping: Damping
+    problem: LeastSquaresProblem[State, Fixed], state: State, *, iterations: int, damping: Damping
 ) -> Minimum[State, Fixed]:
     """Steps until the cost no longer falls, at most `iterations` of them.
 

@@ -168,7 +168,7 @@ class PointFollower:
             self._points.position,
             most=max(1, image.size // c.spacing**2),
             quality=c.quality,
-            apart=c.corner_distance * c.spacing,
+            min_distance=c.corner_distance * c.spacing,
             clearance=c.clearance * c.spacing,
             block=c.corner_block,
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.data import DataSet, DiskSet, Mixture, ProceduralSet, Tally, WindowBatch, batches, open_data
+from geo4d.data import BadWindows, DataSet, DiskSet, Mixture, ProceduralSet, WindowBatch, batches, open_data
 from geo4d.data.mixture import Size
 from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Clip
@@ -117,14 +117,14 @@ class MixtureSource:
 
     def __init__(self, sets: dict[str, DataSet], config: DataConfig, *, seed: int, stream: int) -> None:
         self.sets, self.config, self.seed = sets, config, seed * 100 + stream
-        self.tally = Tally(config.mixture.most_bad)
+        self.bad_windows = BadWindows(config.mixture.most_bad)
         self._streams: dict[tuple[Length, tuple[Size, ...]], _Stream] = {}
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
         """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's. Raises InputError for too many bad windows."""
         key = (length, tuple(sizes or self.config.sizes))
         if key not in self._streams:
-            self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.tally)
+            self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.bad_windows)
         windows = self._streams[key].read(at)
         if length.frames != 2:
             return ClipBatch(windows.clip, windows.frame_index, windows.fps)
@@ -144,8 +144,8 @@ class MixtureSource:
 class _Stream:
     """The batches of one kind, in the order in which this process asks for them: the same parts in every step."""
 
-    def __init__(self, mixture: Mixture, readers: int, tally: Tally) -> None:
-        self.mixture, self.readers, self.tally = mixture, readers, tally
+    def __init__(self, mixture: Mixture, readers: int, bad_windows: BadWindows) -> None:
+        self.mixture, self.readers, self.bad_windows = mixture, readers, bad_windows
         self._asked: list[Place] = []  # in the latest step
         self._expected: Place | None = None  # the next of those read ahead
         self._places: Iterator[Place] = iter(())  # the others
@@ -168,7 +168,7 @@ class _Stream:
             steps, workers = range(at.step, at.step + rhythm * FAR_AHEAD, rhythm), self.readers
             ranks = [place.part for place in self._asked]
         self._batches = batches(
-            self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, tally=self.tally
+            self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, bad_windows=self.bad_windows
         )
         self._places = islice((Place(step, part, at.parts) for step in steps for part in ranks), 1, None)
 

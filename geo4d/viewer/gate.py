@@ -35,18 +35,18 @@ _opening = threading.Lock()
 
 def refusal(hosts: list[str], origins: list[str], host: str, port: int) -> str | None:
     """Why a request with these headers is not let in to the server at host:port, in a few words; None: it is let in."""
-    if len(hosts) != 1 or not _is_own(hosts[0].lower(), host.lower(), port):
+    if len(hosts) != 1 or not _names_server(hosts[0].lower(), host.lower(), port):
         return f"the Host {' '.join(hosts)[:100]!r} is not this server's: open the address that geo4d view printed"
     if origins and (len(origins) != 1 or origins[0].lower() != f"http://{hosts[0].lower()}"):
         return f"the Origin {' '.join(origins)[:100]!r} is not this server's page"
     return None
 
 
-def _is_own(said: str, host: str, port: int) -> bool:
-    """Whether a Host header says an address of the server at host:port."""
-    name, colon, digits = said.rpartition(":") if not said.endswith("]") else (said, "", "")
+def _names_server(header: str, host: str, port: int) -> bool:
+    """Whether a Host header names an address of the server at host:port."""
+    name, colon, digits = header.rpartition(":") if not header.endswith("]") else (header, "", "")
     if not colon:
-        name, digits = said, "80"  # which browsers leave out
+        name, digits = header, "80"  # which browsers leave out
     if digits != str(port):
         return False
     if name in (f"[{host}]" if ":" in host else host, "localhost"):
@@ -126,9 +126,9 @@ class _OneLine(logging.LoggerAdapter):
             return
         error = sys.exc_info()[1]
         expected = error is None or isinstance(error, (ConnectionClosed, InvalidHandshake, OSError, EOFError))
-        said = "" if error is None else f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        reason = "" if error is None else f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         shown = logging.DEBUG if expected else logging.WARNING
-        self.logger.log(shown, "A client of the viewer: %s%s", str(msg) % args if args else msg, said)
+        self.logger.log(shown, "A client of the viewer: %s%s", str(msg) % args if args else msg, reason)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Nothing is added."""

@@ -67,9 +67,8 @@ def scene() -> Scene:
     world[:, :, 2] = (OFFSET - world[:, :, :2] @ NORMAL[:2]) / NORMAL[2]
     local = np.einsum("tij,tnj->tni", np.linalg.inv(pose)[:, :3, :3], world - pose[:, None, :3, 3])
     pixels = (local[..., :2] / local[..., 2:] * k[[0, 1], [0, 1]] + k[:2, 2]) * 2  # of the source
-    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(
-        -1
-    )  # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
+    # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
+    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(-1)
     assert seen[0].all() and seen.mean() > 0.9
     seen[5, HIDDEN] = False
     frame, track = np.nonzero(seen)

@@ -15,13 +15,13 @@ from geo4d.alignment.bundle.choose import Adjusted
 from geo4d.alignment.depth.confidence import relative_error
 from geo4d.alignment.depth.config import ConfidenceConfig, CorrectionConfig, DepthConfig
 from geo4d.alignment.depth.correction import depth_field, sample_field
-from geo4d.alignment.depth.fusion import Fusion
+from geo4d.alignment.depth.fusion import SIGMA_BY_MEDIAN, Fusion
 from geo4d.alignment.depth.sources import (
+    DepthSource,
     DisparityFit,
     DisparitySource,
     GivenDepth,
     PointSource,
-    Source,
     fit_disparities,
 )
 from geo4d.alignment.joint.observations import Observations
@@ -32,8 +32,7 @@ from geo4d.geometry.pixels import sample_grid
 from geo4d.scene import WindowPredictions
 
 MIN_PIXELS = 10  # sampled ones at which there is given depth, from which the solve has settled its scale
-GIVEN_SAMPLES = 256  # pixels that settle it otherwise
-SIGMA_BY_MEDIAN = 1.48  # of normal errors
+GIVEN_SAMPLES = 256  # pixels with given depth that settle it otherwise, by a median
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,7 +63,7 @@ class Fused:
 
     dense: Dense
     disagreement: dict[str, float]  # median difference of log depth between windows, by modality
-    sources: tuple[Source, ...]
+    sources: tuple[DepthSource, ...]
 
     @property
     def disparity_fits(self) -> list[DisparityFit] | None:
@@ -73,7 +72,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SourceInputs:
     """What sources of depth are made from."""
 
     predictions: WindowPredictions
@@ -106,7 +105,7 @@ def fuse_windows(
         joint.unknowns.windows.scale,
         joint.ready.config.joint.most_precision,
     )
-    evidence = Evidence(predictions, joint, priors, config, index, points)
+    evidence = SourceInputs(predictions, joint, priors, config, index, points)
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
         raise ConfigError(
@@ -123,7 +122,7 @@ def fuse_windows(
     return Fused(dense, fusion.disagreements(index), tuple(fusion.sources))
 
 
-def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
+def _disparity(evidence: SourceInputs, fusion: Fusion) -> DepthSource | None:
     """The windows' disparities, each brought to the depth fused so far."""
     predictions, ignore = evidence.predictions, evidence.joint.priors.ignore
     if predictions.disparity is None:
@@ -136,7 +135,7 @@ def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
     )
 
 
-def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
+def _given(evidence: SourceInputs, fusion: Fusion) -> DepthSource | None:
     """Depth that was given beforehand."""
     joint, given = evidence.joint, evidence.joint.priors.log_depth
     if given is None:
@@ -147,7 +146,7 @@ def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
     return GivenDepth(joint.observations.windows, given, _scale_of_given(joint, given, fusion), precision)
 
 
-Factory = Callable[[Evidence, Fusion], Source | None]  # None: there is nothing of it
+Factory = Callable[[SourceInputs, Fusion], DepthSource | None]  # None: there is nothing of it
 
 SOURCES: dict[str, Factory] = {
     "points": lambda evidence, fusion: evidence.points,

@@ -13,12 +13,12 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.depth.config import DepthConfig
-from geo4d.alignment.depth.sources import Source
+from geo4d.alignment.depth.sources import DepthSource
 from geo4d.solver.robust import Loss
 
 Progress = Callable[[str, int, int], None]
 
-SIGMA_BY_MEDIAN = 1.48  # of normal errors
+SIGMA_BY_MEDIAN = 1.48  # of normal errors: sigma by the median of their absolute values
 
 
 class Fusion:
@@ -27,15 +27,16 @@ class Fusion:
     def __init__(
         self,
         windows: Int[Tensor, "g v"],
-        sources: Sequence[Source],
+        sources: Sequence[DepthSource],
         config: DepthConfig,
         trust: Float[Tensor, "s g"] | None = None,
     ) -> None:
         self.windows, self.sources, self.config = windows, list(sources), config
-        self.trust = (
-            torch.ones(len(self.sources), len(windows)) if trust is None else trust
-        )  # factors of the precisions
-        self._compared: dict[int, tuple[Source, float, Tensor]] = {}  # by the source's identity, once they have been
+        # factors of the precisions
+        self.trust = torch.ones(len(self.sources), len(windows)) if trust is None else trust
+        self._compared: dict[
+            int, tuple[DepthSource, float, Tensor]
+        ] = {}  # by the source's identity, once they have been
         self.frames = int(windows.max()) + 1
         flat = windows.flatten()
         order = torch.argsort(flat, stable=True)
@@ -104,16 +105,16 @@ class Fusion:
                 trust[k] *= min(max((usual[0] / size) ** 2, 1 / most), most)
         return self._with(self.sources, trust)
 
-    def plus(self, source: Source) -> Fusion:
+    def plus(self, source: DepthSource) -> Fusion:
         """With one more source, trusted by its own precision."""
         return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
-    def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
+    def _with(self, sources: list[DepthSource], trust: Tensor) -> Fusion:
         changed = Fusion(self.windows, sources, self.config, trust)
         changed._compared = self._compared
         return changed
 
-    def disagreement(self, source: Source, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
+    def disagreement(self, source: DepthSource, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
         """Median difference of log depth between windows that see the same pixel.
 
         Also, of each window, from whom it differs least. For the first, each window is brought to the other's scale.

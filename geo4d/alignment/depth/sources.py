@@ -42,7 +42,7 @@ class Candidates:
 
 
 @runtime_checkable
-class Source(Protocol):
+class DepthSource(Protocol):
     """One modality of the windows, or another source of depth."""
 
     @property
@@ -71,7 +71,7 @@ class PointSource:
     modality: str | None = "point"
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`."""
+        """See `DepthSource`."""
         assert self.predictions.points is not None
         points, camera = (
             _pixels(self.predictions.points, rows, index).float(),
@@ -109,7 +109,7 @@ class DisparitySource:
     modality: str | None = "disparity"
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`. The precision is the same in log depth near and far: measured to be the best."""
+        """See `DepthSource`. The precision is the same in log depth near and far: measured to be the best."""
         assert self.predictions.disparity is not None
         disparity = _pixels(self.predictions.disparity, rows, index).float()
         given = None
@@ -136,7 +136,7 @@ class GivenDepth:
     modality: str | None = None
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`: the same from every window, which share its precision."""
+        """See `DepthSource`: the same from every window, which share its precision."""
         depth = (self.log_depth[self.frames[rows[:, 0], rows[:, 1]]] + self.log_scale).float()
         depth = depth if index is None else depth.flatten(1)[:, index]
         has_depth = depth.isfinite()

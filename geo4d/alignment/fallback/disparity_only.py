@@ -15,7 +15,7 @@ from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.depth.fusion import Fusion
-from geo4d.alignment.depth.sources import Candidates, Source, fit_disparity, weigh_disparity
+from geo4d.alignment.depth.sources import Candidates, DepthSource, fit_disparity, weigh_disparity
 from geo4d.alignment.draft import Draft
 from geo4d.alignment.fallback.config import FallbackConfig
 from geo4d.alignment.fallback.rays_only import chain_cameras, ray_focal
@@ -40,7 +40,7 @@ class _Aligned:
         self.disparity, self.weight = disparity, weight
 
     def __call__(self, rows: Tensor, index: Tensor | None) -> Candidates:
-        """See `Source`."""
+        """See `DepthSource`."""
         disparity, weight = self.disparity[rows[:, 0], rows[:, 1]], self.weight[rows[:, 0], rows[:, 1]]
         if index is not None:
             disparity, weight = disparity.flatten(1)[:, index], weight.flatten(1)[:, index]
@@ -93,7 +93,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
             )
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
-    source: Source = _Aligned(aligned, weight)
+    source: DepthSource = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
     return Draft(

@@ -18,8 +18,8 @@ from geo4d.errors import InputError
 from geo4d.scene import Reconstruction
 
 GROUND_TRIES = 200  # planes that are tried: one of three points in ten hits a ground that holds a third of them
-GROUND_POINTS = 400  # a frame
-GROUND_FRAMES = 32  # of the video
+GROUND_POINTS = 400  # of a frame, drawn at random: enough to tell which plane holds the most
+GROUND_FRAMES = 32  # of the video, evenly spaced: the median of their heights changes little with more
 
 
 def in_metres(result: Reconstruction, draft: Draft, priors: Priors, config: MetricConfig) -> Reconstruction:

@@ -17,9 +17,8 @@ from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.solver.robust import Loss, absolute_weight
 
 LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
-BAD_LINK = (
-    3.0  # times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
-)
+# times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
+BAD_LINK = 3.0
 MOST_LINKS = 6  # earlier windows that are tried, if the first of them fits badly: a cap on time
 LINK_ROUNDS = 20  # by which a link moves no more
 

@@ -150,7 +150,7 @@ def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
     moment = torch.stack([_pool(moment) for moment in predictions.ray_moment])
     height, width = predictions.ray_direction.shape[2:4]
     pixels = _pool(pixel_grid(height, width, dtype=torch.float32)[None].expand(1, height, width, 2))[0]
-    found = camera_from_rays(unit, moment, pixels, shared_lens=True)
+    found = camera_from_rays(unit, moment, pixels, shared_intrinsics=True)
     usable = torch.ones(unit.shape[:2], dtype=torch.bool)
     for index in found.problems:
         usable[index] = False

@@ -19,6 +19,7 @@ from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.banded import NormalEquations, Structure
 from geo4d.solver.lm import Damping, Summary, minimise
 
+# small at first, for the initial guess is near; the loop ends when a step saves less than a ten-thousandth of the cost
 DAMPING = Damping(
     start=1e-4, raise_by=10.0, lower_by=10.0, least=1e-9, most=1e8, least_gain=1e-9, enough=1e-4, failures=8
 )

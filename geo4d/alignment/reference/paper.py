@@ -92,7 +92,7 @@ def solve_paper(
 
     `similarities` are those of the windows' points and of their ray cameras.
     """
-    objective = _Objective(predictions, log_depth, poses, log_focal, similarities, rays)
+    objective = _PaperObjective(predictions, log_depth, poses, log_focal, similarities, rays)
     optimizer = torch.optim.Adam(objective.parameters, lr=config.paper.learning_rate, betas=(0.9, 0.9))
     steps, losses = config.paper.steps, []
     for step in range(steps):
@@ -110,7 +110,7 @@ def solve_paper(
     return objective.solution(losses)
 
 
-class _Objective:
+class _PaperObjective:
     def __init__(
         self,
         predictions: WindowPredictions,

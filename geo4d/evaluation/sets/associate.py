@@ -16,8 +16,8 @@ def nearest(times: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not len(others):
         return np.zeros(len(times), np.int64), np.full(len(times), np.inf)
     order = np.argsort(others, kind="stable")
-    place = np.clip(np.searchsorted(others[order], times), 1, max(len(others) - 1, 1))
-    left, right = order[place - 1], order[np.minimum(place, len(others) - 1)]
+    after = np.clip(np.searchsorted(others[order], times), 1, max(len(others) - 1, 1))
+    left, right = order[after - 1], order[np.minimum(after, len(others) - 1)]
     index = np.where(np.abs(others[left] - times) <= np.abs(others[right] - times), left, right)
     return index, np.abs(others[index] - times)
 

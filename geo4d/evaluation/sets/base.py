@@ -103,9 +103,8 @@ class EvaluationSequence:
     ] = ()  # frames that the rule wants but that cannot be had, and truth that is not to be trusted
     depth_has_own_size: bool = False
     read_moving: Callable[[int], np.ndarray] | None = None  # (h, w) bool, where what is seen moves, if that is known
-    clock: Literal["recorded", "nominal"] = (
-        "nominal"  # nominal: the data set tells no times, so there are 24 frames a second
-    )
+    # nominal: the data set tells no times, so there are 24 frames a second
+    clock: Literal["recorded", "nominal"] = "nominal"
 
     def __post_init__(self) -> None:
         """Raises InputError if there is no frame, or truth of another length."""
@@ -212,9 +211,8 @@ class OpenSet:
     rule: Rule
     names: tuple[str, ...]
     missing: tuple[str, ...]  # sequences that the rule names but that are not there
-    unusable: Mapping[str, Problem] = field(
-        default_factory=dict
-    )  # of `names`, those that a frame list says cannot be used, and why
+    # of `names`, those that a frame list says cannot be used, and why
+    unusable: Mapping[str, Problem] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[EvaluationSequence]:
         """The sequences, one after the other. Raises InputError at the first that cannot be used."""

@@ -78,7 +78,7 @@ def read_cam(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_cameras(folder: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     rows = [read_cam(folder / f"{file.stem}.cam") for file in images]
-    return np.stack([k for k, _ in rows]), np.stack([pose for _, pose in rows])
+    return np.stack([k for k, _ in rows]), np.stack([cam_to_world for _, cam_to_world in rows])
 
 
 SINTEL = EvaluationSet(

@@ -94,9 +94,8 @@ class PointsTerm:
         # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals
         # would be 0
         plain = log_z - pixel_mean(o, log_z, weight)[o.windows]
-        along_size = median_size(
-            plain.abs()[o.shared]
-        )  # a pixel that one window alone sees has no residual, but for rounding
+        # a pixel that one window alone sees has no residual, but for rounding
+        along_size = median_size(plain.abs()[o.shared])
         across_loss, along_loss = Loss(size=self.config.across_width), Loss(size=self.config.along_width)
         if self.config.loss == "adaptive":
             across_loss = learn_loss((seen.across.square().sum(-1) / across_size**2).flatten(), weight.flatten(), 2)
