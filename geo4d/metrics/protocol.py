@@ -29,7 +29,8 @@ class DepthProtocol:
                 raise ConfigError(f"{name} of a depth protocol must be positive or none; got {value}.")
 
 
-INDOOR_AND_FILM = DepthProtocol(max_depth=70.0, clip=70.0)
+# Sintel and Bonn: true depth from 70 m on is not scored, aligned depth beyond is lowered to it
+UP_TO_70_M = DepthProtocol(max_depth=70.0, clip=70.0)
 
 # The released evaluation descends on the sum of absolute values from (ratio of medians, 0). On Sintel and Bonn it takes
 # 5000 steps of 1e-2, which reach the minimum, computed directly here (Abs Rel differs by less than 2e-4). On KITTI it
@@ -37,8 +38,8 @@ INDOOR_AND_FILM = DepthProtocol(max_depth=70.0, clip=70.0)
 # of the median scale. `kitti_released` repeats them; `kitti` is the full fit, as on the other two. It lets a scale
 # become negative; here none does.
 RELEASED_PROTOCOLS = {
-    "sintel": INDOOR_AND_FILM,
-    "bonn": INDOOR_AND_FILM,
+    "sintel": UP_TO_70_M,
+    "bonn": UP_TO_70_M,
     "kitti": DepthProtocol(),
     "kitti_released": DepthProtocol(DepthAlignment(descent=Descent(rate=1e-4, steps=1000))),
 }

@@ -25,6 +25,7 @@ from geo4d.models.conditioner import number_positions
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.untrusted import SafeTensors, differences, fill, read_json
+from geo4d.scene.arrays import parse_json
 from geo4d.scene.atomic import whole_file, whole_folder
 
 FORMAT = "geo4d-model-1"
@@ -162,8 +163,8 @@ def spec_from_json(text: str | dict[str, Any], origin: str) -> ModelSpec:
         return tuple(convert(item) for item in value) if isinstance(value, list) else value
 
     try:
-        return ModelSpec(**convert(json.loads(text) if isinstance(text, str) else text))
-    except (TypeError, ValueError) as error:
+        return ModelSpec(**convert(parse_json(text) if isinstance(text, str) else text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{origin} does not describe a geo4d model ({error}); was it made by a newer version?"
         ) from error

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import CheckpointError
+from geo4d.scene.arrays import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class Checkpoints:
         folder = self.path(step)
         try:
             training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True, mmap=shared_memory)
-            state = json.loads((folder / STATE).read_text())
+            state = read_json(folder / STATE)
             return Snapshot(training["module"], load_file(folder / EMA), training["optimizer"], state["counters"])
         except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
             raise CheckpointError(
@@ -120,7 +121,7 @@ class Checkpoints:
     def _fault(self, step: int) -> str | None:
         """What is wrong with a checkpoint, if anything."""
         try:
-            files = json.loads((self.path(step) / STATE).read_text())["files"]
+            files = read_json(self.path(step) / STATE)["files"]
             wrong = [name for name in (TRAINING, EMA) if _stamp(self.path(step) / name) != files[name]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{STATE} or a file it names cannot be read: {type(error).__name__}"
