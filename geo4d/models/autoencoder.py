@@ -1,7 +1,8 @@
-"""The image autoencoder: 8 pixels a latent, 4 channels, applied frame by frame; its decoder can also say how sure it is.
+"""The image autoencoder: 8 pixels a latent, 4 channels, applied frame by frame.
 
-Built from diffusers' encoder and decoder. What the small model adds: working at half resolution (`patch_size` 2) and a
-linear PCA path beside both networks, which start at zero, so that training begins at PCA quality (`pca_skip`).
+Its decoder can also say how sure it is. Built from diffusers' encoder and decoder. What the small model adds: working
+at half resolution (`patch_size` 2) and a linear PCA path beside both networks, which start at zero, so that training
+begins at PCA quality (`pca_skip`).
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ class Autoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def set_pca(self, mean: Float[Tensor, "192"], basis: Float[Tensor, "4 192"]) -> None:
-        """Makes the linear path the PCA of 8x8x3 patches and the networks' part zero, with a small posterior variance."""
+        """Makes the linear path the PCA of 8x8x3 patches and the networks' part zero.
+
+        The posterior variance is small.
+        """
         self.pca_encode.weight.copy_(basis.unflatten(1, (3, PATCH, PATCH)))
         self.pca_encode.bias.copy_(-basis @ mean)  # type: ignore[union-attr]
         self.pca_decode.weight.copy_(basis.unflatten(1, (3, PATCH, PATCH)))

@@ -1,7 +1,7 @@
 """Released checkpoints (Geo4D, DynamiCrafter): recognised, checked name by name, read without a second copy, written.
 
-Layouts: Lightning (`state_dict`), DeepSpeed (`module`, names behind `_forward_module.`), the point-map autoencoder's vae.ckpt
-(names behind `model.`), and a bare dictionary of tensors.
+Layouts: Lightning (`state_dict`), DeepSpeed (`module`, names behind `_forward_module.`), the point-map autoencoder's
+vae.ckpt (names behind `model.`), and a bare dictionary of tensors.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def load_part(part: str, config: Mapping[str, Any], state_dict: Tensors) -> nn.M
     """One part of the released model, in evaluation mode, from its released configuration and tensors.
 
     `part` is "unet", "autoencoder", "resampler", "text_tower" or "image_tower" (these two with open_clip's model
-    configuration); names are the part's own, without its prefix in the whole model. An autoencoder whose configuration has an
-    `adaptorconfig` decodes with uncertainty. Raises ConfigError for another part or an option that is not built,
+    configuration); names are the part's own, without its prefix in the whole model. An autoencoder whose configuration
+    has an `adaptorconfig` decodes with uncertainty. Raises ConfigError for another part or an option that is not built,
     CheckpointError if the tensors are not exactly those that the configuration asks for.
     """
     if part not in _BUILDERS:
@@ -75,8 +75,8 @@ def load_released(
     """A released model.ckpt, with the point decoder of its vae.ckpt, as a model that needs neither of them any more.
 
     The context tokens are computed here, once; with `per_frame` the image tower and the query transformer are kept too.
-    `spec` defaults to the release that the file's U-Net belongs to. Memory holds the result, one tensor more, and maps the
-    files. Raises CheckpointError if a name or shape is missing, left over or wrong.
+    `spec` defaults to the release that the file's U-Net belongs to. Memory holds the result, one tensor more, and maps
+    the files. Raises CheckpointError if a name or shape is missing, left over or wrong.
     """
     tensors = read_released(Path(path))
     spec = replace(spec or recognise_spec(tensors, str(path)), per_frame=per_frame)
@@ -109,8 +109,9 @@ def load_released(
 def save_released(model: GeometryModel, directory: Path, *, base: str | Path) -> None:
     """Writes model.ckpt and, if there is a point decoder, vae.ckpt as the release lays them out, into a new folder.
 
-    What the model does not hold (towers, schedule) is taken from `base`, the released checkpoint that training began with;
-    tensors that no computation reads and `base` lacks are zeros. Raises CheckpointError if `base` has another context.
+    What the model does not hold (towers, schedule) is taken from `base`, the released checkpoint that training began
+    with; tensors that no computation reads and `base` lacks are zeros. Raises CheckpointError if `base` has another
+    context.
     """
     tensors = dict(read_released(Path(base)))
     conditioner = _empty_conditioner(model.spec)
@@ -148,7 +149,10 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors of a released file under the names of the published Geo4D. Raises CheckpointError if it is of no known layout."""
+    """The tensors of a released file under the names of the published Geo4D.
+
+    Raises CheckpointError if it is of no known layout.
+    """
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}; give the path of a released .ckpt file.")
     content = read_torch_file(path)
@@ -217,7 +221,10 @@ def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Ten
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of our modules lies in a released file: the table of its names, and what beside it may be left unread."""
+    """Where one of our modules lies in a released file.
+
+    The table of its names, and what beside it may be left unread.
+    """
 
     module: nn.Module
     part: str
@@ -277,7 +284,8 @@ def _check_whole(places: list[Place], tensors: Tensors, origin: str) -> None:
     }
     if wrong := differences(expected, found):
         raise CheckpointError(
-            f"{origin} is not the released model.ckpt that was asked for: {wrong}; it seems to be {seems_to_be(tensors)}."
+            f"{origin} is not the released model.ckpt that was asked for: {wrong}; it seems to be "
+            f"{seems_to_be(tensors)}."
         )
 
 
@@ -298,7 +306,10 @@ def _normalizer(spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def _adaptors(model: GeometryModel) -> dict[str, Tensor]:
-    """Zeros for both adaptors of an autoencoder: the encoder's is read by nothing, the decoder's by the point decoder alone."""
+    """Zeros for both adaptors of an autoencoder.
+
+    The encoder's is read by nothing, the decoder's by the point decoder alone.
+    """
     width = model.autoencoder.config.block_out_channels[0]
 
     def block(name: str) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Models on disk and on the hub: one file, or a folder as users of diffusers know it.
 
-A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in shards
-with their index, and NOTICE.md. The context tokens of a released model are among the tensors.
+A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in
+shards with their index, and NOTICE.md. The context tokens of a released model are among the tensors.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def save_folder(
     notice: str = "",
     max_shard_size: str = "2GB",
 ) -> None:
-    """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
+    """Writes the model's folder in the dtype it has, whole or not at all.
+
+    Raises CheckpointError if one is there already.
+    """
     with whole_model(directory) as temporary:
         save_torch_state_dict(
             dict(model.state_dict()), temporary, max_shard_size=max_shard_size, metadata={"format": "pt"}
@@ -106,9 +109,9 @@ def load_model(
 ) -> GeometryModel:
     """A model in evaluation mode.
 
-    `model` is "small" (ships with the package), "tiny" (random weights, for tests), a geo4d file or folder, a hub repository
-    ("owner/name") or a released checkpoint (with its point-map autoencoder as `vae`). Raises CheckpointError if it cannot be
-    found, is something else, or does not hold exactly what its spec asks for.
+    `model` is "small" (ships with the package), "tiny" (random weights, for tests), a geo4d file or folder, a hub
+    repository ("owner/name") or a released checkpoint (with its point-map autoencoder as `vae`). Raises CheckpointError
+    if it cannot be found, is something else, or does not hold exactly what its spec asks for.
     """
     if str(model) == "tiny":
         return build_model(PRESETS["tiny"]).to(device, dtype).eval()
@@ -117,7 +120,8 @@ def load_model(
         path = _download(str(model))
     if not path.exists():
         raise CheckpointError(
-            f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a released checkpoint."
+            f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a "
+            "released checkpoint."
         )
     if path.is_file() and path.suffix != ".safetensors":
         from geo4d.models.checkpoint import load_released
@@ -192,7 +196,8 @@ def _load_folder(path: Path, device: torch.device | str, dtype: torch.dtype) -> 
     shards = sorted(path.glob("*.safetensors"))
     if not (path / CONFIG).exists() or not shards:
         raise CheckpointError(
-            f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d convert."
+            f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d "
+            "convert."
         )
     config = read_json(path / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("spec"), dict):

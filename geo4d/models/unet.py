@@ -1,8 +1,8 @@
 """The latent video U-Net (method 3, compat 2): spatial and temporal attention at several scales.
 
 With the released configuration its state dict has the released keys. The options that the released model does not have
-(defaults: off) are what the small model adds: frame numbers and pixel coordinates as inputs, attention over space and time
-at chosen levels, learnt context tokens, lean temporal convolutions.
+(defaults: off) are what the small model adds: frame numbers and pixel coordinates as inputs, attention over space and
+time at chosen levels, learnt context tokens, lean temporal convolutions.
 """
 
 from __future__ import annotations

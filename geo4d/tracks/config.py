@@ -11,7 +11,10 @@ from geo4d.matching.patches import PatchConfig
 
 @dataclass(frozen=True)
 class FindConfig:
-    """How points are found in an image that differs much from the one in which they were seen, by features around them."""
+    """How points are found in an image that differs much from the one in which they were seen.
+
+    By features around them.
+    """
 
     min_support: float = 2.5  # matches by nearness to a point, to predict where it is: about what an affine map needs
     features: FeatureConfig = field(default_factory=FeatureConfig)

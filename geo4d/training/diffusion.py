@@ -34,8 +34,8 @@ def diffusion_loss(
 ) -> Callable[[Draw], tuple[Tensor, Numbers]]:
     """Loss of one micro-batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps`.
 
-    Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents' spread.
-    Raises ConfigError for images or conditions that the model does not have.
+    Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents'
+    spread. Raises ConfigError for images or conditions that the model does not have.
     """
     objective = _Objective(model, layout, schedule, config)
 
@@ -147,7 +147,10 @@ class _Objective:
         return self.model.decode_points(latents)[0] if name == "points" else self.model.decode_images(name, latents)
 
     def _dropped(self, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Condition and context, of which some clips lose one or both; the image tower's tokens are constant already."""
+        """Condition and context, of which some clips lose one or both.
+
+        The image tower's tokens are constant already.
+        """
         c = self.config
         if not (c.drop_text or c.drop_image or c.drop_both):
             return condition, None

@@ -1,4 +1,7 @@
-"""What a run writes down: `log.jsonl` with one line an interval, TensorBoard where it is installed, a line on the console."""
+"""What a run writes down.
+
+`log.jsonl` with one line an interval, TensorBoard where it is installed, a line on the console.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where a stage's clips come from: procedural scenes rendered in batches, or a mixture of data sets. Each batch has a number."""
+"""Where a stage's clips come from: procedural scenes rendered in batches, or a mixture of data sets.
+
+Each batch has a number.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,10 @@ class ClipSource(Protocol):
     """A batch is named by a step and one of the step's parts, and is always the same; no two streams share a clip."""
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """`length.clips` clips of one of the sizes (default: the configured ones), the same size for all parts of a step."""
+        """`length.clips` clips of one of the sizes (default: the configured ones).
+
+        The size is the same for all parts of a step.
+        """
         ...
 
 
@@ -82,7 +88,10 @@ class ProceduralSource:
     worlds: Sequence[WorldShare] = (WorldShare(),)
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """Pairs are 1 to 15 frames apart, like any two frames of a window; longer clips are consecutive, at a stride of 1, 2 or 3."""
+        """Pairs are 1 to 15 frames apart, like any two frames of a window.
+
+        Longer clips are consecutive, at a stride of 1, 2 or 3.
+        """
         size, number = pick(sizes or self.sizes, [self.stream, at.step, 2]), at.number
         generator = np.random.default_rng([self.stream, number, 1])
         world = WORLDS[pick(self.worlds, [self.stream, number, 4]).detail]
@@ -111,8 +120,8 @@ class ProceduralSource:
 class MixtureSource:
     """Windows of data sets; a bad one is replaced and counted, and too many of them end the run.
 
-    Batches are read ahead by `readers` processes for each length and choice of sizes, however many parts a step has, as soon
-    as two steps have shown which parts are asked for here and how the steps follow one another.
+    Batches are read ahead by `readers` processes for each length and choice of sizes, however many parts a step has, as
+    soon as two steps have shown which parts are asked for here and how the steps follow one another.
     """
 
     def __init__(self, sets: dict[str, DataSet], config: DataConfig, *, seed: int, stream: int) -> None:
@@ -121,7 +130,10 @@ class MixtureSource:
         self._streams: dict[tuple[Length, tuple[Size, ...]], _Stream] = {}
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's. Raises InputError for too many bad windows."""
+        """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's.
+
+        Raises InputError for too many bad windows.
+        """
         key = (length, tuple(sizes or self.config.sizes))
         if key not in self._streams:
             self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.bad_windows)
@@ -160,7 +172,10 @@ class _Stream:
         return next(self._batches)
 
     def _begin(self, at: Place) -> None:
-        """Reads ahead from a place on if it follows, by whole steps, the first of the step before; else this batch alone."""
+        """Reads ahead from a place on if it follows, by whole steps, the first of the step before.
+
+        Else this batch alone.
+        """
         first = self._asked[0] if self._asked else at
         rhythm = at.step - first.step
         steps, ranks, workers = range(at.step, at.step + 1), [at.part], 0
@@ -176,7 +191,8 @@ class _Stream:
 def open_source(config: DataConfig, *, seed: int, stream: int, device: str = "cpu") -> ClipSource:
     """The source that a stage's `data` asks for.
 
-    Raises ConfigError for a set without a root, InputError for one that is not there or has lost too many of its recordings.
+    Raises ConfigError for a set without a root, InputError for one that is not there or has lost too many of its
+    recordings.
     """
     stream += 3 * (seed % SEEDS)  # a run has three streams
     chosen = {name: entry for name, entry in config.sets.items() if entry is not None}
@@ -203,7 +219,10 @@ def _open_set(name: str, entry: SetConfig, stream: int, most_bad: float) -> Data
 
 
 def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
-    """Logs what the index found wrong. Raises InputError if more than the share `most_bad` of the recordings is of no use."""
+    """Logs what the index found wrong.
+
+    Raises InputError if more than the share `most_bad` of the recordings is of no use.
+    """
     for problem in data.problems[:NAMED]:
         logger.warning("Warning: %s: %s: %s.", name, problem.file, problem.reason)
     if len(data.problems) > NAMED:
@@ -216,8 +235,9 @@ def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
     lost = data.lost()
     if len(lost) > most_bad * len(data.names):
         raise InputError(
-            f"{len(lost)} of {len(data.names)} recordings of {name} cannot be used, more than the {100 * most_bad:.3g} % that are "
-            f"tolerated (the first: {lost[0]}); geo4d data check {data.root} says why, data.mixture.most_bad sets the share."
+            f"{len(lost)} of {len(data.names)} recordings of {name} cannot be used, more than the {100 * most_bad:.3g} "
+            f"% that are tolerated (the first: {lost[0]}); geo4d data check {data.root} says why, "
+            "data.mixture.most_bad sets the share."
         )
 
 

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class WindowCache:
     """Finished windows in a folder, one file each, for one video with one model and one setting.
 
-    Every file says of which run it is and what its bytes hash to. What is cut, changed or of another run counts as not finished,
-    whatever a kill or a disk has left, so that a resumed run is made of nothing but its own windows.
+    Every file says of which run it is and what its bytes hash to. What is cut, changed or of another run counts as not
+    finished, whatever a kill or a disk has left, so that a resumed run is made of nothing but its own windows.
     """
 
     def __init__(self, directory: Path, fingerprint: Mapping[str, Any]) -> None:
