@@ -106,6 +106,16 @@ def test_one_room_writes_whole_files_and_reads_arrays_and_json(tmp_path, monkeyp
     assert list(calls(sample, reads)) == ["sample.py:1", "sample.py:2", "sample.py:3"]
 
 
+def test_no_two_classes_bear_one_name():
+    files = {}
+    for file in PACKAGE:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert len(files) > 100
+    assert {name: found for name, found in files.items() if len(found) > 1} == {}
+
+
 def test_nothing_is_patched_on_at_import():
     """No module gives attributes to what it imports: a class is complete where it is written."""
     found = []

@@ -196,11 +196,11 @@ def agreement(source: Frame, target: Frame) -> float | None:
     Occlusion and motion take their part.
     """
     row, column, depth, _ = reproject(source, target)
-    known = target.valid[row, column]
-    if known.sum() < LEAST_PIXELS:
+    valid = target.valid[row, column]
+    if valid.sum() < LEAST_PIXELS:
         return None
-    seen = target.depth[row[known], column[known]]
-    return float((np.abs(seen - depth[known]) < AGREE * depth[known]).mean())
+    seen = target.depth[row[valid], column[valid]]
+    return float((np.abs(seen - depth[valid]) < AGREE * depth[valid]).mean())
 
 
 def draw_pair(source: Frame, target: Frame) -> np.ndarray:

@@ -76,12 +76,12 @@ class PointOdyssey(FrameFiles):
         depth, sky = stored.astype(np.float32) * np.float32(KILOMETRE / FULL_SCALE), stored == FULL_SCALE
         mask = self.file("mask", name, number)
         if mask.is_file():
-            known = read_grey(mask, bits=8) > 0
-            if known.shape != depth.shape:
+            valid = read_grey(mask, bits=8) > 0
+            if valid.shape != depth.shape:
                 raise BadData(
-                    mask, f"is {known.shape[1]} x {known.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}"
+                    mask, f"is {valid.shape[1]} x {valid.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}"
                 )
-            depth = np.where(known | sky, depth, 0)
+            depth = np.where(valid | sky, depth, 0)
         return (fill_holes(depth, sky, self.fill) if self.fill else depth), sky
 
 
@@ -90,6 +90,6 @@ def fill_holes(depth: np.ndarray, sky: np.ndarray, reach: int) -> np.ndarray:
 
     The sky gives none and gets none.
     """
-    known = np.where(sky, 0, depth)
-    pooled = cv2.dilate(known, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    return np.where((known > 0) | sky, depth, pooled)
+    without_sky = np.where(sky, 0, depth)
+    pooled = cv2.dilate(without_sky, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    return np.where((without_sky > 0) | sky, depth, pooled)

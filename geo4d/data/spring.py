@@ -81,5 +81,5 @@ def at_pixel_centres(disparity: np.ndarray) -> np.ndarray:
     """
     samples = np.stack([disparity[i::2, j::2] for i in (0, 1) for j in (0, 1)]).astype(np.float64)
     low, high = samples.min(0), samples.max(0)
-    known = np.isfinite(samples).all(0) & (low >= 0)
-    return np.where(known, np.where(low >= SAME_SURFACE * high, samples.mean(0), high), np.nan)
+    valid = np.isfinite(samples).all(0) & (low >= 0)
+    return np.where(valid, np.where(low >= SAME_SURFACE * high, samples.mean(0), high), np.nan)

@@ -231,16 +231,16 @@ def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationS
 def _require_depth(root: Path, sequence: EvaluationSequence, image_size: tuple[int, ...]) -> None:
     """Raises BadData for a depth map that is broken or of another size, or if nothing is known in any of them."""
     assert sequence.depth_frames is not None
-    known = [False] * sequence.num_frames
+    has_depth = [False] * sequence.num_frames
 
     def read(index: int) -> tuple[int, ...]:
         depth, valid = sequence.depth(index)
-        known[index] = bool(valid.any())
+        has_depth[index] = bool(valid.any())
         return depth.shape
 
     size = _require_one_size("depth map", root, sequence.depth_frames, read)
     sequence.require_size(0, size, image_size)
-    if not any(known):
+    if not any(has_depth):
         raise BadData(
             root / sequence.depth_frames[0], f"and the other depth maps of {sequence.name} are zero in every pixel"
         )

@@ -111,6 +111,6 @@ def choose_protocol(name: str | None, dataset: str) -> tuple[str, EvaluationProt
     """The protocol of this name, or the default of the data set. Raises ConfigError if there is none."""
     name = name or default_protocol(dataset)
     if name not in PROTOCOLS:
-        known = "; ".join(f"{key}: {protocol.about}" for key, protocol in PROTOCOLS.items())
-        raise ConfigError(f"There is no protocol {name!r}; choose one of these: {known}")
+        choices = "; ".join(f"{key}: {protocol.about}" for key, protocol in PROTOCOLS.items())
+        raise ConfigError(f"There is no protocol {name!r}; choose one of these: {choices}")
     return name, PROTOCOLS[name]

@@ -141,21 +141,21 @@ def count_failures(
     """
     if not scores.failures:
         return ()
-    known_nothing = score_prediction(truth, constant_prediction(truth), protocol, dataset)
-    hopeless = tuple(known_nothing.failures)
+    uninformed = score_prediction(truth, constant_prediction(truth), protocol, dataset)
+    hopeless = tuple(uninformed.failures)
     if task in hopeless or set(hopeless) == set(truth.groups):
-        raise InputError(known_nothing.failures.get(task, known_nothing.failures[hopeless[0]]))
+        raise InputError(uninformed.failures.get(task, uninformed.failures[hopeless[0]]))
     for group in hopeless:
-        logger.warning("The %s cannot be scored for any method: %s", group, known_nothing.failures[group])
+        logger.warning("The %s cannot be scored for any method: %s", group, uninformed.failures[group])
         scores.failures.pop(group, None)
-    for name, value in known_nothing.values.items():
+    for name, value in uninformed.values.items():
         if failure(name, scores.failures) is not None and value is not None:
             scores.values[name] = 0.0 if METRICS[name].is_share else value
     if "depth" in scores.failures:
-        scores.pixels = known_nothing.pixels
+        scores.pixels = uninformed.pixels
     if failure("abs_rel_trusted", scores.failures) is not None:
-        scores.values["abs_rel_trusted"] = known_nothing.values["abs_rel"]  # no part of it is better than another
-    if known_nothing.values.get("boundary_f1") is None:
+        scores.values["abs_rel_trusted"] = uninformed.values["abs_rel"]  # no part of it is better than another
+    if uninformed.values.get("boundary_f1") is None:
         scores.failures.pop("boundary", None)  # the truth has no edge to be found
     return hopeless
 

@@ -144,8 +144,10 @@ def match_features(
     first, second = _nearest_both_ways(root_sift(source.descriptor), root_sift(target.descriptor), config)
     if len(first) < config.min_matches:
         return None
-    known, seen = source.position[first], target.position[second]
-    found = consensus_fundamental(known, seen, threshold=config.max_epipolar, scale=1.0, confidence=config.confidence)
+    source_pixels, target_pixels = source.position[first], target.position[second]
+    found = consensus_fundamental(
+        source_pixels, target_pixels, threshold=config.max_epipolar, scale=1.0, confidence=config.confidence
+    )
     if found is None:
         return None
     fundamental, keep = found
@@ -153,11 +155,13 @@ def match_features(
     for _ in range(config.passes):
         if keep.sum() < least:
             return None
-        keep[keep] = _coherent(known[keep], seen[keep], config)
-    spread = min(_cells(known[keep], source_shape, config.grid), _cells(seen[keep], target_shape, config.grid))
+        keep[keep] = _coherent(source_pixels[keep], target_pixels[keep], config)
+    spread = min(
+        _cells(source_pixels[keep], source_shape, config.grid), _cells(target_pixels[keep], target_shape, config.grid)
+    )
     if keep.sum() < least or spread < config.min_cells:
         return None
-    return Matches(known[keep], seen[keep], fundamental)
+    return Matches(source_pixels[keep], target_pixels[keep], fundamental)
 
 
 def local_warps(

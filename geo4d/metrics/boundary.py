@@ -48,9 +48,9 @@ def boundary_metrics(
     both = predicted_edges = true_edges = np.zeros(len(ratios))
     for axis in (1, 2):
         near, far = _ends(axis)
-        known, judged = mask[near] & mask[far], usable[near] & usable[far]
-        step_p, step_t = (log_p[far] - log_p[near])[known], (log_t[far] - log_t[near])[known]
-        step_p = np.where(judged[known], step_p, 0.0)
+        valid, judged = mask[near] & mask[far], usable[near] & usable[far]
+        step_p, step_t = (log_p[far] - log_p[near])[valid], (log_t[far] - log_t[near])[valid]
+        step_p = np.where(judged[valid], step_p, 0.0)
         counts = np.array([_count(step_p, step_t, float(np.log(ratio))) for ratio in ratios])
         both, predicted_edges, true_edges = (
             both + counts[:, 0],

@@ -55,7 +55,7 @@ def load_part(part: str, config: Mapping[str, Any], state_dict: Tensors) -> nn.M
     except TypeError as error:
         raise ConfigError(f"The {part}'s configuration does not have the released names ({error}).") from error
     text_layers = config["text_cfg"]["layers"] if part == "text_tower" else 0
-    place = Place(module, part, text_layers=text_layers)
+    place = ReleasedModule(module, part, text_layers=text_layers)
     tensors = {name: torch.as_tensor(value) for name, value in state_dict.items()}
     place.check(tensors, f"The {part}'s tensors")
     fill(module, place.read(tensors), dtype=None, device="cpu", origin=part)
@@ -86,16 +86,16 @@ def load_released(
     conditioner = _empty_conditioner(spec)
     layers = conditioner.text_tower.layers
     places = [
-        Place(model.unet, "unet", PREFIXES["unet"], ours="unet."),
-        Place(model.autoencoder, "autoencoder", PREFIXES["autoencoder"], ours="autoencoder."),
-        Place(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=layers),
-        Place(conditioner.image_tower, "image_tower", PREFIXES["image_tower"], ours="image_tower."),
-        Place(conditioner.resampler, "resampler", PREFIXES["resampler"], ours="resampler."),
+        ReleasedModule(model.unet, "unet", PREFIXES["unet"], ours="unet."),
+        ReleasedModule(model.autoencoder, "autoencoder", PREFIXES["autoencoder"], ours="autoencoder."),
+        ReleasedModule(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=layers),
+        ReleasedModule(conditioner.image_tower, "image_tower", PREFIXES["image_tower"], ours="image_tower."),
+        ReleasedModule(conditioner.resampler, "resampler", PREFIXES["resampler"], ours="resampler."),
     ]
     _check_whole(places, tensors, str(path))
     found = {name: value for place in places for name, value in place.read(tensors).items()}
     if vae is not None:
-        points = Place(model.point_decoder, "autoencoder", VAE_PREFIX, ours="point_decoder.", ignored=ENCODER)
+        points = ReleasedModule(model.point_decoder, "autoencoder", VAE_PREFIX, ours="point_decoder.", ignored=ENCODER)
         decoder = {key: value for key, value in read_released(Path(vae)).items() if key.startswith(VAE_PREFIX)}
         points.check(decoder, f"The tensors of {vae}")
         found |= points.read(decoder)
@@ -116,9 +116,11 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
     tensors = dict(read_released(Path(base)))
     conditioner = _empty_conditioner(model.spec)
     towers = [
-        Place(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=conditioner.text_tower.layers),
-        Place(conditioner.image_tower, "image_tower", PREFIXES["image_tower"]),
-        Place(conditioner.resampler, "resampler", PREFIXES["resampler"]),
+        ReleasedModule(
+            conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=conditioner.text_tower.layers
+        ),
+        ReleasedModule(conditioner.image_tower, "image_tower", PREFIXES["image_tower"]),
+        ReleasedModule(conditioner.resampler, "resampler", PREFIXES["resampler"]),
     ]
     for place in towers:
         place.check(tensors, f"The tensors of {base}", others_allowed=True)
@@ -133,14 +135,15 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
             for key, value in tensors.items()
             if not (key.startswith(PREFIXES[part]) and "adaptor" not in key)
         }
-        tensors |= Place(module, part, PREFIXES[part]).write()
+        tensors |= ReleasedModule(module, part, PREFIXES[part]).write()
     adaptors = _adaptors(model)
     tensors = {**{PREFIXES["autoencoder"] + key: value for key, value in adaptors.items()}, **tensors}
     with whole_model(directory) as folder:
         _save(tensors, folder / "model.ckpt")
         if model.spec.uncertainty_blocks:
             parts = [
-                Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)
+                ReleasedModule(module, "autoencoder", VAE_PREFIX).write()
+                for module in (model.autoencoder, model.point_decoder)
             ]
             _save(
                 {**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **parts[0], **parts[1]},
@@ -209,7 +212,9 @@ def seems_to_be(tensors: Tensors) -> str:
 
 
 @torch.no_grad()
-def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Tensors) -> Float[Tensor, "1 m c"]:
+def constant_context(
+    conditioner: Conditioner, towers: list[ReleasedModule], tensors: Tensors
+) -> Float[Tensor, "1 m c"]:
     """The tokens of the prompt and of a zero image, computed on weights that stay in the file."""
     for place in towers:
         place.module.load_state_dict(
@@ -220,7 +225,7 @@ def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Ten
 
 
 @dataclass(frozen=True)
-class Place:
+class ReleasedModule:
     """Where one of our modules lies in a released file.
 
     The table of its names, and what beside it may be left unread.
@@ -274,7 +279,7 @@ class Place:
         return gather(self.table, {name: value.detach().cpu() for name, value in self.module.state_dict().items()})
 
 
-def _check_whole(places: list[Place], tensors: Tensors, origin: str) -> None:
+def _check_whole(places: list[ReleasedModule], tensors: Tensors, origin: str) -> None:
     expected = {key: shape for place in places for key, shape in place.shapes().items()}
     known = BUFFERS | NOT_STORED
     found = {

@@ -46,14 +46,14 @@ def interpolate_poses(times: np.ndarray, pose_times: np.ndarray, cam_to_world: n
 
     Centres on lines, rotations on great arcs. Times outside the trajectory get its first or last pose.
     """
-    known, index = np.unique(pose_times, return_index=True)
+    distinct_times, index = np.unique(pose_times, return_index=True)
     poses = cam_to_world[index]
-    if len(known) == 1:
+    if len(distinct_times) == 1:
         return np.repeat(poses, len(times), axis=0)
-    inside = np.clip(times, known[0], known[-1])
+    inside = np.clip(times, distinct_times[0], distinct_times[-1])
     result = np.tile(np.eye(4), (len(times), 1, 1))
-    result[:, :3, :3] = Slerp(known, Rotation.from_matrix(poses[:, :3, :3]))(inside).as_matrix()
-    result[:, :3, 3] = np.stack([np.interp(inside, known, poses[:, axis, 3]) for axis in range(3)], axis=1)
+    result[:, :3, :3] = Slerp(distinct_times, Rotation.from_matrix(poses[:, :3, :3]))(inside).as_matrix()
+    result[:, :3, 3] = np.stack([np.interp(inside, distinct_times, poses[:, axis, 3]) for axis in range(3)], axis=1)
     return result
 
 
