@@ -1,16 +1,19 @@
-"""The alignment, measured on windows whose truth is known; every part prints a table and can write JSON and plots with --out.
+"""The alignment, measured on windows whose truth is known.
 
-    python benchmarks/alignment.py solvers CASE.npz ...           # our two solvers in one process, one thread: errors, CPU seconds
-    python benchmarks/alignment.py solvers --seeds 0 1 2          # the same on procedural scenes of any seed
-    python benchmarks/alignment.py recorded --maker MAKER.py      # beside what the published optimiser was measured to leave
-    python benchmarks/alignment.py varied --maker MAKER.py        # many kinds of cases, beside what the windows could give at best
-    python benchmarks/alignment.py ablation                       # modalities x solver x noise
-    python benchmarks/alignment.py honesty                        # confidence, covariances, quality without truth, motion masks
-    python benchmarks/alignment.py long 100 500 2000              # time and memory against length
-    python benchmarks/alignment.py network                        # on the output of a network instead of simulated windows
-    python benchmarks/alignment.py sensitivity                    # every number halved and doubled
+Every part prints a table and can write JSON and plots with --out.
 
-A case holds what `geo4d align` reads, and the truth: gt_depth (t, h, w), gt_intrinsics (3, 3), gt_cam_to_world (t, 4, 4).
+    python benchmarks/alignment.py solvers CASE.npz ...      # our two solvers in one process, one thread: errors, CPU s
+    python benchmarks/alignment.py solvers --seeds 0 1 2     # the same on procedural scenes of any seed
+    python benchmarks/alignment.py recorded --maker MAKER.py # beside what the published optimiser was measured to leave
+    python benchmarks/alignment.py varied --maker MAKER.py   # many kinds, beside what the windows could give at best
+    python benchmarks/alignment.py ablation                  # modalities x solver x noise
+    python benchmarks/alignment.py honesty                   # confidence, covariances, quality without truth, motion
+    python benchmarks/alignment.py long 100 500 2000         # time and memory against length
+    python benchmarks/alignment.py network                   # on the output of a network, not on simulated windows
+    python benchmarks/alignment.py sensitivity               # every number halved and doubled
+
+A case holds what `geo4d align` reads, and the truth: gt_depth (t, h, w), gt_intrinsics (3, 3) and gt_cam_to_world
+(t, 4, 4).
 """
 
 from __future__ import annotations
@@ -53,8 +56,9 @@ COLUMNS = ("ATE", "RPE-t", "RPE-r deg", "Abs Rel %", "scale only %", "focal %", 
 RECORDED = Path(__file__).with_name("alignment_released.json")
 MODALITIES = {"p": "points", "d": "disparity", "r": "rays"}
 ABLATIONS = (
-    ("fast", "p"), ("fast", "d"), ("fast", "r"), ("fast", "pd"), ("fast", "pr"), ("fast", "pdr"), ("fast, adaptive loss", "pdr"),
-    ("fast and tracks", "pdr"), ("paper", "p"), ("paper", "pd"), ("paper", "pr"), ("paper", "pdr"),
+    ("fast", "p"), ("fast", "d"), ("fast", "r"), ("fast", "pd"), ("fast", "pr"), ("fast", "pdr"),
+    ("fast, adaptive loss", "pdr"), ("fast and tracks", "pdr"),
+    ("paper", "p"), ("paper", "pd"), ("paper", "pr"), ("paper", "pdr"),
 )  # fmt: skip
 
 

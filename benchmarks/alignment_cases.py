@@ -59,7 +59,10 @@ def procedural(
 
 
 def from_arrays(case: dict[str, np.ndarray], name: str) -> Case:
-    """A case in the layout of `WindowPredictions` on disk plus gt_depth, gt_intrinsics, gt_cam_to_world (and obj_id, true_*)."""
+    """A case in the layout of `WindowPredictions` on disk.
+
+    Beside it stand gt_depth, gt_intrinsics and gt_cam_to_world (and obj_id, true_*).
+    """
     fields = {key: torch.from_numpy(np.asarray(case[key])) for key in FIELDS if key in case}
     predictions = WindowPredictions(
         windows=torch.from_numpy(np.asarray(case["windows"])).long(), images=case.get("img"), **fields
@@ -87,7 +90,10 @@ def maker(path: Path) -> Any:
 
 
 def varied(make_case: Any, count: int, seed: int) -> Iterator[Case]:
-    """Made cases of many kinds: two levels of noise and two laws of disparity in turn, lengths, sizes and fields of view at random."""
+    """Made cases of many kinds.
+
+    Two levels of noise and two laws of disparity in turn, lengths, sizes and fields of view at random.
+    """
     generator = np.random.default_rng(seed)
     for i in range(count):
         settings: dict[str, Any] = {
@@ -104,7 +110,10 @@ def varied(make_case: Any, count: int, seed: int) -> Iterator[Case]:
 
 
 def score(result: Reconstruction, case: Case) -> dict[str, float]:
-    """Lengths in units of the case; depth after one exact L1 scale and shift, and after one median scale (nan without depth)."""
+    """Lengths in units of the case.
+
+    Depth after one exact L1 scale and shift, and after one median scale (nan without depth).
+    """
     pose = pose_metrics(result.cam_to_world, case.cam_to_world)
     fitted = scaled = float("nan")
     if np.isfinite(result.depth).any():
@@ -113,9 +122,8 @@ def score(result: Reconstruction, case: Case) -> dict[str, float]:
             result.depth, case.depth, case.valid, protocol=DepthProtocol(DepthAlignment("median"))
         ).abs_rel
     (height, width), (h, w) = case.depth.shape[1:], result.depth.shape[1:]
-    intrinsics = (
-        np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics
-    )  # rays alone have a grid of their own
+    # rays alone have a grid of their own
+    intrinsics = np.array([width / w, height / h, 1.0])[:, None] * result.intrinsics
     return {
         "ATE": pose.ate_sim3,
         "RPE-t": pose.rpe_translation,
@@ -127,7 +135,10 @@ def score(result: Reconstruction, case: Case) -> dict[str, float]:
 
 
 def oracle_abs_rel(case: Case) -> float:
-    """In %: every value that any window has of a pixel, brought to the world with the true nuisances and cameras; their median."""
+    """In %: every value that any window has of a pixel, brought to the world with the true nuisances and cameras.
+
+    Their median.
+    """
     n, p = case.nuisances, case.predictions
     assert p.points is not None and p.weight is not None and p.disparity is not None
     pool: list[list[np.ndarray]] = [[] for _ in case.depth]

@@ -24,7 +24,10 @@ SEED = 4
 
 
 def procedural_cases(count: int) -> list[tuple[int, NoiseLaw, int]]:
-    """Number, law and length of each case: errors from a third to three times the usual, each kind of error by its own factor."""
+    """Number, law and length of each case.
+
+    Errors from a third to three times the usual, each kind of error by its own factor.
+    """
     generator = np.random.default_rng(SEED)
     laws = []
     for index in range(count):
@@ -93,7 +96,10 @@ def examine(case: Case) -> dict[str, Any]:
 
 
 def normalized_errors(result: Reconstruction, case: Case, scale: float) -> tuple[float, float]:
-    """Median over frames of squared errors by their covariance, a third each: centres and rotations; 0.79 is right for normal ones."""
+    """Median over frames of squared errors by their covariance, a third each: centres and rotations.
+
+    0.79 is right for normal ones.
+    """
     import torch
 
     assert result.pose_covariance is not None

@@ -1,4 +1,7 @@
-"""The alignment on what a network really gives: both solvers, and tracks, on held-out clips, recordings and plain videos."""
+"""The alignment on what a network really gives.
+
+Both solvers, and tracks, on held-out clips, recordings and plain videos.
+"""
 
 from __future__ import annotations
 

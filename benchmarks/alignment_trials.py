@@ -1,7 +1,7 @@
-"""Clips on which single numbers of the alignment are tried: each part holds what some numbers are for, and says how well it went.
+"""Clips on which single numbers of the alignment are tried.
 
-None of them is scored elsewhere. What a network errs in is simulated (`geo4d.synthetic.windows`), but for followed points, which are
-tried on the windows of a network.
+Each part holds what some numbers are for, and says how well it went. None of them is scored elsewhere. What a network
+errs in is simulated (`geo4d.synthetic.windows`), but for followed points, which are tried on the windows of a network.
 """
 
 from __future__ import annotations
@@ -325,7 +325,10 @@ def few_points(args: argparse.Namespace) -> Iterator[Trial]:
 
 
 def confidence(args: argparse.Namespace) -> Iterator[Trial]:
-    """Expected against true errors, in tenths of the pixels by trust; of windows with precision and disparity, and of one without."""
+    """Expected against true errors, in tenths of the pixels by trust.
+
+    Of windows with precision and disparity, and of one without.
+    """
     for index in range(args.count):
         for factor in (0.5, 1.5):
             case = simulated(development_clip(60 + index), NoiseLaw().scaled(factor), index)
@@ -383,7 +386,10 @@ def suspects(args: argparse.Namespace) -> Iterator[Trial]:
 
 
 def metres(args: argparse.Namespace) -> Iterator[Trial]:
-    """How far metres are off, log: by the camera's height in many scenes, by a distance, by cameras that hardly move."""
+    """How far metres are off, log.
+
+    By the camera's height in many scenes, by a distance, by cameras that hardly move.
+    """
     heights = []
     for index in range(4 * args.count):
         clip = development_clip(80 + index, frames=12)

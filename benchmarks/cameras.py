@@ -1,9 +1,11 @@
-"""Cameras by followed points: beside a camera that stands still, the network alone, and incremental mapping by pycolmap.
+"""Cameras by followed points.
 
-    python benchmarks/cameras.py recordings ROOM:1000 OFFICE:1000 TRAFFIC:256 [--colmap]   # folders in TUM layout: scale of the depth PNG
-    python benchmarks/cameras.py sizes ROOM:1000                                           # the same clip smaller and larger
-    python benchmarks/cameras.py failures                                                  # what is said of videos that show no cameras
-    python benchmarks/cameras.py long --frames 50 500 2000                                 # time and memory against the number of frames
+Beside a camera that stands still, the network alone, and incremental mapping by pycolmap.
+
+    python benchmarks/cameras.py recordings ROOM:1000 OFFICE:1000 [--colmap]  # folders in TUM layout: scale of depth
+    python benchmarks/cameras.py sizes ROOM:1000                              # the same clip smaller and larger
+    python benchmarks/cameras.py failures                                     # what is said of videos without cameras
+    python benchmarks/cameras.py long --frames 50 500 2000                    # time and memory against the frames
 
 pycolmap is in the extra `compare`; it runs in a process of its own (its libraries and PIL's do not go together in one).
 """
@@ -300,7 +302,7 @@ def _turning(image: np.ndarray) -> np.ndarray:
 
 
 def _corridor(frames: int) -> tuple[Tracks, np.ndarray]:
-    """Points along a corridor, seen with half a pixel of noise by a camera of 640 x 480 that walks along it and sways."""
+    """Points along a corridor, seen with half a pixel of noise by a camera of 640 x 480 that walks and sways."""
     rng, focal, step = np.random.default_rng(0), 576.0, 0.04
     length = step * frames + 12
     count = int(60 * length)

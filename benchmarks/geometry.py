@@ -1,11 +1,14 @@
-"""kornia's geometry beside hand-written parts: the greatest float64 error against the truth, and the time at the sizes `align` uses.
+"""kornia's geometry beside hand-written parts.
 
-    python benchmarks/geometry.py                          # one call of each part
-    python benchmarks/geometry.py WINDOWS.npz TRACKS.npz   # and both ways at every call that an alignment of these files makes
+The greatest float64 error against the truth, and the time at the sizes `align` uses.
 
-The package takes kornia's part unless it errs by more than 1e-9 or would make the whole `align` over 5 % slower. The table judges
-errors alone. Speed is judged by the second form, of the parts that are called about a thousand times: one call's time says little,
-for sizes differ from call to call. Where the hand-written part is not in the package it stands here.
+    python benchmarks/geometry.py                         # one call of each part
+    python benchmarks/geometry.py WINDOWS.npz TRACKS.npz  # and both ways at every call that their alignment makes
+
+The package takes kornia's part unless it errs by more than 1e-9 or would make the whole `align` over 5 % slower. The
+table judges errors alone. Speed is judged by the second form, of the parts that are called about a thousand times: one
+call's time says little, for sizes differ from call to call. Where the hand-written part is not in the package it stands
+here.
 """
 
 from __future__ import annotations
@@ -64,7 +67,10 @@ def main() -> None:
 
 
 def in_alignment(windows: str, tracks: str) -> list[str]:
-    """What kornia's parts add to one alignment: both ways are timed at each call, whose result is the hand-written one's."""
+    """What kornia's parts add to one alignment.
+
+    Both ways are timed at each call, whose result is the hand-written one's.
+    """
     ways = {
         "so3_log": (rotation, conversions.rotation_matrix_to_axis_angle, hand_log),
         "so3_exp": (rotation, conversions.axis_angle_to_rotation_matrix, hand_exp),
@@ -100,7 +106,8 @@ def in_alignment(windows: str, tracks: str) -> list[str]:
     for name, (theirs, hand, n) in spent.items():
         share = (theirs - hand) / whole
         lines.append(
-            f"  {name:8s} {theirs - hand:+.3f} s = {share:+.1%} ({n} calls) -> {'by hand' if share > SLOWER else 'kornia'}"
+            f"  {name:8s} {theirs - hand:+.3f} s = {share:+.1%} ({n} calls) -> "
+            f"{'by hand' if share > SLOWER else 'kornia'}"
         )
     return lines
 
@@ -125,12 +132,14 @@ def rotations() -> list[Row]:
     many = 0.3 * torch.randn(50, 3, generator=generator, dtype=torch.float64)
     turned = so3_exp(many)
     return [
-        Row("so(3) exponential", lambda: conversions.axis_angle_to_rotation_matrix(vectors), lambda: hand_exp(vectors), matrices,
+        Row("so(3) exponential", lambda: conversions.axis_angle_to_rotation_matrix(vectors),
+            lambda: hand_exp(vectors), matrices,
             (lambda: conversions.axis_angle_to_rotation_matrix(many), lambda: hand_exp(many))),
         Row("so(3) exponential by So3", lambda: liegroup.So3.exp(vectors).matrix(), lambda: hand_exp(vectors), matrices,
             (lambda: liegroup.So3.exp(many).matrix(), lambda: hand_exp(many))),
-        Row("so(3) logarithm", lambda: conversions.rotation_matrix_to_axis_angle(matrices[:, :8]), lambda: hand_log(matrices[:, :8]),
-            vectors[:, :8], (lambda: conversions.rotation_matrix_to_axis_angle(turned), lambda: so3_log(turned))),
+        Row("so(3) logarithm", lambda: conversions.rotation_matrix_to_axis_angle(matrices[:, :8]),
+            lambda: hand_log(matrices[:, :8]), vectors[:, :8],
+            (lambda: conversions.rotation_matrix_to_axis_angle(turned), lambda: so3_log(turned))),
         Row("so(3) logarithm near half turns", lambda: conversions.rotation_matrix_to_axis_angle(matrices[:, 8:]),
             lambda: hand_log(matrices[:, 8:]), vectors[:, 8:],
             (lambda: conversions.rotation_matrix_to_axis_angle(turned), lambda: hand_log(turned))),
@@ -235,9 +244,8 @@ def cameras() -> list[Row]:
     skewed[:, 0, 1] = 3
     z = 1 + torch.rand(50, 64, 96, generator=generator, dtype=torch.float64)
     grid = pad(pixel_grid(64, 96, dtype=torch.float64), (0, 1), value=1.0)
-    shift = torch.tensor(
-        [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64
-    )  # kornia counts from the first centre
+    # kornia counts from the first centre
+    shift = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)
 
     def rays(k: Tensor) -> Tensor:
         return torch.einsum("bij,hwj->bhwi", torch.linalg.inv(k), grid)
@@ -261,7 +269,10 @@ def cameras() -> list[Row]:
 
 
 def noisy_homography() -> list[str]:
-    """Errors of K in pixels from noisy rays (0.05 a component), mean over 16 cameras: kornia's DLT, and Eq. 7 under our constraint."""
+    """Errors of K in pixels from noisy rays (0.05 a component), mean over 16 cameras.
+
+    Kornia's DLT, and Eq. 7 under our constraint.
+    """
     pixels = pixel_grid(96, 128, dtype=torch.float64).flatten(0, 1)
     intrinsics = torch.tensor([[100.0, 0, 66], [0, 105, 45], [0, 0, 1]], dtype=torch.float64)
     errors = []

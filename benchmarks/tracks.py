@@ -42,7 +42,10 @@ COLUMNS = {  # what is measured: its heading, and whether a change is told in pe
 
 @dataclass(frozen=True)
 class Measured:
-    """One clip, or the mean of several. Errors are distances in pixels of the source from where a static point really is."""
+    """One clip, or the mean of several.
+
+    Errors are distances in pixels of the source from where a static point really is.
+    """
 
     tracks_per_frame: float  # observed
     mean_length: float  # frames in which a track is observed
@@ -162,7 +165,8 @@ def measure(clip: TrueClip, config: TrackerConfig) -> tuple[Measured, Tracks]:
 def reprojection_errors(clip: TrueClip, tracks: Tracks) -> np.ndarray:
     """How far (pixels) observations of static points lie from where the truth puts them.
 
-    A track's first observation is lifted by the true depth of its pixel and put into the cameras of the frames of the others.
+    A track's first observation is lifted by the true depth of its pixel and put into the cameras of the frames of the
+    others.
     """
     order = np.lexsort((tracks.frame, tracks.track))
     track, frame, position = tracks.track[order], tracks.frame[order], tracks.position[order].astype(np.float64)
@@ -191,7 +195,10 @@ def depth_edges(clip: TrueClip) -> np.ndarray:
 
 
 def variations(config: Any, prefix: str = "") -> Iterator[tuple[str, float, Any, Any]]:
-    """Every number of a config and those inside it: name, value, the config with it halved and doubled (None: refused)."""
+    """Every number of a config and those inside it.
+
+    Name, value, the config with it halved and doubled (None: refused).
+    """
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):

@@ -1,15 +1,18 @@
 """What training choices are worth, on procedural clips: every variant sees the same frames in the same order.
 
-    python benchmarks/training.py overfit                    four clips learnt by heart, against what their exact latents decode to
-    python benchmarks/training.py objective  --pool POOL --model MODEL     options of the loss, two seeds
-    python benchmarks/training.py modalities --pool POOL --model MODEL     points; points and rays; all; two seeds
-    python benchmarks/training.py decoder    --run RUN       decoders of point maps on one trained denoiser, two seeds (the paper's Table 7)
-    python benchmarks/training.py tuning     --run RUN       the whole autoencoder tuned, by the normalisation of point maps, two seeds
-    python benchmarks/training.py table training_objective.json ...        Markdown of what was measured
+    python benchmarks/training.py overfit                             # four clips learnt by heart
+    python benchmarks/training.py objective  --pool POOL --model MODEL  # options of the loss
+    python benchmarks/training.py modalities --pool POOL --model MODEL  # points; points and rays; all
+    python benchmarks/training.py decoder    --run RUN                  # decoders of point maps on one trained denoiser
+    python benchmarks/training.py tuning     --run RUN                  # the whole autoencoder tuned
+    python benchmarks/training.py table training_objective.json ...     # Markdown of what was measured
 
-RUN is the folder of a finished configs/train/small; POOL and MODEL are what its stages 2_latents and 3_point_decoder left. Variants are
-trained for --steps (the denoiser: of 32 frames) and scored on clips of a split of their own; results are kept in --out, so that a run
-that was stopped goes on.
+`overfit` compares with what the clips' exact latents decode to; `decoder` is the paper's Table 7; `tuning` is by the
+normalisation of point maps. All but `overfit` and `table` are of two seeds.
+
+RUN is the folder of a finished configs/train/small; POOL and MODEL are what its stages 2_latents and 3_point_decoder
+left. Variants are trained for --steps (the denoiser: of 32 frames) and scored on clips of a split of their own; results
+are kept in --out, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -144,7 +147,10 @@ def run_denoiser(name: str, words: list[str], seed: int, args: argparse.Namespac
 
 
 def run_decoder(name: str, words: list[str], seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """A decoder of point maps for the denoiser of a finished run; without settings the image decoder serves as it is."""
+    """A decoder of point maps for the denoiser of a finished run.
+
+    Without settings the image decoder serves as it is.
+    """
     start = f"{args.run}/7_disparity/model"
     if not words:
         model = with_point_decoder(load_model(start), 0)
@@ -200,7 +206,10 @@ def run_tuning(name: str, words: list[str], seed: int, args: argparse.Namespace)
 
 
 def reconstruction(model: Any, clips: int = 64) -> dict[str, float]:
-    """Relative error of depth from point maps that are encoded and decoded: mean and median over the pixels of pairs of frames."""
+    """Relative error of depth from point maps that are encoded and decoded.
+
+    Mean and median over the pixels of pairs of frames.
+    """
     layout = layout_of(model)
     height, width = model.spec.base_size
     batch = ProceduralSource([Size(height, width)], SPLIT).batch(Place(0), Length(2, clips))
@@ -218,7 +227,10 @@ def reconstruction(model: Any, clips: int = 64) -> dict[str, float]:
 
 
 def overfit(args: argparse.Namespace) -> dict[str, Any]:
-    """Four clips, all modalities: Abs Rel of the model that learnt them, and of their exact latents, through the whole pipeline."""
+    """Four clips, all modalities.
+
+    Abs Rel of the model that learnt them, and of their exact latents, through the whole pipeline.
+    """
     out = Path(args.out) / "overfit"
     model = load_model("small")
     height, width = model.spec.base_size

@@ -1,10 +1,11 @@
 """How fast the denoiser trains: clips a second, the share of the device's peak, memory, and where the time goes.
 
-    python benchmarks/training_speed.py --preset small                               size and batches as for a laptop
-    python benchmarks/training_speed.py --preset geo4d --size 320 512 --checkpointing      one GPU, batches until memory is full
+    python benchmarks/training_speed.py --preset small                                 # a laptop's size and batches
+    python benchmarks/training_speed.py --preset geo4d --size 320 512 --checkpointing  # one GPU, until memory is full
 
-Random weights and random latents of 16 frames, all modalities, the objective, optimiser and EMA of a run; data and checkpoints are
-left out. Batches double until one does not fit. The last column is the profiler's: operations by their own time in one step.
+Random weights and random latents of 16 frames, all modalities, the objective, optimiser and EMA of a run; data and
+checkpoints are left out. Batches double until one does not fit. The last column is the profiler's: operations by their
+own time in one step.
 """
 
 from __future__ import annotations

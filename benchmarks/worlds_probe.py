@@ -1,12 +1,14 @@
-"""Which procedural worlds teach most about real images: a small head on frozen DINOv2 features, trained on frames of each world.
+"""Which procedural worlds teach most about real images.
 
-    python benchmarks/worlds_probe.py plain lifelike --encoder DINOV2 --cache CACHE --recording room=DIR,1000,0,5 --json FILE
+A small head on frozen DINOv2 features, trained on frames of each world.
 
-DINOV2 is a folder that `transformers.Dinov2Model.from_pretrained` reads. Single frames are rendered and encoded once each (kept in
-CACHE under a hash of the renderer's sources, so that frames of other code are never taken for these); the head learns for --minutes.
-It is scored on held-out frames of its own world and of each other world named, and on recordings in TUM layout
-(NAME=DIR,DEPTH_SCALE,NEAR,FAR: units a metre of the depth maps, and between which metres they are believed). No recording is ever
-trained on; CACHE/scored.json counts how often each was scored.
+    python benchmarks/worlds_probe.py plain lifelike --encoder DINOV2 --cache CACHE --recording room=DIR,1000,0,5
+
+DINOV2 is a folder that `transformers.Dinov2Model.from_pretrained` reads. Single frames are rendered and encoded once
+each (kept in CACHE under a hash of the renderer's sources, so that frames of other code are never taken for these); the
+head learns for --minutes. It is scored on held-out frames of its own world and of each other world named, and on
+recordings in TUM layout (NAME=DIR,DEPTH_SCALE,NEAR,FAR: units a metre of the depth maps, and between which metres they
+are believed). No recording is ever trained on; CACHE/scored.json counts how often each was scored.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ DEPTH_PIXELS = 40_000  # of a recording's frame, at most, that are scored
 
 @dataclass
 class Frames:
-    """Encoded frames and their depth, in memory; features (n, 4 * WIDTH, h, w) half precision, depth (n, y, x), 0: none."""
+    """Encoded frames and their depth, in memory.
+
+    Features (n, 4 * WIDTH, h, w) half precision, depth (n, y, x), 0: none.
+    """
 
     features: Tensor
     depth: Tensor
@@ -102,7 +107,10 @@ class Head(nn.Module):
 
 
 def loss_of(predicted: Tensor, depth: Tensor) -> Tensor:
-    """Scale-invariant log loss and absolute gradients of its residual at three strides; depth (n, y, x) at any size, 0: unknown."""
+    """Scale-invariant log loss and absolute gradients of its residual at three strides.
+
+    Depth (n, y, x) at any size, 0: unknown.
+    """
     depth = interpolate(depth[:, None], predicted.shape[1:], mode="nearest")[:, 0]
     valid = depth > 0
     count = valid.sum((1, 2)).clamp_min(1)
@@ -252,7 +260,10 @@ def recording_frames(recording: Recording, args: argparse.Namespace, encoder: En
 
 @torch.no_grad()
 def score(head: Head | None, frames: Frames, *, is_video: bool) -> dict[str, float]:
-    """Abs Rel per frame (and per video) after an L1 scale and shift in depth, and rank correlation in image rows; None: constant depth."""
+    """Abs Rel per frame (and per video) after an L1 scale and shift in depth, and rank correlation in image rows.
+
+    None: constant depth.
+    """
     size = frames.depth.shape[1:]
     predicted = torch.ones_like(frames.depth)
     if head is not None:
@@ -274,7 +285,10 @@ def score(head: Head | None, frames: Frames, *, is_video: bool) -> dict[str, flo
 
 
 def row_correlation(guess: np.ndarray, true: np.ndarray, *, fewest: int = 20) -> float:
-    """Mean Spearman correlation within image rows that have some spread of depth: what is left when the vertical ramp is gone."""
+    """Mean Spearman correlation within image rows that have some spread of depth.
+
+    What is left when the vertical ramp is gone.
+    """
     found = []
     for p, t in zip(guess.reshape(-1, guess.shape[-1])[::4], true.reshape(-1, true.shape[-1])[::4], strict=True):
         known = t > 0

@@ -18,7 +18,9 @@ VERBS = {
     "view": "look at a reconstruction in the browser, or write it as one HTML page",
     "export": "write a reconstruction as PLY, GLB, COLMAP, nerfstudio, NPZ, Syn4D or WorldTrack",
     "align": "run the global alignment alone, on saved window predictions",
-    "evaluate": "score the pipeline, or the predictions of any method, on a data set with known truth; compare two runs",
+    "evaluate": (
+        "score the pipeline, or the predictions of any method, on a data set with known truth; compare two runs"
+    ),
     "ablate": "evaluate variants of the pipeline, and write one table of them",
     "synth": "write procedural clips with exact ground truth",
     "convert": "turn a released checkpoint into a geo4d model folder, or back",
@@ -31,7 +33,8 @@ ERROR, INTERRUPTED = 2, 130
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    # threads that wait by spinning starve one another where cores are shared: measured 130 times slower on two busy ones
+    # threads that wait by spinning starve one another where cores are shared: measured 130 times slower on two busy
+    # ones
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(prog="geo4d", description="An ordinary video in, a 4D reconstruction out.")
     parser.add_argument("--version", action="version", version=f"geo4d {__version__}")

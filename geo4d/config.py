@@ -20,7 +20,8 @@ Schema = TypeVar("Schema")
 def load_config(schema: type[Schema], files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Schema:
     """Merges the defaults of a dataclass, YAML files and `a.b=value` words, in that order.
 
-    Raises ConfigError, in one sentence, for files that are missing or not YAML, unknown keys and values of a wrong type.
+    Raises ConfigError, in one sentence, for files that are missing or not YAML, unknown keys and values of a wrong
+    type.
     """
     merged = OmegaConf.structured(schema)
     for source, layer in [*((str(file), _read(file)) for file in files), *((word, _parse(word)) for word in overrides)]:

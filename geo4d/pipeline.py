@@ -59,7 +59,8 @@ class InferConfig:
             raise ConfigError(f"compat must be model, exact or released; got {self.compat!r}.")
         if self.stride < 1 or self.windows_per_batch < 1:
             raise ConfigError(
-                f"stride and windows per batch must be at least 1; got stride {self.stride} and windows per batch {self.windows_per_batch}."
+                f"stride and windows per batch must be at least 1; got stride {self.stride} and windows per batch "
+                f"{self.windows_per_batch}."
             )
         if self.steps is not None and not 0 <= self.steps <= STEPS:
             raise ConfigError(f"steps must be 0 (one step from zero input) to {STEPS}; got {self.steps}.")
@@ -80,7 +81,10 @@ class InferConfig:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one CPU thread: the alignment's many small tensors gain nothing from more, and lose much on a busy machine."""
+    """PyTorch on one CPU thread.
+
+    The alignment's many small tensors gain nothing from more, and lose much on a busy machine.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,9 +96,9 @@ def one_thread() -> Iterator[None]:
 class Geo4D:
     """A model that turns videos into reconstructions.
 
-    Frames are resized to the working resolution nearest in aspect ratio, as a whole: nothing is cut off. The network and
-    the alignment take working pixels for square; where they are not quite, `Reconstruction.at_source_resolution` scales
-    the two focal lengths apart by as much.
+    Frames are resized to the working resolution nearest in aspect ratio, as a whole: nothing is cut off. The network
+    and the alignment take working pixels for square; where they are not quite, `Reconstruction.at_source_resolution`
+    scales the two focal lengths apart by as much.
     """
 
     def __init__(self, model: GeometryModel) -> None:
@@ -121,11 +125,11 @@ class Geo4D:
     ) -> Geo4D:
         """Loads a model and moves it to a device.
 
-        `model` is "small", which ships with the package, a geo4d file or folder, a hub repository ("owner/name"), or a released
-        model.ckpt with its point decoder as `vae`.
+        `model` is "small", which ships with the package, a geo4d file or folder, a hub repository ("owner/name"), or a
+        released model.ckpt with its point decoder as `vae`.
 
-        `dtype` is that of the networks; "auto" is bfloat16 on CUDA and float32 elsewhere. Raises CheckpointError for weights
-        that cannot be used, ConfigError for an unknown device or dtype.
+        `dtype` is that of the networks; "auto" is bfloat16 on CUDA and float32 elsewhere. Raises CheckpointError for
+        weights that cannot be used, ConfigError for an unknown device or dtype.
         """
         place = pick_device(device)
         if dtype not in ("auto", *DTYPES):
@@ -140,15 +144,18 @@ class Geo4D:
     def push_to_hub(
         self, repository: str, *, private: bool | None = None, token: str | None = None, message: str = ""
     ) -> str:
-        """Uploads the model's folder to a hub repository ("owner/name"), made if need be; returns the commit's address."""
+        """Uploads the model's folder to a hub repository ("owner/name"), made if need be.
+
+        Returns the commit's address.
+        """
         return push_to_hub(self.model, repository, private=private, token=token, message=message)
 
     def working_size(self, height: int, width: int, config: InferConfig | None = None) -> tuple[int, int]:
         """The (height, width) at which a source of this size is worked.
 
-        That of `config`, else the model's working resolution nearest in aspect; as released, the model's base size whatever
-        the aspect. Raises InputError if the frames would be squeezed more than twofold, ConfigError for a size the network
-        cannot work at.
+        That of `config`, else the model's working resolution nearest in aspect; as released, the model's base size
+        whatever the aspect. Raises InputError if the frames would be squeezed more than twofold, ConfigError for a size
+        the network cannot work at.
         """
         config = config or InferConfig()
         spec = self.model.spec
@@ -174,8 +181,8 @@ class Geo4D:
         multiple = least if self.model.spec.sampler_compat == "released" else 8
         if any(side < least or side % multiple for side in size):
             raise ConfigError(
-                f"The working size must be in multiples of {multiple} pixels{f', at least {least}' * (least > multiple)}; "
-                f"got {size[1]} x {size[0]}."
+                f"The working size must be in multiples of {multiple} pixels"
+                f"{f', at least {least}' * (least > multiple)}; got {size[1]} x {size[0]}."
             )
         return size
 
@@ -211,7 +218,10 @@ class Geo4D:
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> WindowPredictions:
-        """Runs the network over all windows; with `cache_dir` finished windows are kept there and not computed again."""
+        """Runs the network over all windows.
+
+        With `cache_dir` finished windows are kept there and not computed again.
+        """
         config = config or InferConfig()
         clip = self.read(video, config)
         windows = self.plan(clip, config)
@@ -235,10 +245,11 @@ class Geo4D:
         priors: Priors | None = None,
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """Aligns the windows that `predict` gave for `clip`, and corrects the cameras by the clip's tracks if it has any.
+        """Aligns the windows that `predict` gave for `clip`.
 
-        `diagnostics["warnings"]` says what to be careful with, `diagnostics["expected_error"]` the mean error of log depth to be
-        expected: what the windows' disagreement tells, times what the model's validation showed it to leave out.
+        Corrects the cameras by the clip's tracks if it has any. `diagnostics["warnings"]` says what to be careful with,
+        `diagnostics["expected_error"]` the mean error of log depth to be expected: what the windows' disagreement
+        tells, times what the model's validation showed it to leave out.
         """
         with one_thread():
             result = align(predictions, tracks=clip.tracks, priors=priors, config=alignment, progress=progress)
@@ -308,7 +319,7 @@ class Geo4D:
             "dtype": str(self.model.dtype),
             "device": self.model.device.type,
             "torch version": torch.__version__,
-            "windows per batch": config.windows_per_batch,  # the last bits of a window depend on what it is computed with
+            "windows per batch": config.windows_per_batch,  # a window's last bits depend on what it is computed with
             "compat": config.compat,
             "frame rate": clip.fps,
             "stride": config.stride,

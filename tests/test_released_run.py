@@ -40,7 +40,10 @@ def frames(count: int, height: int = 90, width: int = 160) -> np.ndarray:
 
 
 def test_released_mode_repeats_the_script(model: GeometryModel) -> None:
-    """One size whatever the aspect, the last window twice with other noise, posterior samples, 24 fps, the script's sampler."""
+    """One size whatever the aspect, the last window twice with other noise.
+
+    Posterior samples, 24 fps, the script's sampler.
+    """
     geo = Geo4D(model)
     config = InferConfig(compat="released", steps=2, seed=3)
     clip = geo.read(frames(16), config)

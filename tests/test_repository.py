@@ -1,4 +1,7 @@
-"""Laws of the house: floors, sizes, style, entry files, configurations, public names, the README, docs and citations of them."""
+"""Laws of the house.
+
+Floors, sizes, style, entry files, configurations, public names, the README, docs and citations of them.
+"""
 
 import ast
 import re
@@ -60,7 +63,10 @@ def test_files_and_functions_keep_their_size():
 
 
 def calls(file, wanted):
-    """Lines of the calls of methods or functions of modules that `wanted` picks out of (owner, name, number of arguments)."""
+    """Lines of the calls of methods or functions of modules that `wanted` picks.
+
+    It is asked with (owner, name, number of arguments).
+    """
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             count = len(node.args) if not any(isinstance(word, ast.Starred) for word in node.args) else None
@@ -75,25 +81,39 @@ def moves(owner, name, count):
     )
 
 
+def reads(owner, name, _):
+    """numpy's and json's own readers, which believe sizes, wait for pipes and follow any nesting."""
+    return (owner, name) in {("np", "load"), ("numpy", "load"), ("json", "load"), ("json", "loads")}
+
+
 def outside(wanted, allowed):
     return [place for file in PACKAGE if str(file.relative_to(ROOT)) not in allowed for place in calls(file, wanted)]
 
 
-def test_one_room_writes_whole_files_and_reads_arrays(tmp_path, monkeypatch):
+def test_one_room_writes_whole_files_and_reads_arrays_and_json(tmp_path, monkeypatch):
     reasons = {
         "geo4d/scene/atomic.py": "the one way",
-        "geo4d/training/checkpoints.py": "folders, flushed to the disk before they are moved, and moved away before they are removed",
+        "geo4d/training/checkpoints.py": "folders: flushed to the disk before they are moved, moved away, then removed",
     }
     assert outside(moves, reasons) == []
     assert {place.partition(":")[0] for place in outside(moves, ())} == set(reasons)  # none that needs no exception
-    assert (
-        outside(lambda owner, name, _: (owner, name) in {("np", "load"), ("numpy", "load")}, {"geo4d/scene/arrays.py"})
-        == []
-    )
+    assert outside(reads, {"geo4d/scene/arrays.py"}) == []
     sample = tmp_path / "sample.py"
     sample.write_text("os.replace(a, b)\na.rename(b)\na.replace(b)\n'a'.replace('b', 'c')\nreplace(a, b=c)\n")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert list(calls(sample, moves)) == ["sample.py:1", "sample.py:2", "sample.py:3"]
+    sample.write_text("np.load(a)\njson.load(b)\njson.loads(c)\njson.dumps(d)\nread_json(e)\n")
+    assert list(calls(sample, reads)) == ["sample.py:1", "sample.py:2", "sample.py:3"]
+
+
+def test_no_two_classes_bear_one_name():
+    files = {}
+    for file in PACKAGE:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert len(files) > 100
+    assert {name: found for name, found in files.items() if len(found) > 1} == {}
 
 
 def test_nothing_is_patched_on_at_import():
@@ -201,7 +221,10 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
 
 def citing_lines():
-    """Every line that may cite a section or an equation, with where it stands; not those of this file, which speaks of citations."""
+    """Every line that may cite a section or an equation, with where it stands.
+
+    Not those of this file, which speaks of citations.
+    """
     rooms = ("geo4d", "tests", "benchmarks", "configs", "train", "infer", "docs")
     files = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in {".py", ".md", ".yaml"}]
     for path in sorted([*files, *ROOT.glob("*.md")]):
@@ -215,7 +238,10 @@ def headings(path):
 
 
 def unresolved(lines, sections):
-    """Citations of sections that are not there, and those in another spelling than (method 2.4), which nothing could check."""
+    """Citations of sections that are not there, and those in another spelling than (method 2.4).
+
+    Nothing could check the latter.
+    """
     found = []
     old = r"\b(?:METHOD|COMPAT|SCHEMA)\b|(?i:\b(?:method|compat)(?:\.md [0-9]| section| §)|\bthe schema\b)"
     for where, line in lines:
@@ -370,7 +396,7 @@ def test_the_subrooms_of_the_alignment_depend_one_way():
 
 
 def test_no_step_changes_a_finished_result():
-    """A function that takes a Reconstruction and returns one is in the last step, in io, or a copy of the result's own."""
+    """A function from a Reconstruction to one is in the last step, in io, or makes a copy of the result."""
     found = []
     for file in PACKAGE:
         place = file.relative_to(ROOT / "geo4d").as_posix()

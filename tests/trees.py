@@ -46,7 +46,10 @@ def text(path, rows, header=""):
 
 
 def write_pointodyssey(root, clip=None, *, name="train/ani", masks=True, dtype=np.float32):
-    """16 bits over a kilometre, saturated at the sky; anno.npz with world-to-camera matrices and tracks that nobody reads."""
+    """16 bits over a kilometre, saturated at the sky.
+
+    anno.npz holds world-to-camera matrices, and tracks that nobody reads.
+    """
     clip = clip or shoot()
     folder = root / name
     depth = np.where(clip.sky, 1e10, clip.depth)
@@ -92,7 +95,10 @@ def write_tartanair(root, clip=None, *, name="office/Easy/P000"):
 
 
 def write_spring(root, clip=None, *, name="train/0001"):
-    """Numbered from 1; disparity in image pixels on a grid twice as fine, nan where unknown, 0 in the sky; cameras that zoom."""
+    """Numbered from 1; disparity in image pixels on a grid twice as fine, nan where unknown, 0 in the sky.
+
+    Cameras that zoom.
+    """
     clip = clip or shoot((96, 128))
     fine = shoot((2 * clip.depth.shape[1], 2 * clip.depth.shape[2]))
     folder = root / name

@@ -1,4 +1,7 @@
-"""All windows -> one reconstruction: robust initial guesses, a joint solve, cameras by followed points, dense fusion."""
+"""All windows -> one reconstruction.
+
+Robust initial guesses, a joint solve, cameras by followed points, dense fusion.
+"""
 
 from geo4d.alignment.align import align
 from geo4d.alignment.config import AlignmentConfig

@@ -1,4 +1,7 @@
-"""All windows, tracks and priors -> one reconstruction: the only place where the steps of the alignment are put in order."""
+"""All windows, tracks and priors -> one reconstruction.
+
+The only place where the steps of the alignment are put in order.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +40,19 @@ def align(
     config: AlignmentConfig | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
-    """Fuses window predictions into one trajectory, one focal length and one depth sequence, in the first camera's frame.
+    """Fuses window predictions into one trajectory, one focal length and one depth, in the first camera's frame.
 
-    Works with any of points, disparity and rays: points give everything; disparity alone gives depth (with cameras as `priors`
-    its scale and shift too), rays alone give cameras without depth. Points followed through the video (`tracks`) then correct the
-    cameras, the focal length and the depth, where they are worth it. `diagnostics` says what was used, how well it fits and what is
-    missing; all diagnostics, metres, covariances, what moves, is of the cameras and the depth that are returned.
+    Works with any of points, disparity and rays: points give everything; disparity alone gives depth (with cameras as
+    `priors` its scale and shift too), rays alone give cameras without depth. Points followed through the video
+    (`tracks`) then correct the cameras, the focal length and the depth, where they are worth it. `diagnostics` says
+    what was used, how well it fits and what is missing; all diagnostics, metres, covariances, what moves, is of the
+    cameras and the depth that are returned.
 
-    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, for the result and for what moves, where the
-    predictions hold none or coarser ones.
+    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, for the result and for what moves,
+    where the predictions hold none or coarser ones.
 
-    Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors, tracks or frames of another video,
-    ConfigError for priors that these predictions cannot use.
+    Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors, tracks or frames of another
+    video, ConfigError for priors that these predictions cannot use.
     """
     config, priors = config or AlignmentConfig(), priors or Priors()
     started = time.perf_counter()
@@ -117,7 +121,8 @@ def _as_paper(predictions: WindowPredictions, ready: Prepared, config: Alignment
 def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPredictions:
     """Drops the modalities that are switched off, brings the others to the CPU, sorts the windows by their first frame.
 
-    The solve is made of many small systems, which a CPU solves fastest. Windows that are in order on the CPU are not copied.
+    The solve is made of many small systems, which a CPU solves fastest. Windows that are in order on the CPU are not
+    copied.
     """
     drop: dict[str, Any] = {}
     if not config.use_points:
@@ -140,7 +145,8 @@ def _with_frames(predictions: WindowPredictions, frames: np.ndarray | None) -> W
     wanted = (predictions.num_frames, *frames.shape[1:3], 3)
     if frames.dtype != np.uint8 or frames.shape != wanted:
         raise InputError(
-            f"Frames must be uint8 (t, h, w, 3), one for each of the video's {predictions.num_frames}; got {frames.dtype} {frames.shape}."
+            f"Frames must be uint8 (t, h, w, 3), one for each of the video's {predictions.num_frames}; got "
+            f"{frames.dtype} {frames.shape}."
         )
     return replace(predictions, images=frames)
 

@@ -29,8 +29,9 @@ from geo4d.solver.lm import Summary
 class IncrementalAlignment:
     """An alignment that grows: `update` with all windows so far, `reconstruct` whenever depth is wanted.
 
-    `lag` earlier windows are solved again with the new ones; what lies before them stays, and holds the rest in its world. Frames
-    keep the focal length that they were solved with, so that it may differ a little between early and late frames.
+    `lag` earlier windows are solved again with the new ones; what lies before them stays, and holds the rest in its
+    world. Frames keep the focal length that they were solved with, so that it may differ a little between early and
+    late frames.
     """
 
     def __init__(self, config: AlignmentConfig | None = None, *, lag: int = 8) -> None:
@@ -56,8 +57,8 @@ class IncrementalAlignment:
     def update(self, predictions: WindowPredictions) -> int:
         """Takes in the windows beyond those already known; returns how many windows were solved.
 
-        Raises InputError if the earlier windows are not the ones that came before, if a new one begins before an earlier one, or if
-        the maps are of another size or kind than before.
+        Raises InputError if the earlier windows are not the ones that came before, if a new one begins before an
+        earlier one, or if the maps are of another size or kind than before.
         """
         self._check(predictions)
         if len(predictions.windows) == self.num_windows:
@@ -125,7 +126,8 @@ class IncrementalAlignment:
             raise InputError("The windows must come in the order of their first frames.")
         if before is not None and (len(windows) < len(before) or not torch.equal(windows[: len(before)], before)):
             raise InputError(
-                f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones last."
+                f"The first {len(before)} windows are not those that were aligned before; give them all, the new ones "
+                "last."
             )
         if before is not None and _kind(predictions) != self._kind:
             raise InputError(

@@ -12,11 +12,12 @@ from geo4d.geometry.rotation import skew, so3_exp
 from geo4d.solver.lm import Damping, minimise
 from geo4d.solver.robust import Loss
 
-ROUNDS = 12  # at most: short steps end it before
+ROUNDS = 12  # steps at most: short ones end it before
 LOSS = Loss.cauchy(1.0)  # in median residuals: narrow, since whole regions of a window's points may be outliers
 LONGEST = 0.5  # radians, and units of the points: a step beyond is cut
 NEAREST = 1e-3  # depth at which a point behind the camera is held
-# short steps alone (radians, and units of the points) end it early: a camera that no longer gains must not stop the others
+# short steps alone (radians, and units of the points) end it early: a camera that no longer gains must not stop the
+# others
 DAMPING = Damping(start=1e-3, raise_by=8.0, lower_by=4.0, least=1e-9, most=1e6, enough=0.0, shortest=1e-6)
 
 

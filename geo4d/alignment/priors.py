@@ -21,7 +21,7 @@ LEAST_SHIFT_SIGMA = 1e-6  # the same of its centres, in the poses' unit
 LARGEST_SKEW = 1e-3  # of intrinsics and rotations, above which they are taken for something else
 LENGTHS = (1e-4, 1e5)  # metres that a scene can have
 FARTHEST = 1e8  # of cameras from their world's origin, in the poses' unit: maps have millions of metres
-PIXELS = 1e6  # of focal lengths and principal points
+PIXELS = 1e6  # largest entry of intrinsics that can be: far beyond any picture
 # option, least (beside 0) and largest value, what they are in
 SIGMAS = {
     "focal_sigma": ("--focal-sigma", 1e-6, 10.0, "of the focal length"),
@@ -47,10 +47,11 @@ class Distance:
 class Priors:
     """Each is optional; a sigma of 0 means that it is exact and is not moved.
 
-    `intrinsics` (3, 3) or (T, 3, 3) are in pixels of the video (of the predictions' grid where the video's size is unknown), and
-    so are the pixels of `distances`. `depth` (T, h, w) is metric z-depth of any resolution, nan or 0 where unknown. `ignore`
-    (T, h, w) is true where pixels are not to determine cameras: they still get their depth. Poses are cam_to_world.
-    Metric depth, metric poses, a distance or the camera's height above the ground make the result metric.
+    `intrinsics` (3, 3) or (T, 3, 3) are in pixels of the video (of the predictions' grid where the video's size is
+    unknown), and so are the pixels of `distances`. `depth` (T, h, w) is metric z-depth of any resolution, nan or 0
+    where unknown. `ignore` (T, h, w) is true where pixels are not to determine cameras: they still get their depth.
+    Poses are cam_to_world. Metric depth, metric poses, a distance or the camera's height above the ground make the
+    result metric.
     """
 
     intrinsics: Any = None
@@ -107,7 +108,8 @@ class Priors:
             raise InputError(f"The prior {name} ({option}) must hold numbers; got {value.dtype.name}.")
         if name in ("intrinsics", "cam_to_world") and not np.isfinite(value).all():
             raise InputError(
-                f"The prior {name} ({option}) holds values that are not finite; leave it out, or give it for every frame."
+                f"The prior {name} ({option}) holds values that are not finite; leave it out, or give it for every "
+                "frame."
             )
 
     @property
@@ -117,7 +119,10 @@ class Priors:
         return all(value is None for value in given) and not self.distances
 
     def resolve(self, predictions: WindowPredictions, index: Int[Tensor, "p"] | None) -> ResolvedPriors:
-        """The priors on the predictions' grid, depth at the sampled pixels `index`. Raises InputError for another video's."""
+        """The priors on the predictions' grid, depth at the sampled pixels `index`.
+
+        Raises InputError for another video's.
+        """
         frames = predictions.num_frames
         for name in ("cam_to_world", "depth", "ignore"):
             value = getattr(self, name)
@@ -147,7 +152,8 @@ class Priors:
         k = torch.from_numpy(np.array(self.intrinsics, dtype=np.float64))
         if k.ndim == 3 and len(k) != frames:
             raise InputError(
-                f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for all."
+                f"The prior intrinsics are of {len(k)} frames, the video has {frames}; give one for each, or one for "
+                "all."
             )
         k = k.expand(frames, 3, 3)
         height, width = predictions.grid_size
@@ -160,16 +166,15 @@ class Priors:
     def _log_depth(self, predictions: WindowPredictions) -> Float[Tensor, "t h w"] | None:
         if self.depth is None:
             return None
-        depth = resize_nearest(
-            np.asarray(self.depth), *predictions.grid_size
-        )  # in its own type, whose numbers are checked
+        # in its own type, whose numbers are checked
+        depth = resize_nearest(np.asarray(self.depth), *predictions.grid_size)
         valid = np.isfinite(depth) & (depth > 0)
         if not valid.any():
             raise InputError("The prior depth (--depth) holds no value above 0; leave it out.")
         if depth[valid].min() < LENGTHS[0] or depth[valid].max() > LENGTHS[1]:
             raise InputError(
-                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got {depth[valid].min():g} to "
-                f"{depth[valid].max():g}: put nan or 0 where it is unknown."
+                f"The prior depth (--depth) must be from {LENGTHS[0]:g} to {LENGTHS[1]:g} metres; got "
+                f"{depth[valid].min():g} to {depth[valid].max():g}: put nan or 0 where it is unknown."
             )
         return torch.from_numpy(np.log(np.where(valid, depth, np.nan).astype(np.float32)))
 
@@ -198,7 +203,7 @@ def _within(value: Any, least: float, largest: float) -> bool:
 
 
 def _check_intrinsics(k: np.ndarray) -> None:
-    """Raises InputError unless (3, 3) or (T, 3, 3) are of a pinhole camera without skew, of a size that pictures have."""
+    """Raises InputError unless (3, 3) or (T, 3, 3) are of a pinhole camera without skew, of the size of pictures."""
     zero = np.abs(np.stack([k[..., 0, 1], k[..., 1, 0], k[..., 2, 0], k[..., 2, 1], k[..., 2, 2] - 1]))
     if zero.max() > LARGEST_SKEW * max(float(np.abs(k).max()), 1.0):
         raise InputError(
@@ -207,8 +212,8 @@ def _check_intrinsics(k: np.ndarray) -> None:
     focal = k[..., [0, 1], [0, 1]]
     if focal.min() < 1 / PIXELS or np.abs(k).max() > PIXELS:
         raise InputError(
-            f"The prior intrinsics (--intrinsics) must have focal lengths above 0 and no entry beyond {PIXELS:g} pixels; got focal lengths "
-            f"from {focal.min():g} to {focal.max():g}."
+            f"The prior intrinsics (--intrinsics) must have focal lengths above 0 and no entry beyond {PIXELS:g} "
+            f"pixels; got focal lengths from {focal.min():g} to {focal.max():g}."
         )
 
 
@@ -223,5 +228,6 @@ def _check_poses(poses: np.ndarray) -> None:
     last = np.abs(poses[:, 3] - [0, 0, 0, 1]).max()
     if max(off, last) > LARGEST_SKEW or (np.linalg.det(rotation) < 0).any():
         raise InputError(
-            "The prior cam_to_world (--poses) must hold rigid transforms, a rotation and a translation; got other matrices."
+            "The prior cam_to_world (--poses) must hold rigid transforms, a rotation and a translation; got other "
+            "matrices."
         )

@@ -14,9 +14,10 @@ NOTICE = """# Notice
 
 Converted by geo4d from {files}.
 
-The weights stay under the licence of whoever published them; geo4d's own licence covers its code, not these numbers. The
-release of Geo4D states no licence for its weights; they derive from DynamiCrafter, from the autoencoder of Stable Diffusion
-and, through the stored context tokens, from OpenCLIP ViT-H/14. Look their terms up before you share or sell anything.
+The weights stay under the licence of whoever published them; geo4d's own licence covers its code, not these numbers.
+The release of Geo4D states no licence for its weights; they derive from DynamiCrafter, from the autoencoder of Stable
+Diffusion and, through the stored context tokens, from OpenCLIP ViT-H/14. Look their terms up before you share or sell
+anything.
 """
 
 

@@ -1,4 +1,7 @@
-"""Data sets on disk: `geo4d data check` and `encode` for training, `geo4d data prepare` for evaluation. One entry of ACTIONS each."""
+"""Data sets on disk: `geo4d data check` and `encode` for training, `geo4d data prepare` for evaluation.
+
+One entry of ACTIONS each.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="small", help="whose autoencoder: small, a model's folder or file")
     parser.add_argument("--vae", default=None, help="the point decoder that goes with a released model.ckpt")
     parser.add_argument(
-        "--windows", type=int, default=1000, help="how many to draw, each of another place, cut and film"
+        "--windows", type=int, default=1000, help="how many to draw, each of another place, cut and colours"
     )
     parser.add_argument("--frames", type=int, default=16, help="of a window")
     parser.add_argument(
@@ -143,8 +146,8 @@ def run_encode(args: argparse.Namespace) -> None:
         mixture=MixtureConfig(ratios=dict.fromkeys(sets, 1.0), most_bad=args.most_bad),
     )
     latents = LatentsConfig(tuple(args.modalities), -(-args.windows // clips), args.workers)
-    place = {"out": str(out.parent), "name": out.name, "device": args.device, "seed": args.seed}
-    run_stage(StageConfig(kind="latents", start=args.model, vae=args.vae, data=data, latents=latents, **place))
+    output = {"out": str(out.parent), "name": out.name, "device": args.device, "seed": args.seed}
+    run_stage(StageConfig(kind="latents", start=args.model, vae=args.vae, data=data, latents=latents, **output))
     logging.getLogger("geo4d").info(
         "Wrote %d windows to %s: train on them with denoiser.latents=%s", latents.shards * clips, out, out
     )

@@ -188,9 +188,8 @@ def _write_numbers(args: argparse.Namespace, results: Any, methods: list[Any], s
 
     about = {"root": Path(_root(args) or ".").name, "frames": results.rows[0].records[0]["frames"]}
     result = clip_summary(results, asdict(_clips(args)) if args.dataset == SYNTHETIC else about)
-    name = next(
-        (row.method for row in results.rows if not row.is_baseline), None
-    )  # as clip_summary chooses: perhaps of another call
+    # as clip_summary chooses: perhaps of another call
+    name = next((row.method for row in results.rows if not row.is_baseline), None)
     ours = next((method.config for method in methods if method.name == name and isinstance(method, Pipeline)), None)
     if ours is not None:
         result["settings"] = {
@@ -309,15 +308,16 @@ def _pipeline(args: argparse.Namespace) -> Any:
     from geo4d.evaluation.methods import PipelineConfig
 
     words = [word for word in args.settings if "=" in word]
-    named, said = load_config(PipelineConfig, overrides=words), {_key(word) for word in words}
+    named, given_keys = load_config(PipelineConfig, overrides=words), {_key(word) for word in words}
     options = {name: getattr(args, name) for name in ("model", "vae", "device", "dtype", "stride", "steps")}
     given = {name: value for name, value in options.items() if value is not None} | (
         {"tracks": False} if args.no_tracks else {}
     )
-    twice = next((name for name, value in given.items() if name in said and getattr(named, name) != value), None)
+    twice = next((name for name, value in given.items() if name in given_keys and getattr(named, name) != value), None)
     if twice is not None:
         raise ConfigError(
-            f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep one."
+            f"The setting {twice} is given twice: {given[twice]} as an option, {getattr(named, twice)} as a word; keep "
+            "one."
         )
     return replace(named, **given)
 

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compat",
         choices=("model", "exact", "released"),
         default="model",
-        help="released: as the published script does (one size, 24 fps, constant context, its sampler, the last window twice); "
-        "exact: the sampler's last step undone; model: the sampler as published with the model",
+        help="released: as the published script does (one size, 24 fps, constant context, its sampler, the last window "
+        "twice); exact: the sampler's last step undone; model: the sampler as published with the model",
     )
     parser.add_argument(
         "--windows-per-batch", type=int, default=2, help="more is faster on a GPU and takes more memory"
@@ -95,9 +95,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def run(args: argparse.Namespace, kind: str = KIND, also: tuple[str, ...] = ()) -> None:
-    """Checks everything that can be checked, then computes, then writes; the summary that makes a result whole comes last.
+    """Checks everything that can be checked, then computes, then writes.
 
-    `kind` is that of the folder, `also` what the caller will write into it.
+    The summary that makes a result whole comes last. `kind` is that of the folder, `also` what the caller will write
+    into it.
     """
     from geo4d.io.output import (
         check_output_directory,
@@ -190,7 +191,10 @@ def _inputs(args: argparse.Namespace) -> list[tuple[str, str | None]]:
 
 
 def _read_settings(args: argparse.Namespace) -> tuple[TrackerConfig, AlignmentConfig]:
-    """The words that begin with `tracks.` are the tracker's, the others the alignment's. Raises ConfigError for any that cannot work."""
+    """The words that begin with `tracks.` are the tracker's, the others the alignment's.
+
+    Raises ConfigError for any that cannot work.
+    """
     from geo4d.alignment import AlignmentConfig
     from geo4d.config import load_config
     from geo4d.errors import ConfigError
@@ -224,7 +228,8 @@ def _is_finished(out: Path, kind: str, args: argparse.Namespace) -> bool:
         return False
     if not (out / SETTINGS).exists() or (out / SETTINGS).read_text() != _settings(args):
         raise InputError(
-            f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or --overwrite it."
+            f"{out} holds a finished run with other settings (see its {SETTINGS}); choose another folder, or "
+            "--overwrite it."
         )
     if not is_intact(out):
         logger.warning("Warning: The result in %s is damaged, and is computed again.", out)

@@ -93,6 +93,7 @@ def _benchmark(args: argparse.Namespace, out: Path, num: int | None) -> None:
     sys.stdout.write("".join(f"{fault}\n" for fault in faults))
     if faults:
         raise InputError(
-            f"{len(faults)} of {len(clips)} clips in {out} are not those of benchmark {args.benchmark}, as listed above."
+            f"{len(faults)} of {len(clips)} clips in {out} are not those of benchmark {args.benchmark}, as listed "
+            "above."
         )
     sys.stdout.write(f"All {len(clips)} clips are as published.\n")

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_pipeline_validator(config: Any) -> Callable[[Any, Path, int], dict[str, float]] | None:
-    """Scores a model by the whole pipeline on held-out scenes, and draws previews; None where no clips are asked for."""
+    """Scores a model by the whole pipeline on held-out scenes, and draws previews.
+
+    None where no clips are asked for.
+    """
     if config.clips < 1:
         return None
     from dataclasses import replace

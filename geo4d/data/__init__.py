@@ -1,4 +1,4 @@
-"""Training data: readers of published data sets, views and films that change how a window looks, and the mixture of them all."""
+"""Training data: readers of published data sets, changes of how a window looks, and the mixture of them all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from geo4d.data.base import DataSet, DiskSet, FrameFiles
 from geo4d.data.bedlam import Bedlam
-from geo4d.data.film import Film, FilmConfig
-from geo4d.data.folder import Folder
+from geo4d.data.folder import ClipFolder
 from geo4d.data.frames import BadData, Frame, Problem, Recording
-from geo4d.data.loading import Tally, WindowBatch, batches, load_batch
-from geo4d.data.mixture import PAPER_RATIOS, Draw, Mixture, MixtureConfig, Size
+from geo4d.data.loading import BadWindows, WindowBatch, batches, load_batch
+from geo4d.data.mixture import PAPER_RATIOS, Mixture, MixtureConfig, PlannedWindow, Size
+from geo4d.data.photometric import Photometric, PhotometricConfig
 from geo4d.data.pointodyssey import PointOdyssey
 from geo4d.data.procedural import ProceduralSet
 from geo4d.data.spring import Spring
@@ -20,7 +20,7 @@ from geo4d.data.vkitti2 import VirtualKitti2
 from geo4d.errors import ConfigError, InputError
 
 DATASETS: dict[str, type[DiskSet]] = {
-    data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, Folder)
+    data.kind: data for data in (PointOdyssey, TartanAir, Spring, VirtualKitti2, Bedlam, ClipFolder)
 }
 
 
@@ -48,9 +48,9 @@ def open_data(
 ) -> DiskSet:
     """Opens the data set in `root`, of the given kind or of the one that its layout shows.
 
-    `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies more
-    than `far` metres away counts as sky; pointodyssey alone spreads depth up to `fill` pixels into its holes. Raises ConfigError
-    for a `fill` of another kind.
+    `include` is a pattern of recording names, such as "Scene20/*" (default: all that are meant for training); what lies
+    more than `far` metres away counts as sky; pointodyssey alone spreads depth up to `fill` pixels into its holes.
+    Raises ConfigError for a `fill` of another kind.
     """
     kind = kind or find_kind(root)
     if kind not in DATASETS:
@@ -59,7 +59,8 @@ def open_data(
         return DATASETS[kind](root, include=include, far=far)
     if kind != PointOdyssey.kind:
         raise ConfigError(
-            f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it out."
+            f"Holes of {PointOdyssey.kind} alone are filled with depth; got fill={fill} for {root}, a {kind}: leave it "
+            "out."
         )
     return PointOdyssey(root, include=include, far=far, fill=fill)
 
@@ -68,21 +69,21 @@ __all__ = [
     "DATASETS",
     "PAPER_RATIOS",
     "BadData",
+    "BadWindows",
     "DataSet",
     "DiskSet",
-    "Draw",
-    "Film",
-    "FilmConfig",
     "Frame",
     "FrameFiles",
     "Mixture",
     "MixtureConfig",
+    "Photometric",
+    "PhotometricConfig",
+    "PlannedWindow",
     "PointOdyssey",
     "Problem",
     "ProceduralSet",
     "Recording",
     "Size",
-    "Tally",
     "View",
     "ViewConfig",
     "WindowBatch",

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from geo4d.data.files import read_rgb
-from geo4d.data.frames import BadData, Cameras, Develop, Frame, Problem, Recording, make_frame, to_clip
+from geo4d.data.frames import BadData, ChangeColours, Frame, Problem, RecordedCameras, Recording, make_frame, to_clip
 from geo4d.data.index import Index, even_runs, load_index
 from geo4d.data.view import View
 from geo4d.errors import InputError
@@ -31,18 +31,27 @@ class DataSet(ABC):
 
     @abstractmethod
     def frames(self, recording: Recording, indices: Sequence[int]) -> Iterator[Frame]:
-        """The frames with these indices (0 to `recording.count - 1`). Raises BadData, which names the file, for what is broken."""
+        """The frames with these indices (0 to `recording.count - 1`).
+
+        Raises BadData, which names the file, for what is broken.
+        """
 
     def counts(self) -> np.ndarray:
         """(r,) int64: frames of each recording."""
         return np.array([recording.count for recording in self.recordings], dtype=np.int64)
 
     def read(
-        self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None
+        self,
+        recording: Recording,
+        indices: Sequence[int],
+        *,
+        view: View | None = None,
+        photometric: ChangeColours | None = None,
     ) -> Clip:
-        """A clip (t, h, w) whose world is its first camera, cut and resized by `view` frame by frame, coloured by `film`.
+        """A clip (t, h, w) whose world is its first camera.
 
-        Raises BadData for a file that is missing, broken or not of its format's kind.
+        It is cut and resized by `view` frame by frame, and coloured by `photometric`. Raises BadData for a file that is
+        missing, broken or not of its format's kind.
         """
         rows: list[Frame] = []
         size = None
@@ -52,7 +61,7 @@ class DataSet(ABC):
                 sizes = f"{frame.size[1]} x {frame.size[0]}, the frames before it {size[1]} x {size[0]}"
                 raise BadData(self.describe(recording, indices[len(rows)]), f"is {sizes}")
             rows.append(frame if view is None else view(frame))
-        return to_clip(rows, film)
+        return to_clip(rows, photometric)
 
     def describe(self, recording: Recording, index: int) -> str:
         """What to call a frame in a message."""
@@ -67,8 +76,8 @@ class DiskSet(DataSet):
     def __init__(self, root: str | Path, *, include: str | None = None, far: float | None = None) -> None:
         """Opens `root`.
 
-        `include` is a pattern of recording names, such as "Scene20/*"; without it, all that are meant for training. What is
-        more than `far` metres away counts as sky. Raises InputError if there is nothing of this kind in `root`.
+        `include` is a pattern of recording names, such as "Scene20/*"; without it, all that are meant for training.
+        What is more than `far` metres away counts as sky. Raises InputError if there is nothing of this kind in `root`.
         """
         self.root, self.far = Path(root).expanduser().absolute(), far
         if next(self.find(self.root), None) is None:
@@ -77,12 +86,11 @@ class DiskSet(DataSet):
             )
         index = load_index(self.root, self.kind, self._scan)
         keep = self.is_for_training if include is None else lambda name: fnmatch(name, include)
-        self.names = tuple(
-            name for name in index.names if keep(name)
-        )  # of usable recordings, and of those that are not
+        # of usable recordings, and of those that are not
+        self.names = tuple(name for name in index.names if keep(name))
         self.recordings = tuple(recording for recording in index.recordings if keep(recording.name))
         self.problems = tuple(problem for name, problem in index.problems if keep(name))
-        self._cameras: dict[str, Cameras] = {}
+        self._cameras: dict[str, RecordedCameras] = {}
 
     @classmethod
     @abstractmethod
@@ -98,7 +106,7 @@ class DiskSet(DataSet):
         """The files that hold the cameras of a recording."""
 
     @abstractmethod
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """All cameras of a recording, as stored; only the axes, units and pixel centres are ours."""
 
     def lost(self) -> list[str]:
@@ -110,7 +118,7 @@ class DiskSet(DataSet):
         """Whether the publishers do not hold this recording out."""
         return True
 
-    def cameras(self, name: str) -> Cameras:
+    def cameras(self, name: str) -> RecordedCameras:
         """The usable cameras of a recording, kept in memory."""
         if name not in self._cameras:
             if len(self._cameras) >= KEPT_CAMERAS:
@@ -145,7 +153,10 @@ class DiskSet(DataSet):
 
 
 class FrameFiles(DiskSet):
-    """A data set with files for each frame; `layout` says which, below `root`, by recording `name` and frame `number`."""
+    """A data set with files for each frame.
+
+    `layout` says which, below `root`, by recording `name` and frame `number`.
+    """
 
     layout: ClassVar[dict[str, str]]  # "rgb" and "depth", and perhaps more
     optional: ClassVar[tuple[str, ...]] = ()  # parts that a frame may lack
@@ -232,7 +243,10 @@ def _and_more(lost: np.ndarray) -> str:
 
 
 def folders_with(root: Path, patterns: Sequence[str], marker: Callable[[Path], bool]) -> Iterator[str]:
-    """Names, relative to `root`, of the folders that match one of the patterns and have the marker; hidden ones are passed over."""
+    """Names, relative to `root`, of the folders that match one of the patterns and have the marker.
+
+    Hidden ones are passed over.
+    """
     for pattern in patterns:
         for path in sorted(root.glob(pattern)):
             if not path.name.startswith(".") and path.is_dir() and marker(path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import naming, read_csv, read_exr, read_size
-from geo4d.data.frames import BadData, Cameras
+from geo4d.data.frames import BadData, RecordedCameras
 
 COLUMNS = ("name", "x", "y", "z", "yaw", "pitch", "roll", "focal_length")
 SENSOR = {"sensor_width": 36.0, "sensor_height": 20.25}  # millimetres, where the file does not say
@@ -60,7 +60,7 @@ class Bedlam(FrameFiles):
         scene, _, leaf = name.partition("/")
         return [self.root / scene / "ground_truth" / "camera" / f"{leaf}_camera.csv"]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """Rows are matched to frames by the number in their name. The focal length is in millimetres and may zoom."""
         file = self.camera_files(name)[0]
         rows = read_csv(file, COLUMNS)
@@ -76,7 +76,7 @@ class Bedlam(FrameFiles):
         poses = np.tile(np.eye(4), (len(rows), 1, 1))
         poses[:, :3, :3] = FROM_UNREAL @ unreal_rotation(*np.deg2rad(values[:, 3:6]).T) @ FROM_UNREAL.T
         poses[:, :3, 3] = values[:, :3] @ FROM_UNREAL.T / 100
-        return Cameras(np.array([int(match[1]) for match in numbers if match]), intrinsics, poses)
+        return RecordedCameras(np.array([int(match[1]) for match in numbers if match]), intrinsics, poses)
 
     def load_depth(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Centimetres, the sky beyond all measure; the format knows no holes, so nan is an error."""
@@ -92,7 +92,10 @@ class Bedlam(FrameFiles):
         return depth, depth >= KILOMETRE
 
     def _size(self, name: str, numbers: list[int]) -> tuple[int, int]:
-        """(height, width) of the recording's images, from the first that is there; those of the publication if none is."""
+        """(height, width) of the recording's images, from the first that is there.
+
+        Those of the publication if none is.
+        """
         files = (self.file("rgb", name, number) for number in numbers)
         first = next((file for file in files if file.is_file()), None)
         return (720, 1280) if first is None else read_size(first)
@@ -106,8 +109,10 @@ def unreal_rotation(yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.
     """
     zero, one = np.zeros_like(yaw), np.ones_like(yaw)
     (cy, sy), (cp, sp), (cr, sr) = ((np.cos(angle), np.sin(angle)) for angle in (yaw, pitch, roll))
-    turn = np.array([[cy, -sy, zero], [sy, cy, zero], [zero, zero, one]])
-    tilt = np.array([[cp, zero, -sp], [zero, one, zero], [sp, zero, cp]])
-    lean = np.array([[one, zero, zero], [zero, cr, sr], [zero, -sr, cr]])
-    turn, tilt, lean = (np.moveaxis(matrix, -1, 0) for matrix in (turn, tilt, lean))
-    return turn @ tilt @ lean
+    yaw_matrix = np.array([[cy, -sy, zero], [sy, cy, zero], [zero, zero, one]])
+    pitch_matrix = np.array([[cp, zero, -sp], [zero, one, zero], [sp, zero, cp]])
+    roll_matrix = np.array([[one, zero, zero], [zero, cr, sr], [zero, -sr, cr]])
+    yaw_matrix, pitch_matrix, roll_matrix = (
+        np.moveaxis(matrix, -1, 0) for matrix in (yaw_matrix, pitch_matrix, roll_matrix)
+    )
+    return yaw_matrix @ pitch_matrix @ roll_matrix

@@ -1,4 +1,7 @@
-"""Verifies an installed data set: missing and unreadable files, absurd depth, cameras that jump, geometry that disagrees."""
+"""Verifies an installed data set.
+
+Missing and unreadable files, absurd depth, cameras that jump, geometry that disagrees.
+"""
 
 from __future__ import annotations
 
@@ -151,8 +154,8 @@ def find_jumps(data: DiskSet, recording: Recording, median_depth: float) -> list
     """Places where the camera moves or turns far more from one frame to the next than it usually does."""
     poses = np.stack([data.camera(recording.name, recording.number(i))[1] for i in range(recording.count)])
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
-    turns = poses[:-1, :3, :3].swapaxes(1, 2) @ poses[1:, :3, :3]
-    angles = np.degrees(np.arccos(np.clip((np.trace(turns, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    rotations = poses[:-1, :3, :3].swapaxes(1, 2) @ poses[1:, :3, :3]
+    angles = np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     if not len(steps):
         return []
     far = (steps > JUMP * np.median(steps)) & (steps > JUMP_SHARE * median_depth)
@@ -165,9 +168,10 @@ def find_jumps(data: DiskSet, recording: Recording, median_depth: float) -> list
 
 
 def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The valid points of one frame in another: row and column there, depth there, and which of `source.valid` they are.
+    """The valid points of one frame in another.
 
-    Points outside the other frame are left out.
+    Row and column there, depth there, and which of `source.valid` they are. Points outside the other frame are left
+    out.
     """
     places = np.argwhere(source.valid)
     rays = pixel_rays(
@@ -187,17 +191,23 @@ def reproject(source: Frame, target: Frame) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def agreement(source: Frame, target: Frame) -> float | None:
-    """Share of the points seen in both frames whose depths agree; None where too few are. Occlusion and motion take their part."""
+    """Share of the points seen in both frames whose depths agree; None where too few are.
+
+    Occlusion and motion take their part.
+    """
     row, column, depth, _ = reproject(source, target)
-    known = target.valid[row, column]
-    if known.sum() < LEAST_PIXELS:
+    valid = target.valid[row, column]
+    if valid.sum() < LEAST_PIXELS:
         return None
-    seen = target.depth[row[known], column[known]]
-    return float((np.abs(seen - depth[known]) < AGREE * depth[known]).mean())
+    seen = target.depth[row[valid], column[valid]]
+    return float((np.abs(seen - depth[valid]) < AGREE * depth[valid]).mean())
 
 
 def draw_pair(source: Frame, target: Frame) -> np.ndarray:
-    """One strip: a frame, its depth, the next frame, and there the points of the first; where geometry is right, the last two agree."""
+    """One strip: a frame, its depth, the next frame, and there the points of the first.
+
+    Where geometry is right, the last two agree.
+    """
     row, column, depth, origin = reproject(source, target)
     order = np.argsort(-depth)  # near points are drawn last
     painted = (target.rgb * 0.25).astype(np.uint8)

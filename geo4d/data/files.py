@@ -124,7 +124,10 @@ def read_hdf5(file: Path, name: str) -> np.ndarray:
 
 
 def read_exr(file: Path, channel: str) -> np.ndarray:
-    """One float32 channel of an OpenEXR file; the only one there is, whatever its name. Raises InputError without OpenEXR."""
+    """One float32 channel of an OpenEXR file; the only one there is, whatever its name.
+
+    Raises InputError without OpenEXR.
+    """
     openexr = _optional("OpenEXR", file)
     with naming(file, f"an OpenEXR file with a channel {channel!r}"):
         if not file.is_file():

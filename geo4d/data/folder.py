@@ -9,14 +9,14 @@ import numpy as np
 
 from geo4d.data.base import DiskSet, folders_with
 from geo4d.data.files import map_npy, read_npy
-from geo4d.data.frames import BadData, Cameras, Frame, Problem, Recording, make_frame
+from geo4d.data.frames import BadData, Frame, Problem, RecordedCameras, Recording, make_frame
 from geo4d.errors import InputError
 from geo4d.io.video import Selection, read_video
 
 ARRAYS = ("depth", "sky", "intrinsics", "cam_to_world")
 
 
-class Folder(DiskSet):
+class ClipFolder(DiskSet):
     """Depth is in scene units and exact; conventions are our own already."""
 
     kind = "folder"
@@ -50,7 +50,7 @@ class Folder(DiskSet):
         """Poses first."""
         return [self.root / name / f"{array}.npy" for array in ("cam_to_world", "intrinsics")]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """As stored."""
         intrinsics, poses = (read_npy(self.root / name / f"{array}.npy").astype(np.float64) for array in ARRAYS[2:])
         if intrinsics.shape != (len(poses), 3, 3) or poses.shape[1:] != (4, 4):
@@ -59,7 +59,7 @@ class Folder(DiskSet):
                 self.root / name / "intrinsics.npy",
                 f"and cam_to_world.npy have shapes {shapes}; expected (n, 3, 3), (n, 4, 4)",
             )
-        return Cameras(np.arange(len(poses)), intrinsics, poses)
+        return RecordedCameras(np.arange(len(poses)), intrinsics, poses)
 
     def frames(self, recording: Recording, indices: Sequence[int]) -> Iterator[Frame]:
         """Decodes the video once, up to the last frame that is wanted."""

@@ -14,7 +14,7 @@ from geo4d.geometry.rigid import relative_to_first
 from geo4d.scene import Clip
 
 ROTATION_TOLERANCE = 0.02  # of |R^T R - 1|; cameras that are stored in half precision reach a few thousandths
-Develop = Callable[[np.ndarray], np.ndarray]  # uint8 frames (t, h, w, 3) -> the same frames in other colours
+ChangeColours = Callable[[np.ndarray], np.ndarray]  # uint8 frames (t, h, w, 3) -> the same frames in other colours
 
 
 class BadData(InputError):
@@ -44,7 +44,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Recording:
-    """Frames `first`, `first + step`, ... of one unbroken shot, evenly spaced in time; the numbers are those of the file names."""
+    """Frames `first`, `first + step`, ... of one unbroken shot, evenly spaced in time.
+
+    The numbers are those of the file names.
+    """
 
     name: str
     first: int
@@ -58,7 +61,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Cameras:
+class RecordedCameras:
     """Cameras of one recording, in our convention (OpenCV axes, metres, pixel centres at +0.5), row by row."""
 
     numbers: np.ndarray  # (n,) int64, frame numbers
@@ -73,14 +76,14 @@ class Cameras:
         rigid = (np.abs(gram - np.eye(3)).max((1, 2)) < ROTATION_TOLERANCE) & (np.linalg.det(rotation) > 0)
         return finite & rigid & (self.intrinsics[:, 0, 0] > 0) & (self.intrinsics[:, 1, 1] > 0)
 
-    def rigid(self) -> Cameras:
+    def rigid(self) -> RecordedCameras:
         """The usable rows by rising number, with rotations rounded to the nearest true ones."""
         usable = np.flatnonzero(self.usable())
         keep = usable[np.argsort(self.numbers[usable], kind="stable")]
         poses = self.cam_to_world[keep].copy()
         u, _, vt = np.linalg.svd(poses[:, :3, :3])
         poses[:, :3, :3] = u @ vt
-        return Cameras(self.numbers[keep], self.intrinsics[keep], poses)
+        return RecordedCameras(self.numbers[keep], self.intrinsics[keep], poses)
 
 
 def invert_all(world_to_cam: np.ndarray) -> np.ndarray:
@@ -112,18 +115,24 @@ class Frame:
 def make_frame(
     rgb: np.ndarray, depth: np.ndarray, sky: np.ndarray, camera: tuple[np.ndarray, np.ndarray], *, far: float | None
 ) -> Frame:
-    """A frame from raw depth: whatever is not finite and positive is a hole, and what lies beyond `far` counts as sky."""
+    """A frame from raw depth.
+
+    Whatever is not finite and positive is a hole, and what lies beyond `far` counts as sky.
+    """
     if far is not None:
         sky = sky | (depth > far)
     valid = np.isfinite(depth) & (depth > 0) & ~sky
     return Frame(rgb, np.where(valid, depth, 0).astype(np.float32), valid, sky, *camera)
 
 
-def to_clip(frames: Iterable[Frame], film: Develop | None = None) -> Clip:
-    """Stacks frames of one size into a clip (t, h, w) whose world is the first camera; `film` changes the colours alone."""
+def to_clip(frames: Iterable[Frame], photometric: ChangeColours | None = None) -> Clip:
+    """Stacks frames of one size into a clip (t, h, w) whose world is the first camera.
+
+    `photometric` changes the colours alone.
+    """
     rows = list(frames)
     rgb = np.stack([frame.rgb for frame in rows])
-    rgb = rgb if film is None else film(rgb)
+    rgb = rgb if photometric is None else photometric(rgb)
     poses = torch.from_numpy(np.stack([frame.cam_to_world for frame in rows]))
     return Clip(
         rgb=torch.from_numpy(rgb).float() / 255,

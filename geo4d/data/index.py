@@ -1,4 +1,7 @@
-"""What is on disk, looked up once: recordings and problems in a JSON file of the user's cache, renewed when folders change."""
+"""What is on disk, looked up once.
+
+Recordings and problems in a JSON file of the user's cache, renewed when folders change.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import numpy as np
 
 from geo4d.data.frames import Problem, Recording
 from geo4d.errors import InputError
+from geo4d.scene.arrays import Unreadable, read_json
 from geo4d.scene.atomic import whole_file
 
 logger = logging.getLogger(__name__)
@@ -40,12 +44,12 @@ def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
     """The index from the cache if nothing that it watches has changed since, else a new scan, which is kept."""
     file = cache_folder() / f"{kind}_{hashlib.sha256(str(root).encode()).hexdigest()[:20]}.json"
     try:
-        stored = json.loads(file.read_text())
+        stored = read_json(file)
         if stored["version"] == VERSION and stored["state"] == _state(stored["watched"]):
             recordings = tuple(Recording(**entry) for entry in stored["recordings"])
             problems = tuple((name, Problem(**entry)) for name, entry in stored["problems"])
             return Index(tuple(stored["names"]), recordings, problems, tuple(stored["watched"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (Unreadable, ValueError, KeyError, TypeError):
         logger.info("looking through %s", root)
     index = scan()
     entry = {"version": VERSION, "root": str(root), "state": _state(index.watched), **asdict(index)}
@@ -58,7 +62,10 @@ def load_index(root: Path, kind: str, scan: Callable[[], Index]) -> Index:
 
 
 def _state(watched: Iterable[str]) -> str:
-    """One hash of the times and sizes of what is watched: a folder's time changes with every file that comes or goes."""
+    """One hash of the times and sizes of what is watched.
+
+    A folder's time changes with every file that comes or goes.
+    """
     digest = hashlib.sha256()
     for name in watched:
         try:

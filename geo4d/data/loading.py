@@ -1,4 +1,7 @@
-"""From plans to batches: bad windows are replaced and counted, worker processes never die of one, and too many stop the run."""
+"""From plans to batches.
+
+Bad windows are replaced and counted, worker processes never die of one, and too many stop the run.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from geo4d._typing import Float, Tensor
-from geo4d.data.film import draw_film
 from geo4d.data.frames import BadData, Problem
-from geo4d.data.mixture import Draw, Mixture
+from geo4d.data.mixture import Mixture, PlannedWindow
+from geo4d.data.photometric import draw_photometric
 from geo4d.errors import Geo4DError, InputError
 from geo4d.scene import Clip
 
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 20  # windows tried for one place in a batch
 FEW = 40  # windows of a data set before its share of bad ones says anything
-FILM_STREAM = 1 << 16  # apart from the numbers of substitutes
+PHOTOMETRIC_STREAM = 1 << 16  # apart from the numbers of substitutes
 NAMED = 3  # problems that the last message names
 
 
@@ -34,12 +37,12 @@ class WindowBatch:
     clip: Clip
     frame_index: Tensor  # (b, v) int64, from 0
     fps: Float[Tensor, "b"]  # after the stride
-    draws: tuple[Draw, ...]  # those that were read in the end
+    draws: tuple[PlannedWindow, ...]  # those that were read in the end
     problems: tuple[tuple[str, Problem], ...] = ()  # (data set, what was wrong) for each window that had to be replaced
 
 
 @dataclass
-class Tally:
+class BadWindows:
     """Good and bad windows of each data set, over the whole run."""
 
     most_bad: float
@@ -59,21 +62,21 @@ class Tally:
             if total >= FEW and bad > self.most_bad * total:
                 last = "; ".join(f"{problem.file} {problem.reason}" for problem in self.problems[-NAMED:])
                 raise InputError(
-                    f"{bad} of {total} windows of {name} cannot be read, more than the {100 * self.most_bad:.3g} % that are "
-                    f"tolerated (the last: {last}); run geo4d data check on it."
+                    f"{bad} of {total} windows of {name} cannot be read, more than the {100 * self.most_bad:.3g} % "
+                    f"that are tolerated (the last: {last}); run geo4d data check on it."
                 )
 
 
-def load_window(mixture: Mixture, draw: Draw) -> Clip:
+def load_window(mixture: Mixture, draw: PlannedWindow) -> Clip:
     """One window (v, ...). Raises BadData for broken files."""
     data, frames = mixture.sets[draw.data], mixture.config.frames
-    film = (
+    photometric = (
         None
         if mixture.config.film is None
-        else draw_film(np.random.default_rng([*draw.seed, FILM_STREAM]), mixture.config.film)
+        else draw_photometric(np.random.default_rng([*draw.seed, PHOTOMETRIC_STREAM]), mixture.config.film)
     )
     indices = list(range(draw.start, draw.start + draw.stride * frames, draw.stride))
-    return data.read(data.recordings[draw.recording], indices, view=draw.view, film=film)
+    return data.read(data.recordings[draw.recording], indices, view=draw.view, photometric=photometric)
 
 
 def load_batch(mixture: Mixture, step: int, rank: int = 0, world_size: int = 1) -> WindowBatch:
@@ -82,7 +85,7 @@ def load_batch(mixture: Mixture, step: int, rank: int = 0, world_size: int = 1) 
     Raises InputError if ATTEMPTS windows in a row are of no use.
     """
     clips: list[Clip] = []
-    draws: list[Draw] = []
+    draws: list[PlannedWindow] = []
     problems: list[tuple[str, Problem]] = []
     for planned in mixture.plan(step, rank, world_size):
         clip, draw = _first_usable(mixture, planned, problems)
@@ -95,7 +98,9 @@ def load_batch(mixture: Mixture, step: int, rank: int = 0, world_size: int = 1) 
     return WindowBatch(stacked, frame_index, torch.tensor(fps), tuple(draws), tuple(problems))
 
 
-def _first_usable(mixture: Mixture, planned: Draw, problems: list[tuple[str, Problem]]) -> tuple[Clip, Draw]:
+def _first_usable(
+    mixture: Mixture, planned: PlannedWindow, problems: list[tuple[str, Problem]]
+) -> tuple[Clip, PlannedWindow]:
     """The planned window or the first of its substitutes that can be read and shows more than sky."""
     draw, reason = planned, "nothing but sky and holes in view"
     for attempt in range(1, ATTEMPTS + 1):
@@ -109,7 +114,8 @@ def _first_usable(mixture: Mixture, planned: Draw, problems: list[tuple[str, Pro
                 return clip, draw
         draw = mixture.substitute(planned, attempt)
     raise InputError(
-        f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on it."
+        f"{ATTEMPTS} windows of {planned.data} in a row cannot be used (the last: {reason}); run geo4d data check on "
+        "it."
     )
 
 
@@ -121,14 +127,15 @@ def batches(
     world_size: int = 1,
     workers: int = 0,
     timeout: float = 600.0,
-    tally: Tally | None = None,
+    bad_windows: BadWindows | None = None,
 ) -> Iterator[WindowBatch]:
-    """The batches of these steps in order, in each step those of `ranks` in theirs, read ahead by `workers` processes in all.
+    """The batches of these steps in order, in each step those of `ranks` in theirs.
 
-    To go on in the middle of an epoch, begin `steps` where the run was left. Raises InputError, with the reason, for what no
-    substitute helps against: too many bad windows, a worker that is killed, or none answering for `timeout` seconds.
+    They are read ahead by `workers` processes in all. To go on in the middle of an epoch, begin `steps` where the run
+    was left. Raises InputError, with the reason, for what no substitute helps against: too many bad windows, a worker
+    that is killed, or none answering for `timeout` seconds.
     """
-    tally = tally or Tally(mixture.config.most_bad)
+    bad_windows = bad_windows or BadWindows(mixture.config.most_bad)
     loader: DataLoader[WindowBatch | Geo4DError] = DataLoader(
         _Steps(mixture, steps, tuple(ranks), world_size),
         batch_size=None,
@@ -141,7 +148,7 @@ def batches(
         for batch in loader:
             if isinstance(batch, Geo4DError):
                 raise batch
-            tally.add(batch)
+            bad_windows.add(batch)
             yield batch
     except RuntimeError as error:
         if "DataLoader" not in str(error):
@@ -154,7 +161,10 @@ def batches(
 
 @dataclass(frozen=True)
 class _Steps(Dataset[WindowBatch | Geo4DError]):
-    """Batches by step and rank. Errors are handed over as values: raised in a worker they would arrive as a page of traceback."""
+    """Batches by step and rank.
+
+    Errors are handed over as values: raised in a worker they would arrive as a page of traceback.
+    """
 
     mixture: Mixture
     steps: range
@@ -165,9 +175,9 @@ class _Steps(Dataset[WindowBatch | Geo4DError]):
         return len(self.steps) * len(self.ranks)
 
     def __getitem__(self, index: int) -> WindowBatch | Geo4DError:
-        step, place = divmod(index, len(self.ranks))
+        step, rank_index = divmod(index, len(self.ranks))
         try:
-            return load_batch(self.mixture, self.steps[step], self.ranks[place], self.world_size)
+            return load_batch(self.mixture, self.steps[step], self.ranks[rank_index], self.world_size)
         except Geo4DError as error:
             return error
 

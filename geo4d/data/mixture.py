@@ -1,4 +1,7 @@
-"""Which windows a run sees: a pure function of (seed, step, rank), so any step can be made again and a run goes on anywhere."""
+"""Which windows a run sees: a pure function of (seed, step, rank).
+
+So any step can be made again, and a run goes on anywhere.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from geo4d.data.base import DataSet
-from geo4d.data.film import FilmConfig
+from geo4d.data.photometric import PhotometricConfig
 from geo4d.data.view import View, ViewConfig, draw_view
 from geo4d.errors import ConfigError
 
@@ -34,21 +37,21 @@ PAPER_SIZES = (Size(384, 512), Size(320, 512), Size(256, 576), Size(192, 640))
 class MixtureConfig:
     """What a batch is made of."""
 
-    ratios: dict[str, float] = field(
-        default_factory=lambda: dict(PAPER_RATIOS)
-    )  # by name of the data set; need not add up to one
+    # by name of the data set; need not add up to one
+    ratios: dict[str, float] = field(default_factory=lambda: dict(PAPER_RATIOS))
     sizes: list[Size] = field(default_factory=lambda: list(PAPER_SIZES))
     frames: int = 16
     strides: tuple[int, ...] = (1, 2, 3)
     batch: int = 8  # windows a step and rank
     view: ViewConfig = field(default_factory=ViewConfig)
-    film: FilmConfig | None = field(default_factory=FilmConfig)
+    # None: colours, blur and compression stay as they are
+    film: PhotometricConfig | None = field(default_factory=PhotometricConfig)
     least_known: float = 0.02  # share of a window's pixels with depth, below which another window takes its place
     most_bad: float = 0.05  # share of windows with broken files at which the run stops
 
 
 @dataclass(frozen=True)
-class Draw:
+class PlannedWindow:
     """One window: all that is needed to make it again."""
 
     data: str  # name of the data set
@@ -56,19 +59,22 @@ class Draw:
     start: int
     stride: int
     view: View
-    seed: tuple[int, ...]  # of film and of substitutes
+    seed: tuple[int, ...]  # of colours and compression, and of substitutes
 
 
 class Mixture:
     """Data sets by name, and the order in which their windows are drawn.
 
-    The data set follows the ratios, exactly in every BLOCK draws. Each set is gone through epoch by epoch in a new random
-    order, so ranks never share a window within an epoch, and long recordings are seen more often than short ones. Windows
-    of a step have one size.
+    The data set follows the ratios, exactly in every BLOCK draws. Each set is gone through epoch by epoch in a new
+    random order, so ranks never share a window within an epoch, and long recordings are seen more often than short
+    ones. Windows of a step have one size.
     """
 
     def __init__(self, sets: Mapping[str, DataSet], config: MixtureConfig | None = None, *, seed: int = 0) -> None:
-        """Raises ConfigError if a set has no ratio or no recording that is long enough. Ratios of sets that are not given fall away."""
+        """Raises ConfigError if a set has no ratio or no recording that is long enough.
+
+        Ratios of sets that are not given fall away.
+        """
         self.sets, self.config, self.seed = dict(sets), config or MixtureConfig(), seed
         c = self.config
         if not sets or c.frames < 1 or c.batch < 1 or not c.sizes or min(c.strides, default=0) < 1:
@@ -83,16 +89,18 @@ class Mixture:
         self.block = _whole_parts(ratios / ratios.sum(), BLOCK)
         if self.block.min() < 1:
             raise ConfigError(
-                f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it out."
+                f"The smallest ratio is below 1 in {BLOCK}, so its data set would never be drawn; raise it or leave it "
+                "out."
             )
         self.starts = {name: np.cumsum(np.maximum(data.counts() - c.frames + 1, 0)) for name, data in self.sets.items()}
         short = [name for name in self.names if not len(self.starts[name]) or self.starts[name][-1] == 0]
         if short:
             raise ConfigError(
-                f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take fewer."
+                f"No recording of {', '.join(short)} has the {c.frames} frames of a window; check the data or take "
+                "fewer."
             )
 
-    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
+    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[PlannedWindow]:
         """The windows of one batch."""
         first = (step * world_size + rank) * self.config.batch
         size = self.size(step)
@@ -105,26 +113,29 @@ class Mixture:
         chosen = self.config.sizes[int(generator.choice(len(shares), p=shares / shares.sum()))]
         return chosen.height, chosen.width
 
-    def substitute(self, draw: Draw, attempt: int) -> Draw:
+    def substitute(self, draw: PlannedWindow, attempt: int) -> PlannedWindow:
         """Another window of the same data set and size, for one that is of no use."""
         generator = np.random.default_rng([*draw.seed, attempt])
         return self._window(
             draw.data, int(generator.integers(self.starts[draw.data][-1])), draw.view.size, (*draw.seed, attempt)
         )
 
-    def _draw(self, number: int, size: tuple[int, int]) -> Draw:
+    def _draw(self, number: int, size: tuple[int, int]) -> PlannedWindow:
         """The window with this number among all that are ever drawn."""
-        block, place = divmod(number, BLOCK)
+        block, within_block = divmod(number, BLOCK)
         order = _order(self.seed, block, tuple(self.block.tolist()))
-        which = int(order[place])
-        turn = block * int(self.block[which]) + int((order[:place] == which).sum())  # how many of the set came before
+        which = int(order[within_block])
+        drawn_before = block * int(self.block[which]) + int((order[:within_block] == which).sum())  # of this set
         name = self.names[which]
-        epoch, item = divmod(turn, int(self.starts[name][-1]))
+        epoch, item = divmod(drawn_before, int(self.starts[name][-1]))
         chosen = int(_permutation(self.seed, which, epoch, int(self.starts[name][-1]))[item])
         return self._window(name, chosen, size, (self.seed, number, VIEW_STREAM))
 
-    def _window(self, name: str, item: int, size: tuple[int, int], seed: tuple[int, ...]) -> Draw:
-        """Item n is the n-th place where a window of stride 1 can begin; larger strides leave fewer places and share them."""
+    def _window(self, name: str, item: int, size: tuple[int, int], seed: tuple[int, ...]) -> PlannedWindow:
+        """Item n is the n-th place where a window of stride 1 can begin.
+
+        Larger strides leave fewer places and share them.
+        """
         ends = self.starts[name]
         recording = int(np.searchsorted(ends, item, side="right"))
         before = int(ends[recording - 1]) if recording else 0
@@ -134,7 +145,7 @@ class Mixture:
         fitting = [stride for stride in self.config.strides if stride * (self.config.frames - 1) < count] or [1]
         stride = int(generator.choice(fitting))
         room = count - stride * (self.config.frames - 1)
-        return Draw(
+        return PlannedWindow(
             name,
             recording,
             (item - before) * room // places,

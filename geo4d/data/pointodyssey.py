@@ -1,4 +1,7 @@
-"""PointOdyssey v1.2: `train/<recording>/{rgbs,depths,masks}` and anno.npz with world-to-camera matrices in OpenCV axes."""
+"""PointOdyssey v1.2.
+
+`train/<recording>/{rgbs,depths,masks}` and anno.npz with world-to-camera matrices in OpenCV axes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from geo4d.data.base import KILOMETRE, FrameFiles, folders_with
 from geo4d.data.files import read_grey, read_npz
-from geo4d.data.frames import BadData, Cameras, invert_all
+from geo4d.data.frames import BadData, RecordedCameras, invert_all
 from geo4d.errors import ConfigError
 
 FULL_SCALE = 65535  # stands for a kilometre, and for everything beyond it: sky
@@ -58,32 +61,35 @@ class PointOdyssey(FrameFiles):
         """One archive."""
         return [self.root / name / "anno.npz"]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """Row k belongs to file number k."""
         file = self.camera_files(name)[0]
         intrinsics, world_to_cam = (array.astype(np.float64) for array in read_npz(file, ("intrinsics", "extrinsics")))
         if intrinsics.ndim != 3 or intrinsics.shape[1:] != (3, 3) or world_to_cam.shape != (len(intrinsics), 4, 4):
             shapes = f"{list(intrinsics.shape)} and {list(world_to_cam.shape)}"
             raise BadData(file, f"has cameras of shape {shapes}; expected (n, 3, 3) and (n, 4, 4)")
-        return Cameras(np.arange(len(intrinsics)), intrinsics, invert_all(world_to_cam))
+        return RecordedCameras(np.arange(len(intrinsics)), intrinsics, invert_all(world_to_cam))
 
     def load_depth(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """16 bits, a kilometre at full scale, which is sky; 0 is a hole like those of the mask."""
-        raw = read_grey(self.file("depth", name, number), bits=16)
-        depth, sky = raw.astype(np.float32) * np.float32(KILOMETRE / FULL_SCALE), raw == FULL_SCALE
+        stored = read_grey(self.file("depth", name, number), bits=16)
+        depth, sky = stored.astype(np.float32) * np.float32(KILOMETRE / FULL_SCALE), stored == FULL_SCALE
         mask = self.file("mask", name, number)
         if mask.is_file():
-            known = read_grey(mask, bits=8) > 0
-            if known.shape != depth.shape:
+            valid = read_grey(mask, bits=8) > 0
+            if valid.shape != depth.shape:
                 raise BadData(
-                    mask, f"is {known.shape[1]} x {known.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}"
+                    mask, f"is {valid.shape[1]} x {valid.shape[0]}, its depth {depth.shape[1]} x {depth.shape[0]}"
                 )
-            depth = np.where(known | sky, depth, 0)
+            depth = np.where(valid | sky, depth, 0)
         return (fill_holes(depth, sky, self.fill) if self.fill else depth), sky
 
 
 def fill_holes(depth: np.ndarray, sky: np.ndarray, reach: int) -> np.ndarray:
-    """Gives each hole within `reach` pixels of known depth the farthest depth around it; the sky gives none and gets none."""
-    known = np.where(sky, 0, depth)
-    pooled = cv2.dilate(known, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    return np.where((known > 0) | sky, depth, pooled)
+    """Gives each hole within `reach` pixels of known depth the farthest depth around it.
+
+    The sky gives none and gets none.
+    """
+    without_sky = np.where(sky, 0, depth)
+    pooled = cv2.dilate(without_sky, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    return np.where((without_sky > 0) | sky, depth, pooled)

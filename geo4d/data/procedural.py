@@ -1,4 +1,7 @@
-"""Procedural scenes as a data set without files: every window is rendered when it is asked for, at the size it is wanted in."""
+"""Procedural scenes as a data set without files.
+
+Every window is rendered when it is asked for, at the size it is wanted in.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geo4d.data.base import DataSet
-from geo4d.data.frames import Develop, Frame, Recording, to_clip
+from geo4d.data.frames import ChangeColours, Frame, Recording, to_clip
 from geo4d.data.view import View
 from geo4d.errors import InputError
 from geo4d.scene import Clip
@@ -45,14 +48,19 @@ class ProceduralSet(DataSet):
         yield from self._render(recording, indices, self.size)
 
     def read(
-        self, recording: Recording, indices: Sequence[int], *, view: View | None = None, film: Develop | None = None
+        self,
+        recording: Recording,
+        indices: Sequence[int],
+        *,
+        view: View | None = None,
+        photometric: ChangeColours | None = None,
     ) -> Clip:
         """Renders at the view's size; the view's cut falls away, for a scene has no frame to cut from."""
         rows: Any = self._render(recording, indices, self.size if view is None else view.size)
         if view is not None:
             whole = replace(view, zoom=1.0)
             rows = (whole(frame) for frame in rows)
-        return to_clip(rows, film)
+        return to_clip(rows, photometric)
 
     def _render(self, recording: Recording, indices: Sequence[int], size: tuple[int, int]) -> Iterator[Frame]:
         steps = set(np.diff(indices).tolist()) or {1}

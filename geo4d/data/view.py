@@ -25,8 +25,8 @@ class ViewConfig:
 class View:
     """Which part of a frame to keep, at which size; the numbers hold for frames of any size.
 
-    The cut has the aspect of `size` and is `zoom` times the largest that fits, but never so small that it would be enlarged
-    where a larger one is to be had. `across` and `down`, 0 to 1, say where it lies.
+    The cut has the aspect of `size` and is `zoom` times the largest that fits, but never so small that it would be
+    enlarged where a larger one is to be had. `across` and `down`, 0 to 1, say where it lies.
     """
 
     size: tuple[int, int]  # (height, width)
@@ -59,8 +59,8 @@ def draw_view(generator: np.random.Generator, size: tuple[int, int], config: Vie
 def mirrored(frame: Frame) -> Frame:
     """The world in a mirror: columns reversed, and the x axis of camera and world turned round.
 
-    Both turn, so poses keep determinant 1 and what was consistent stays so: with M = diag(-1, 1, 1), cam_to_world becomes
-    M cam_to_world M, and the principal point cx becomes width - cx.
+    Both turn, so poses keep determinant 1 and what was consistent stays so: with M = diag(-1, 1, 1), cam_to_world
+    becomes M cam_to_world M, and the principal point cx becomes width - cx.
     """
     k = frame.intrinsics.copy()
     k[0, 1], k[0, 2] = -k[0, 1], frame.size[1] - k[0, 2]

@@ -1,4 +1,7 @@
-"""Virtual KITTI 2: `Scene01/<variation>/frames/{rgb,depth}/Camera_0` and two text files for both cameras of a variation."""
+"""Virtual KITTI 2.
+
+`Scene01/<variation>/frames/{rgb,depth}/Camera_0` and two text files for both cameras of a variation.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 
 from geo4d.data.base import FrameFiles, folders_with
 from geo4d.data.files import read_grey, read_numbers
-from geo4d.data.frames import BadData, Cameras, invert_all
+from geo4d.data.frames import BadData, RecordedCameras, invert_all
 
 SKY = 65535  # stored centimetres
 
@@ -43,7 +46,7 @@ class VirtualKitti2(FrameFiles):
         folder = _base(self.root, "textgt") / name.rpartition("/")[0]
         return [folder / "extrinsic.txt", folder / "intrinsic.txt"]
 
-    def load_cameras(self, name: str) -> Cameras:
+    def load_cameras(self, name: str) -> RecordedCameras:
         """Rows `frame camera numbers...`, both cameras by turns; world-to-camera in OpenCV axes.
 
         The principal point counts from the centre of the first pixel (620.5 of 1242), so half a pixel is added.
@@ -58,12 +61,12 @@ class VirtualKitti2(FrameFiles):
         matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]] = intrinsic[j, 2:] + [0, 0, 0.5, 0.5]
         if not np.isfinite(numbers).all():
             raise BadData(files[0], "has frame numbers that are not numbers")
-        return Cameras(numbers.astype(np.int64), matrices, invert_all(extrinsic[i, 2:].reshape(-1, 4, 4)))
+        return RecordedCameras(numbers.astype(np.int64), matrices, invert_all(extrinsic[i, 2:].reshape(-1, 4, 4)))
 
     def load_depth(self, name: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Centimetres in 16 bits; full scale is sky, not 655 m."""
-        raw = read_grey(self.file("depth", name, number), bits=16)
-        return raw.astype(np.float32) / 100, raw == SKY
+        stored = read_grey(self.file("depth", name, number), bits=16)
+        return stored.astype(np.float32) / 100, stored == SKY
 
 
 def _base(root: Path, part: str) -> Path:

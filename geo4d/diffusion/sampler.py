@@ -28,8 +28,8 @@ def ddim(
     """Samples x0 (b, ...) from unit noise of the same shape, at `steps` trailing time steps.
 
     `released` repeats the published sampler (compat 4): it stops at alphas_cumprod[0] instead of 1 and, with a
-    dynamic rescale, never undoes the last factor. `exact` undoes both: the last step gives x0 itself. `on_x0` is shown each
-    step's estimate of x0.
+    dynamic rescale, never undoes the last factor. `exact` undoes both: the last step gives x0 itself. `on_x0` is shown
+    each step's estimate of x0.
     """
     schedule = schedule.to(noise.device)
     times = trailing_timesteps(steps)
@@ -58,7 +58,10 @@ def ddim(
 
 
 def guided(conditional: Denoise, unconditional: Denoise, *, scale: float, rescale: float = 0.0) -> Denoise:
-    """Classifier-free guidance; `rescale` pulls the spread of the answer back to the conditional one's (Lin et al., 2024)."""
+    """Classifier-free guidance.
+
+    `rescale` pulls the spread of the answer back to the conditional one's (Lin et al., 2024).
+    """
     if scale == 1:
         return conditional
 

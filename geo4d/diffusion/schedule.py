@@ -17,7 +17,10 @@ RESCALE_STEPS, RESCALE_BASE = 400, 0.7
 
 @dataclass(frozen=True)
 class Schedule:
-    """`alphas_cumprod[t]` is the signal's share of the variance at step t; `scale[t]` multiplies x0 (dynamic rescale)."""
+    """`alphas_cumprod[t]` is the signal's share of the variance at step t.
+
+    `scale[t]` multiplies x0 (dynamic rescale).
+    """
 
     alphas_cumprod: Float[Tensor, "t"]
     scale: Float[Tensor, "t"] | None = None

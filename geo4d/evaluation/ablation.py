@@ -33,17 +33,15 @@ class AblateConfig:
     task: str | None = None
     rule: str | None = None
     include: str = "*"
-    start: int | None = (
-        None  # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
-    )
+    # of the rule: first frame, frames from one to the next, at most so many, stored value of one metre
+    start: int | None = None
     frame_stride: int | None = None
     count: int | None = None
     depth_scale: float | None = None
     protocol: str | None = None
     out: str = "ablation"
-    share_windows: bool = (
-        True  # keeps the network's windows for variants that differ in the alignment alone, until the end
-    )
+    # keeps the network's windows for variants that differ in the alignment alone, until the end
+    share_windows: bool = True
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     variants: dict[str, list[str]] = field(default_factory=dict)
 
@@ -78,8 +76,8 @@ def ablate(
 ) -> str | None:
     """Runs every variant into a folder of its own below `out`, and writes one table of them all.
 
-    Returns the table, or None while other shards are still at work. Raises ConfigError for variants that cannot be, before any
-    work is done, InputError for a folder that holds other files under the names of the tables.
+    Returns the table, or None while other shards are still at work. Raises ConfigError for variants that cannot be,
+    before any work is done, InputError for a folder that holds other files under the names of the tables.
     """
     if not config.variants:
         raise ConfigError("An ablation needs variants: a name and a list of key=value words for each.")

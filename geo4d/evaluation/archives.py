@@ -21,10 +21,11 @@ INTRINSICS = ("pred_intrinsics.txt", "intrinsics.txt")
 def gather_arrays(source: Path, quaternions: str | None = None) -> dict[str, np.ndarray]:
     """All arrays of an .npz file, or of a folder.
 
-    A folder may hold one .npz file; .npy files, each an array of its own name; a map for each frame, as depth/<number>.npy or
-    frame_<number>.npy; cameras for each frame, as camera/<number>.npz with pose (cam_to_world) and intrinsics; a trajectory in
-    TUM lines; intrinsics with 9 numbers a line. Frames come in the order of their numbers. Raises InputError, which names the
-    file, for what cannot be read, and where one array comes from two places.
+    A folder may hold one .npz file; .npy files, each an array of its own name; a map for each frame, as
+    depth/<number>.npy or frame_<number>.npy; cameras for each frame, as camera/<number>.npz with pose (cam_to_world)
+    and intrinsics; a trajectory in TUM lines; intrinsics with 9 numbers a line. Frames come in the order of their
+    numbers. Raises InputError, which names the file, for what cannot be read, and where one array comes from two
+    places.
     """
     if source.is_file():
         return _read_archive(source)

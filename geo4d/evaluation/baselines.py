@@ -68,9 +68,11 @@ def compute_means(path: Path) -> None:
             maps.append(np.where(valid[0], clips.depth[k, 0].numpy() / median, np.nan))
             centres.append(clips.cam_to_world[k, :, :3, 3].numpy() / median)
             focals.append(float(clips.intrinsics[k, 0, 0, 0]) / max(MEAN_SIZE))
-    known = np.linspace(0, MEAN_FRAMES, 5)
+    sampled_frames = np.linspace(0, MEAN_FRAMES, 5)
     mean = np.mean(centres, axis=0)
-    path_centres = np.stack([np.interp(np.arange(MEAN_FRAMES), known, mean[:, axis]) for axis in range(3)], axis=1)
+    path_centres = np.stack(
+        [np.interp(np.arange(MEAN_FRAMES), sampled_frames, mean[:, axis]) for axis in range(3)], axis=1
+    )
     with path.open("wb") as file:
         np.savez(
             file,

@@ -52,9 +52,11 @@ class Comparison:
         """The table, and how to read it."""
         first, second = self.names
         lines = [
-            f"# {self.settings['dataset']}, {self.settings['task']}, protocol {self.settings['protocol']}: {first} and {second}",
+            f"# {self.settings['dataset']}, {self.settings['task']}, protocol {self.settings['protocol']}: {first} and "
+            f"{second}",
             "",
-            f"Paired bootstrap over sequences: {DRAWS} draws, seed {SEED}, intervals of {LEVEL:.0%}. * the interval leaves out 0.",
+            f"Paired bootstrap over sequences: {DRAWS} draws, seed {SEED}, intervals of {LEVEL:.0%}. * the interval "
+            "leaves out 0.",
         ]
         if self.only_in_one:
             lines.append(f"Left out, because only one run has them: {', '.join(self.only_in_one)}.")
@@ -92,7 +94,8 @@ def compare_runs(
         if runs[0].settings[key] != runs[1].settings[key]:
             got = " and ".join(str(run.settings[key]) for run in runs)
             raise InputError(
-                f"{first} and {second} cannot be compared: they have another {key} ({got}); evaluate both in the same way."
+                f"{first} and {second} cannot be compared: they have another {key} ({got}); evaluate both in the same "
+                "way."
             )
     pairs, alone = _pair(rows)
     if not pairs:
@@ -100,13 +103,15 @@ def compare_runs(
     for a, b in pairs:
         if a["digest"] != b["digest"]:
             raise InputError(
-                f"{first} and {second} cannot be compared: {a['sequence']} has other frames; use one list of frames for both."
+                f"{first} and {second} cannot be compared: {a['sequence']} has other frames; use one list of frames "
+                "for both."
             )
         other = [part for part in a["truth"] if part in b["truth"] and a["truth"][part] != b["truth"][part]]
         if other:
             what = f"{a['sequence']} has other true {' and '.join(other)}"
             raise InputError(
-                f"{first} and {second} cannot be compared: {what}; evaluate both with one copy of the data, read in one way."
+                f"{first} and {second} cannot be compared: {what}; evaluate both with one copy of the data, read in "
+                "one way."
             )
     average = runs[0].settings["constants"]["average"]
     names = [name for name in METRICS if METRICS[name].in_tables and all(name in row.cells for row in rows)]

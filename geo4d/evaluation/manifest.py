@@ -21,9 +21,9 @@ from geo4d.evaluation.store import Record, Store
 
 PACKAGE = Path(geo4d.__file__).parent
 HOW_FAILURES_COUNT = (
-    "A prediction that failed counts as constant depth, a static camera and the mean focal length; its shares (delta, AUC, F1) count as 0. "
-    "It is never left out, and a method with failures is never marked as the best. A sequence whose truth cannot be used has no number "
-    "for any method."
+    "A prediction that failed counts as constant depth, a static camera and the mean focal length; its shares (delta, "
+    "AUC, F1) count as 0. It is never left out, and a method with failures is never marked as the best. A sequence "
+    "whose truth cannot be used has no number for any method."
 )
 
 

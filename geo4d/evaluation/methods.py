@@ -95,7 +95,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Folder:
+class SavedPredictions:
     """Predictions of any method, read from a folder."""
 
     name: str
@@ -127,8 +127,8 @@ class Pipeline:
     ) -> None:
         """Loads the weights.
 
-        `keep` is a folder for the results; `windows` one in which predicted windows stay, for runs that differ in the alignment.
-        Raises CheckpointError or ConfigError if the model cannot be had.
+        `keep` is a folder for the results; `windows` one in which predicted windows stay, for runs that differ in the
+        alignment. Raises CheckpointError or ConfigError if the model cannot be had.
         """
         self.name, self.config, self.keep, self.windows = name, config, keep, windows
         self.settings = config.infer_config()
@@ -142,13 +142,13 @@ class Pipeline:
         settings = {
             key: value for key, value in asdict(self.config).items() if key not in ("model", "vae", "device", "dtype")
         }
-        spec, place = self.model.model.spec, self.model.model
+        network = self.model.model
         return {
             "kind": "pipeline",
-            "model": spec.name,
+            "model": network.spec.name,
             "weights": self.weights,
-            "device": place.device.type,
-            "dtype": str(place.dtype).removeprefix("torch."),
+            "device": network.device.type,
+            "dtype": str(network.dtype).removeprefix("torch."),
             **settings,
         }
 
@@ -163,10 +163,10 @@ class Pipeline:
         fps = 1 / float(np.diff(times).mean()) if len(times) > 1 else video.fps
         cache = None
         if self.windows is not None:
-            place = f"{self._windows_key()}/{sequence.name.replace('/', '_')}"
+            key = f"{self._windows_key()}/{sequence.name.replace('/', '_')}"
             names = cache_files(len(self.model.plan(video, self.settings)))
-            register(self.windows, WINDOWS_KIND, [f"{place}/{name}" for name in names])
-            cache = self.windows / place
+            register(self.windows, WINDOWS_KIND, [f"{key}/{name}" for name in names])
+            cache = self.windows / key
         result = self.model.reconstruct(
             replace(video, timestamps=times, fps=fps), self.settings, alignment=self.config.alignment, cache_dir=cache
         )
@@ -182,7 +182,10 @@ class Pipeline:
 
 
 def local_device(name: str) -> str:
-    """The device to ask for: with "auto", where several processes share the GPUs of a machine, the GPU of this process' number."""
+    """The device to ask for.
+
+    With "auto", where several processes share the GPUs of a machine, the GPU of this process' number.
+    """
     rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", ""))
     if name == "auto" and rank.isdecimal() and torch.cuda.device_count() > 1:
         return f"cuda:{int(rank) % torch.cuda.device_count()}"
@@ -206,7 +209,7 @@ def make_methods(
     for entry in predictions:
         name, equals, folder = entry.partition("=")
         path = Path(folder if equals else entry).expanduser().absolute()
-        methods.append(Folder(name if equals else path.name, path, form))
+        methods.append(SavedPredictions(name if equals else path.name, path, form))
         if not path.is_dir():
             raise InputError(
                 f"There is no folder of predictions {path}; expected one with a folder or .npz file for each sequence."

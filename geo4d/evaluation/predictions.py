@@ -1,4 +1,7 @@
-"""Results of any method, read from a folder: our own reconstructions, or arrays under the names that other projects use."""
+"""Results of any method, read from a folder.
+
+Our own reconstructions, or arrays under the names that other projects use.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,8 @@ class PredictionForm:
     keys: Mapping[str, str] = field(default_factory=dict)  # meaning -> name of the array, where it is none of KEYS
     depth_is_disparity: bool = False  # what is called depth is 1 / depth, perhaps with a shift
     normalised_intrinsics: bool = False  # in units of the image's width and height
-    quaternions: Literal["xyzw", "wxyz"] | None = (
-        None  # order in trajectory files; None: wxyz in pred_traj.txt, xyzw elsewhere
-    )
+    # order in trajectory files; None: wxyz in pred_traj.txt, xyzw elsewhere
+    quaternions: Literal["xyzw", "wxyz"] | None = None
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a meaning that does not exist."""
@@ -69,14 +71,16 @@ class Prediction:
     cam_to_world: np.ndarray | None  # (t, 4, 4)
     intrinsics: np.ndarray | None  # (t, 3, 3), pixels of the depth maps
     confidence: np.ndarray | None = None  # (t, h, w) of the depth maps, more is better
-    expected_error: float | None = (
-        None  # mean of the error of log depth, if a method that has confidence = 1 / error says it
-    )
+    # mean of the error of log depth, if a method that has confidence = 1 / error says it
+    expected_error: float | None = None
 
     def depth_at(
         self, size: tuple[int, int], *, interpolation: Literal["nearest", "bicubic"] = "nearest"
     ) -> np.ndarray:
-        """Depth (t, H, W) at another size over the same view. Raises InputError if there is none, or it lies on its side."""
+        """Depth (t, H, W) at another size over the same view.
+
+        Raises InputError if there is none, or it lies on its side.
+        """
         if self.depth is None:
             raise InputError(f"{self.source} holds no depth; evaluate its cameras alone.")
         height, width = self.depth.shape[1:]
@@ -101,7 +105,10 @@ class Prediction:
         )  # the filter reaches two pixels far: not near a hole
 
     def intrinsics_at(self, size: tuple[int, int]) -> np.ndarray | None:
-        """Intrinsics (t, 3, 3) of pictures of that size; None if there are none, or no depth that tells what they belong to."""
+        """Intrinsics (t, 3, 3) of pictures of that size.
+
+        None if there are none, or no depth that tells what they belong to.
+        """
         if self.intrinsics is None or self.depth is None:
             return None
         return resize_intrinsics(torch.tensor(self.intrinsics, dtype=torch.float64), self.depth.shape[1:], size).numpy()
@@ -114,11 +121,12 @@ def read_prediction(
 
     Depth may also be given as points, in their cameras' frames (their z is it) or, beside cameras, in the world.
     It is looked for as `<folder>/<sequence>/` (a result of `geo4d infer`, .npy and .npz files, a file for each frame,
-    trajectory files) or `<folder>/<sequence>.npz`; a "/" in the sequence's name may be "_" there. 3x4 poses get their last
-    row, a batch of one and a channel of one are taken off.
+    trajectory files) or `<folder>/<sequence>.npz`; a "/" in the sequence's name may be "_" there. 3x4 poses get their
+    last row, a batch of one and a channel of one are taken off.
 
     Raises:
-        InputError: nothing is there, a name or shape is not understood, or the number of frames is not that of the sequence.
+        InputError: nothing is there, a name or shape is not understood, or the number of frames is not that of the
+            sequence.
     """
     source = _find(Path(folder).expanduser(), sequence)
     if source.is_dir() and (source / SUMMARY).is_file():
@@ -179,8 +187,11 @@ def _from_arrays(source: Path, form: PredictionForm) -> Prediction:
         found[key] is not None
         for key in ("depth", "disparity", "points_cam", "points_world", "cam_to_world", "world_to_cam")
     ):
-        raise BadData(source, f"holds no depth and no cameras: got {', '.join(sorted(arrays)) or 'no array'}; expected names such as "
-                      f"{', '.join(names[0] for names in KEYS.values())}")  # fmt: skip
+        raise BadData(
+            source,
+            f"holds no depth and no cameras: got {', '.join(sorted(arrays)) or 'no array'}; expected names such as "
+            f"{', '.join(names[0] for names in KEYS.values())}",
+        )
     poses, world_to_cam, intrinsics = found["cam_to_world"], found["world_to_cam"], found["intrinsics"]
     if poses is not None and world_to_cam is not None:
         raise BadData(source, "holds cameras both ways, cam_to_world and world_to_cam; keep one")
@@ -217,7 +228,8 @@ def _into_cameras(source: Path, points_world: np.ndarray, cam_to_world: np.ndarr
         got = "none" if cam_to_world is None else str(len(cam_to_world))
         raise BadData(
             source,
-            f"holds points of {len(points_world)} frames in the world; expected as many cameras to give depth, got {got}",
+            f"holds points of {len(points_world)} frames in the world; expected as many cameras to give depth, got "
+            f"{got}",
         )
     with naming(source, "cam_to_world matrices that have an inverse"):
         world_to_cam = np.linalg.inv(cam_to_world.astype(np.float64))
@@ -225,7 +237,10 @@ def _into_cameras(source: Path, points_world: np.ndarray, cam_to_world: np.ndarr
 
 
 def _confidence(arrays: Mapping[str, np.ndarray], depth: np.ndarray | None) -> np.ndarray | None:
-    """The first array with the name of a confidence that fits the depth; it is not needed, so others are passed over."""
+    """The first array with the name of a confidence that fits the depth.
+
+    It is not needed, so others are passed over.
+    """
     if depth is None:
         return None
     found = [
@@ -273,7 +288,8 @@ def _pick(source: Path, arrays: Mapping[str, np.ndarray], meaning: str, form: Pr
         expected = ", ".join(["t", *(["h", "w"] if rank - len(tail) == 3 else []), *map(str, tail)])
         raise BadData(
             source,
-            f"holds {names[0]} of {arrays[names[0]].dtype} and shape {list(arrays[names[0]].shape)}; expected ({expected})",
+            f"holds {names[0]} of {arrays[names[0]].dtype} and shape {list(arrays[names[0]].shape)}; expected "
+            f"({expected})",
         )
     return array
 
@@ -311,6 +327,7 @@ def _in_pixels(source: Path, intrinsics: np.ndarray, depth: np.ndarray | None, f
         least = intrinsics[:, [0, 1], [0, 1]].min()
         raise BadData(
             source,
-            f"holds a focal length of {least:g}; expected pixels: say so if intrinsics are normalised by the image's size",
+            f"holds a focal length of {least:g}; expected pixels: say so if intrinsics are normalised by the image's "
+            "size",
         )
     return intrinsics

@@ -1,7 +1,7 @@
 """What the usual preparation scripts do, as a list: which frames count, with times and hashes. Nothing is copied.
 
-The list is a JSON file whose names are relative to the data set's folder, so that another person can repeat the same run with
-`reopen`, or be told in one sentence where their data differ.
+The list is a JSON file whose names are relative to the data set's folder, so that another person can repeat the same
+run with `reopen`, or be told in one sentence where their data differ.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from geo4d.data.frames import BadData, Problem
 from geo4d.errors import InputError
 from geo4d.evaluation.sets import OpenSet, open_set
 from geo4d.evaluation.sets.base import CHANGEABLE, EvaluationSequence, without_root
+from geo4d.scene.arrays import Unreadable, read_json
 from geo4d.scene.atomic import whole_file
 
 FORMAT, VERSION = "geo4d-frames", 1
@@ -38,7 +39,7 @@ class Unusable(Problem):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class FrameList:
     """The frame list of an evaluation set, and what is wrong with the installation."""
 
     entries: dict[str, Any]  # as in the JSON file
@@ -64,11 +65,12 @@ class Prepared:
         return "\n".join(lines) + "\n"
 
 
-def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> Prepared:
+def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, int], None] | None = None) -> FrameList:
     """Makes the frame list of an open set; every picture and depth map is read once, and hashed if `hashes`.
 
-    A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one. Sequences of a
-    single frame are refused for poses. Depth that the task does not need may be broken; why is then among what is left out.
+    A sequence that cannot be used becomes a problem, which a run over the list counts as it would without one.
+    Sequences of a single frame are refused for poses. Depth that the task does not need may be broken; why is then
+    among what is left out.
     """
     rows: list[dict[str, Any]] = []
     problems: list[Unusable] = []
@@ -81,7 +83,7 @@ def prepare(opened: OpenSet, *, hashes: bool = True, progress: Callable[[int, in
             problems.append(Unusable(found.file, found.reason, name))
         if progress is not None:
             progress(number, len(opened.names))
-    return Prepared(frame_list(opened, rows, problems), tuple(problems))
+    return FrameList(frame_list(opened, rows, problems), tuple(problems))
 
 
 def frame_list(opened: OpenSet, rows: list[dict[str, Any]], problems: Sequence[Problem]) -> dict[str, Any]:
@@ -140,10 +142,10 @@ def list_frames(root: Path, sequence: EvaluationSequence, *, hashes: bool) -> di
 
 
 def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool = False) -> OpenSet:
-    """Opens the set of a saved list again, with the sequences of the list alone; those that could not be used are still of no use.
+    """Opens the set of a saved list again, with the sequences of the list alone.
 
-    Raises InputError if the list has no sequence that can be used, if the data in `root` give other frames, or with `contents` if a
-    file holds something else.
+    Those that could not be used stay of no use. Raises InputError if the list has no sequence that can be used, if the
+    data in `root` give other frames, or with `contents` if a file holds something else.
     """
     entries = load_frame_list(path)
     name = entries["rule"].split(" ")[0]
@@ -172,11 +174,11 @@ def reopen(path: str | Path, root: str | Path | None = None, *, contents: bool =
 def load_frame_list(path: str | Path) -> dict[str, Any]:
     """The entries of a saved list. Raises InputError if the file is none."""
     try:
-        entries = json.loads(Path(path).read_text())
+        entries = read_json(Path(path))
         if entries["format"] == FORMAT and entries["version"] == VERSION:
             _require_parts(entries)
             return entries
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (Unreadable, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise InputError(
             f"{path} is no list of frames that can be read ({reason}); write it by geo4d data prepare."
@@ -209,7 +211,8 @@ def _require_kinds(part: Any, kinds: Mapping[str, type | tuple[type, ...]]) -> N
 def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationSequence:
     """The sequence, by the rule of a run: all pictures, and depth if the task needs it, can be read and have one size.
 
-    Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file at fault.
+    Depth of a task without it may be broken; it is then said among what is left out. Raises BadData for the first file
+    at fault.
     """
     size = _require_one_size(
         "picture", opened.root, sequence.frames, lambda index: sequence.read_image(index).shape[:2]
@@ -228,16 +231,16 @@ def _require_whole(opened: OpenSet, sequence: EvaluationSequence) -> EvaluationS
 def _require_depth(root: Path, sequence: EvaluationSequence, image_size: tuple[int, ...]) -> None:
     """Raises BadData for a depth map that is broken or of another size, or if nothing is known in any of them."""
     assert sequence.depth_frames is not None
-    known = [False] * sequence.num_frames
+    has_depth = [False] * sequence.num_frames
 
     def read(index: int) -> tuple[int, ...]:
         depth, valid = sequence.depth(index)
-        known[index] = bool(valid.any())
+        has_depth[index] = bool(valid.any())
         return depth.shape
 
     size = _require_one_size("depth map", root, sequence.depth_frames, read)
     sequence.require_size(0, size, image_size)
-    if not any(known):
+    if not any(has_depth):
         raise BadData(
             root / sequence.depth_frames[0], f"and the other depth maps of {sequence.name} are zero in every pixel"
         )

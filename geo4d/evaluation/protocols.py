@@ -1,4 +1,7 @@
-"""How a whole data set is scored, by name: what is fitted before depth is compared, at which size, and what its mean is."""
+"""How a whole data set is scored, by name.
+
+What is fitted before depth is compared, at which size, and what its mean is.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,10 @@ class EvaluationProtocol:
     depth: DepthProtocol = field(default_factory=DepthProtocol)
     by_set: Mapping[str, DepthProtocol] = field(default_factory=dict)  # where a data set is scored otherwise
     interpolation: Literal["nearest", "bicubic"] = "bicubic"  # of predicted depth, to the size of the truth
-    average: Literal["pixel", "video", "median"] = (
-        "pixel"  # of the videos' depth numbers; others are averaged by video, or by median
-    )
-    lengths: Literal["metres", "median depth"] = (
-        "metres"  # unit of trajectory errors: the data set's own, or the video's median depth
-    )
+    # of the videos' depth numbers; others are averaged by video, or by median
+    average: Literal["pixel", "video", "median"] = "pixel"
+    # unit of trajectory errors: the data set's own, or the video's median depth
+    lengths: Literal["metres", "median depth"] = "metres"
 
     def depth_of(self, dataset: str) -> DepthProtocol:
         """How depth of this data set is scored."""
@@ -66,12 +67,13 @@ def _everywhere(alignment: DepthAlignment) -> dict[str, Any]:
 SCALE_SHIFT = _everywhere(DepthAlignment())
 PROTOCOLS = {
     "geo4d": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations, Sintel and Bonn up to 70 m, means by pixels; on KITTI the short "
-        "descent of the released evaluation, which stays near the median scale.",
+        "One scale and shift a video by least absolute deviations, Sintel and Bonn up to 70 m, means by pixels; on "
+        "KITTI the short descent of the released evaluation, which stays near the median scale.",
         by_set={**SCALE_SHIFT["by_set"], "kitti": RELEASED_PROTOCOLS["kitti_released"]},
     ),
     "monst3r": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations on every data set, Sintel and Bonn up to 70 m, means by pixels.",
+        "One scale and shift a video by least absolute deviations on every data set, Sintel and Bonn up to 70 m, means "
+        "by pixels.",
         **SCALE_SHIFT,
     ),
     "scale-only": EvaluationProtocol(
@@ -91,8 +93,8 @@ PROTOCOLS = {
         **_everywhere(DepthAlignment("none")),
     ),
     "relative": EvaluationProtocol(
-        "One scale and shift a video by least absolute deviations, the nearest pixel, trajectories in units of the video's median depth, "
-        "medians over the videos.",
+        "One scale and shift a video by least absolute deviations, the nearest pixel, trajectories in units of the "
+        "video's median depth, medians over the videos.",
         interpolation="nearest",
         average="median",
         lengths="median depth",
@@ -109,6 +111,6 @@ def choose_protocol(name: str | None, dataset: str) -> tuple[str, EvaluationProt
     """The protocol of this name, or the default of the data set. Raises ConfigError if there is none."""
     name = name or default_protocol(dataset)
     if name not in PROTOCOLS:
-        known = "; ".join(f"{key}: {protocol.about}" for key, protocol in PROTOCOLS.items())
-        raise ConfigError(f"There is no protocol {name!r}; choose one of these: {known}")
+        choices = "; ".join(f"{key}: {protocol.about}" for key, protocol in PROTOCOLS.items())
+        raise ConfigError(f"There is no protocol {name!r}; choose one of these: {choices}")
     return name, PROTOCOLS[name]

@@ -34,7 +34,10 @@ def report_files() -> list[str]:
 
 
 def write_report(store: Store, opened: OpenSet, *, plots: bool = True) -> Results:
-    """Writes tables, CSV, summary, manifest and plots beside the records. Raises InputError if the run is not finished."""
+    """Writes tables, CSV, summary, manifest and plots beside the records.
+
+    Raises InputError if the run is not finished.
+    """
     results = Results.load(store)
     store.register([*report_files(), MANIFEST])
     write_tables(results, store.folder, markdown(results))
@@ -54,9 +57,9 @@ def write_tables(results: Results, folder: Path, text: str) -> None:
 
 
 def clip_summary(results: Results, about: dict[str, Any]) -> dict[str, Any]:
-    """Medians and clips of one model beside the two baselines, and what is upside down, in the form of the files below benchmarks/.
+    """Medians and clips of one model beside the two baselines, and what is upside down.
 
-    Raises InputError if the truth of a clip cannot be used.
+    In the form of the files below benchmarks/. Raises InputError if the truth of a clip cannot be used.
     """
     named = {row.method: row.records for row in results.rows}
     groups = {name: named[name] for name in ("constant", "mean") if name in named}

@@ -1,4 +1,7 @@
-"""What a run found: means over the sequences, tables, one CSV line a sequence, and a summary as data. Nothing in them depends on time."""
+"""What a run found: means over the sequences, tables, one CSV line a sequence, and a summary as data.
+
+Nothing in them depends on time.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,10 @@ class Results:
 
 
 def average_records(records: Sequence[Record], task: str, average: str) -> dict[str, Cell]:
-    """The data set's numbers. A group that a method offers on no sequence, and that the task does not ask for, is left out."""
+    """The data set's numbers.
+
+    A group that a method offers on no sequence, and that the task does not ask for, is left out.
+    """
     offered = offered_groups(records, task)
     cells = {}
     for name, metric in METRICS.items():
@@ -141,7 +147,10 @@ def weights_of(name: str, rows: Sequence[Record], average: str) -> np.ndarray:
 
 
 def upside_down(records: Sequence[Record]) -> dict[str, dict[str, int]]:
-    """By group that is fitted, on how many sequences, and in how many of their frames, a free fit would take a negative scale."""
+    """On how many sequences, and in how many of their frames, a free fit would take a negative scale.
+
+    By group that is fitted.
+    """
     found = {}
     for group in ("depth", "points"):
         frames = [record["upside_down"][group] for record in records if group in record["upside_down"]]
@@ -262,7 +271,8 @@ def _notes(results: Results) -> list[str]:
         f"Data set {settings['dataset']}, rule {settings['rule']}, protocol {settings['protocol']}; {total} sequences"
         + (f"; not there: {missing}." if missing else "."),
         f"Protocol: {constants['about']}",
-        f"Depth alignment: {constants['alignment']}. Average: {constants['average']}. Lengths in {constants['lengths']}.",
+        f"Depth alignment: {constants['alignment']}. Average: {constants['average']}. Lengths in "
+        f"{constants['lengths']}.",
     ]
     unusable = max(row.unusable for row in results.rows)
     if unusable:

@@ -29,12 +29,12 @@ from geo4d.evaluation.store import Record, Store, settings_hash
 
 logger = logging.getLogger(__name__)
 Job = tuple[str, str]  # names of a method and a sequence
-# What bad data, full memory or a library may raise; a mistake in our own code (TypeError and the like) still ends the run
+# What bad data, full memory or a library may raise; a mistake in our own code (TypeError and the like) still ends the
+# run
 FAILURES = (Geo4DError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 RENDERED = (PROCEDURAL.name, BENCHMARK.name)
-FINE = (
-    2**20
-)  # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
+# steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
+FINE = 2**20
 SHARDS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))  # torchrun; a job step of SLURM
 
 
@@ -95,7 +95,10 @@ class Run:
         }
 
     def evaluate(self, shard: Shard | None = None, progress: Callable[[int, int], None] | None = None) -> None:
-        """Computes what is not there yet of this shard. Raises InputError if the folder holds a run with other settings."""
+        """Computes what is not there yet of this shard.
+
+        Raises InputError if the folder holds a run with other settings.
+        """
         kept = [method.name for method in self.methods if getattr(method, "keep", None) is not None]
         self.store.claim(self.settings(), [(method.name, method.describe()) for method in self.methods], kept)
         names = (shard or Shard()).pick(self.opened.names)
@@ -220,7 +223,7 @@ class Run:
         }
 
     def _require_same_data(self, name: str, digest: str, hashes: dict[str, str], again: Container[Job]) -> None:
-        """Raises InputError if a result that stays, of whatever method in the folder, has other frames or another truth."""
+        """Raises InputError if a result that stays, of any method in the folder, has other frames or another truth."""
         for method in self.store.methods():
             record = self.store.record(method, name)
             if record is None or record["status"] == "unusable" or (method, name) in again:
@@ -230,11 +233,15 @@ class Run:
 
     def _refuse(self, method: str, name: str, what: str) -> NoReturn:
         raise InputError(
-            f"The result of {method} on {name} in {self.store.folder} was made with other {what}; choose another --out, or --overwrite it."
+            f"The result of {method} on {name} in {self.store.folder} was made with other {what}; choose another "
+            "--out, or --overwrite it."
         )
 
     def _waiting(self, name: str, digest: str, again: Container[Job]) -> list[Method]:
-        """The methods that have no result on this sequence. Raises InputError if frames or predictions are others than they were."""
+        """The methods that have no result on this sequence.
+
+        Raises InputError if frames or predictions are others than they were.
+        """
         waiting = []
         for method in self.methods:
             record = self.store.record(method.name, name)
@@ -265,8 +272,8 @@ class Run:
 def load_truth(opened: OpenSet, sequence: EvaluationSequence) -> Truth:
     """Truth of a sequence in memory, and what of it this run scores.
 
-    Depth and cameras count where the rule names the sequence for them: in a depth run over all of Sintel, cameras of the 14
-    sequences in which they move. Raises InputError if a picture, or truth that the task needs, is broken.
+    Depth and cameras count where the rule names the sequence for them: in a depth run over all of Sintel, cameras of
+    the 14 sequences in which they move. Raises InputError if a picture, or truth that the task needs, is broken.
     """
     size = sequence.images().shape[1:3]
     depth = valid = moving = None
@@ -304,8 +311,8 @@ def load_truth(opened: OpenSet, sequence: EvaluationSequence) -> Truth:
 def truth_hashes(opened: OpenSet, truth: Truth) -> dict[str, str]:
     """SHA-256 of what was read from files of depth, cameras and intrinsics, as far as they are known and scored.
 
-    None of truth that is rendered: the scene's name decides it, but its last bits are those of the machine that rendered it.
-    Cameras and intrinsics, which are computed from what the files hold, count to a millionth.
+    None of truth that is rendered: the scene's name decides it, but its last bits are those of the machine that
+    rendered it. Cameras and intrinsics, which are computed from what the files hold, count to a millionth.
     """
     if opened.dataset.name in RENDERED:
         return {}

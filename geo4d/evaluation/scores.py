@@ -1,7 +1,9 @@
-"""One video's numbers: what the truth allows to be scored, what the prediction offers, and what it costs to offer nothing.
+"""One video's numbers.
 
-A part that cannot be scored counts as what is known without looking: depth 1 everywhere, a camera that stands still and the mean
-focal length; its shares (delta, AUC, F1) count as 0. After scale and shift no depth is worse by much, after a similarity no path.
+What the truth allows to be scored, what the prediction offers, and what it costs to offer nothing. A part that cannot
+be scored counts as what is known without looking: depth 1 everywhere, a camera that stands still and the mean focal
+length; its shares (delta, AUC, F1) count as 0. After scale and shift no depth is worse by much, after a similarity no
+path.
 """
 
 from __future__ import annotations
@@ -101,13 +103,15 @@ class Scores:
     per_frame: dict[str, list[float | None]] = field(default_factory=dict)
     path: dict[str, list[list[float]]] = field(default_factory=dict)  # predicted (aligned) and true centres
     trust: dict[str, Any] = field(default_factory=dict)  # error by confidence
-    upside_down: dict[str, int] = field(
-        default_factory=dict
-    )  # group -> frames of which a free fit would take a negative scale
+    # group -> frames of which a free fit would take a negative scale
+    upside_down: dict[str, int] = field(default_factory=dict)
 
 
 def score_prediction(truth: Truth, prediction: Prediction, protocol: EvaluationProtocol, dataset: str) -> Scores:
-    """Scores every group that the truth is for; a group that cannot be scored is named in `failures`, with no values."""
+    """Scores every group that the truth is for.
+
+    A group that cannot be scored is named in `failures`, with no values.
+    """
     scores = Scores()
     depth_protocol = protocol.depth_of(dataset)
     parts: dict[str, Callable[[], None]] = {
@@ -132,25 +136,26 @@ def count_failures(
 ) -> tuple[str, ...]:
     """Fills the groups that failed with what a constant depth and a static camera get, and 0 for shares.
 
-    Returns the groups whose truth cannot be used, as not even they can be scored. Raises InputError if the task's is among them.
+    Returns the groups whose truth cannot be used, as not even they can be scored. Raises InputError if the task's is
+    among them.
     """
     if not scores.failures:
         return ()
-    known_nothing = score_prediction(truth, constant_prediction(truth), protocol, dataset)
-    hopeless = tuple(known_nothing.failures)
+    uninformed = score_prediction(truth, constant_prediction(truth), protocol, dataset)
+    hopeless = tuple(uninformed.failures)
     if task in hopeless or set(hopeless) == set(truth.groups):
-        raise InputError(known_nothing.failures.get(task, known_nothing.failures[hopeless[0]]))
+        raise InputError(uninformed.failures.get(task, uninformed.failures[hopeless[0]]))
     for group in hopeless:
-        logger.warning("The %s cannot be scored for any method: %s", group, known_nothing.failures[group])
+        logger.warning("The %s cannot be scored for any method: %s", group, uninformed.failures[group])
         scores.failures.pop(group, None)
-    for name, value in known_nothing.values.items():
+    for name, value in uninformed.values.items():
         if failure(name, scores.failures) is not None and value is not None:
             scores.values[name] = 0.0 if METRICS[name].is_share else value
     if "depth" in scores.failures:
-        scores.pixels = known_nothing.pixels
+        scores.pixels = uninformed.pixels
     if failure("abs_rel_trusted", scores.failures) is not None:
-        scores.values["abs_rel_trusted"] = known_nothing.values["abs_rel"]  # no part of it is better than another
-    if known_nothing.values.get("boundary_f1") is None:
+        scores.values["abs_rel_trusted"] = uninformed.values["abs_rel"]  # no part of it is better than another
+    if uninformed.values.get("boundary_f1") is None:
         scores.failures.pop("boundary", None)  # the truth has no edge to be found
     return hopeless
 

@@ -1,4 +1,6 @@
-"""The folder of a run: settings that must agree, and one file for each method and sequence, written whole or not at all.
+"""The folder of a run: its settings, and its results.
+
+Settings must agree; there is one file for each method and sequence, written whole or not at all.
 
 settings.json                        what all methods share: data set, rule, protocol, code
 sequences/<method>/method.json       what makes the method's results what they are
@@ -19,6 +21,7 @@ from urllib.parse import quote
 
 from geo4d.errors import InputError
 from geo4d.io.output import clear, is_list, read_listing, register
+from geo4d.scene.arrays import Unreadable, parse_json, read_json
 from geo4d.scene.atomic import is_temporary, whole_file
 from geo4d.scene.files.reconstruction import FILES
 
@@ -69,7 +72,8 @@ class Store:
                 return True
             if not self.folder.is_dir():
                 return False
-            # looked through before the list is read: it is the first file of a run, so whatever the run holds is younger
+            # looked through before the list is read: it is the first file of a run, so whatever the run holds is
+            # younger
             foreign = [path for path in self.folder.iterdir() if not (is_temporary(path.name) or is_list(path.name))]
             if not foreign or read_listing(self.folder) is not None:
                 return True
@@ -77,22 +81,25 @@ class Store:
 
     def _agree(self, path: Path, settings: dict[str, Any]) -> None:
         """Writes settings, or compares them with those that are there."""
-        wanted = json.loads(json.dumps(settings))
+        wanted = parse_json(json.dumps(settings))  # tuples as the lists that a file gives back
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, wanted)
-        found = read_json(path)
+        found = _read_object(path)
         changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if changed:
             key = changed[0]
             more = "" if len(changed) == 1 else f" (also another {', '.join(changed[1:])})"
             raise InputError(
-                f"The run in {self.folder} was made with another {key}: {_short(found.get(key))}, now {_short(wanted.get(key))}{more}; "
-                "choose another --out, or --overwrite it."
+                f"The run in {self.folder} was made with another {key}: {_short(found.get(key))}, now "
+                f"{_short(wanted.get(key))}{more}; choose another --out, or --overwrite it."
             )
 
     def clear(self) -> None:
-        """Removes the files of the run, if the folder holds one. Raises InputError if it holds something else of ours."""
+        """Removes the files of the run, if the folder holds one.
+
+        Raises InputError if it holds something else of ours.
+        """
         clear(self.folder, FOLDER_KIND)
 
     def register(self, names: Iterable[str]) -> None:
@@ -103,22 +110,23 @@ class Store:
         """What all methods share. Raises InputError if the folder holds no run."""
         if not (self.folder / SETTINGS).is_file():
             raise InputError(f"{self.folder} holds no run of geo4d evaluate ({SETTINGS} is missing).")
-        settings = read_json(self.folder / SETTINGS)
+        settings = _read_object(self.folder / SETTINGS)
         if (settings.get("format"), settings.get("version")) != (FORMAT, VERSION):
             raise InputError(
-                f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; evaluate it again."
+                f"{self.folder} holds {settings.get('format')} {settings.get('version')}; expected {FORMAT} {VERSION}; "
+                "evaluate it again."
             )
         return settings
 
     def methods(self) -> dict[str, dict[str, Any]]:
         """What makes each method's results what they are, in the order of tables."""
-        found = {file.parent.name: read_json(file) for file in self.folder.glob("sequences/*/method.json")}
+        found = {file.parent.name: _read_object(file) for file in self.folder.glob("sequences/*/method.json")}
         return dict(sorted(found.items(), key=lambda item: (KINDS.index(item[1]["kind"]), item[0])))
 
     def record(self, method: str, sequence: str) -> Record | None:
         """The result of a method on a sequence, if there is one."""
         path = self._method(method) / _file(sequence)
-        return read_json(path) if path.is_file() else None
+        return _read_object(path) if path.is_file() else None
 
     def write_record(self, record: Record) -> None:
         """Keeps the result of a method on a sequence."""
@@ -127,7 +135,7 @@ class Store:
     def frames(self, sequence: str) -> dict[str, Any] | None:
         """The row of the frame list, if the sequence could be read."""
         path = self.folder / "frames" / _file(sequence)
-        return read_json(path) if path.is_file() else None
+        return _read_object(path) if path.is_file() else None
 
     def write_frames(self, row: dict[str, Any]) -> None:
         """Keeps a row of the frame list."""
@@ -172,13 +180,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """Raises InputError, naming the file, if it cannot be read."""
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
         if isinstance(value, dict):
             return value
-    except (OSError, ValueError) as error:
+    except Unreadable as error:
         raise InputError(f"{path} cannot be read ({error}); remove it and run geo4d evaluate again.") from error
     raise InputError(f"{path} is not what geo4d evaluate writes; remove it and run again.")
 

@@ -1,7 +1,7 @@
 """The held-out procedural set: clips that no training draws, scored through the whole pipeline beside the baselines.
 
-Splits: training uses scene splits 1 to 99, validation during training 800001, the mean-map and mean-path baselines 700001,
-the bundled demo clip 910001, and this set HELD_OUT_SEED.
+Splits: training uses scene splits 1 to 99, validation during training 800001, the mean-map and mean-path baselines
+700001, the bundled demo clip 910001, and this set HELD_OUT_SEED.
 """
 
 from __future__ import annotations
@@ -130,7 +130,10 @@ def score_baselines(clip: TrueClip) -> dict[str, dict[str, float]]:
 
 
 def medians(clips: list[dict[str, Any]]) -> dict[str, Any]:
-    """Median of every number over the clips that have it, and the ratios to the baselines where both have an Abs Rel."""
+    """Median of every number over the clips that have it.
+
+    Also the ratios to the baselines where both have an Abs Rel.
+    """
     groups = [group for group in ("statistics", "constant", "mean", "model") if any(group in clip for clip in clips)]
     result: dict[str, Any] = {}
     for group in groups:

@@ -23,7 +23,8 @@ def read_tum_clip(root: Path, *, depth_scale: float, max_frames: int | None) -> 
             )
     if not (root / "intrinsics.txt").is_file():
         raise InputError(
-            f"{root / 'intrinsics.txt'} is missing; expected fx fy cx cy of the pictures, for no focal length is invented."
+            f"{root / 'intrinsics.txt'} is missing; expected fx fy cx cy of the pictures, for no focal length is "
+            "invented."
         )
     recording = open_set("tum", root, count=max_frames, depth_scale=depth_scale)
     return true_clip(recording.sequence(recording.names[0]))

@@ -1,1 +1,4 @@
-"""Pure tensor functions on kornia: pixels, cameras, rays, rigid transforms, rotations, similarities, two views, robust fits."""
+"""Pure tensor functions on kornia.
+
+Pixels, cameras, rays, rigid transforms, rotations, similarities, two views, robust fits.
+"""

@@ -1,7 +1,8 @@
 """The pinhole camera: rays, projection, unprojection, lens distortion. Camera frame: x right, y down, z forward.
 
-Pixel centres are at +0.5. kornia's parts are put together here with products by K and its inverse: its own depth_to_3d and
-project_points count from integers, drop the skew of K, and take points within 1e-8 of the camera's plane as they are.
+Pixel centres are at +0.5. kornia's parts are put together here with products by K and its inverse: its own depth_to_3d
+and project_points count from integers, drop the skew of K, and take points within 1e-8 of the camera's plane as they
+are.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def unproject(depth: Float[Tensor, "*b h w"], intrinsics: Float[Tensor, "*b 3 3"
 
 
 def project(points_cam: Float[Tensor, "*b n 3"], intrinsics: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b n 2"]:
-    """Pixels (u, v) of points in the camera frame; points at or behind the camera centre give inf, nan or mirrored pixels."""
+    """Pixels (u, v) of points in the camera frame.
+
+    Points at or behind the camera centre give inf, nan or mirrored pixels.
+    """
     return project_points_z1(points_cam @ intrinsics.mT)
 
 
@@ -61,7 +65,8 @@ def undistort_points(
         distortion: OpenCV's coefficients k1, k2, p1, p2 [, k3 [, k4, k5, k6 [, s1, s2, s3, s4 [, tau_x, tau_y]]]].
 
     Raises:
-        InputError: another number of coefficients, or pixels that the lens cannot show (it folds over before it gets there).
+        InputError: another number of coefficients, or pixels that the lens cannot show (it folds over before it gets
+            there).
     """
     if distortion.shape[-1] not in (4, 5, 8, 12, 14):
         raise InputError(
@@ -76,7 +81,7 @@ def undistort_points(
     )
     if bool(missed.any()):
         raise InputError(
-            f"{int(missed.sum())} of {missed.numel()} pixels cannot be freed of this distortion, which shows nothing there; "
-            "check the coefficients and their order, or leave out what lies near the border."
+            f"{int(missed.sum())} of {missed.numel()} pixels cannot be freed of this distortion, which shows nothing "
+            "there; check the coefficients and their order, or leave out what lies near the border."
         )
     return project(convert_points_to_homogeneous(straight), intrinsics)

@@ -1,24 +1,29 @@
-"""Geometry of matches of which many are wrong: sampled hypotheses and what agrees with them (OpenCV's MAGSAC and RANSAC).
+"""Geometry of matches of which many are wrong.
 
-Pixels are (n, 2) numpy arrays in whatever unit, the threshold in the same. What has no geometry at all gives None. The same input
-gives the same answer.
+Sampled hypotheses and what agrees with them (OpenCV's MAGSAC and RANSAC). Pixels are (n, 2) numpy arrays in whatever
+unit, the threshold in the same. What has no geometry at all gives None. The same input gives the same answer.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-SCALE = 1000.0  # OpenCV's tolerances are made for pixels
+SCALE = 1000.0  # pixels by which the unit is multiplied: OpenCV's tolerances are made for pixels
 CONFIDENCE = 0.999  # that a sample without a wrong match was drawn: samples are cheap
-SAMPLES = 2000  # at most
+SAMPLES = 2000  # at most: a cap on time where few matches agree
 FARTHEST = 1e4  # baselines: OpenCV's own limit of 50 would take far points for points behind
+# matches, of a fundamental matrix (the eight-point algorithm), of a homography (two equations each for eight numbers),
+# of a camera (no fewer show that they agree: any three fit one)
 LEAST_EPIPOLAR, LEAST_PLANE, LEAST_CAMERA = 8, 4, 6
 
 
 def consensus_fundamental(
     source: np.ndarray, target: np.ndarray, *, threshold: float, scale: float = SCALE, confidence: float = CONFIDENCE
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`; `scale` makes pixels of the unit."""
+    """F (3, 3) with target^T F source = 0, and which matches (n,) agree to `threshold`.
+
+    `scale` makes pixels of the unit.
+    """
     import cv2
 
     if len(source) < LEAST_EPIPOLAR:
@@ -38,9 +43,10 @@ def consensus_fundamental(
 def consensus_camera(
     source: np.ndarray, target: np.ndarray, focal: float, *, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Rotation (3, 3) and unit translation (3,) of source_to_target by the essential matrix of pixels around the principal point.
+    """Rotation (3, 3) and unit translation (3,) of source_to_target by the essential matrix.
 
-    Then which matches (n,) agree with it, and which of them also lie before both cameras.
+    Pixels are around the principal point. Then which matches (n,) agree with it, and which of them also lie before both
+    cameras.
     """
     import cv2
 
@@ -64,7 +70,10 @@ def consensus_camera(
 def consensus_homography(
     source: np.ndarray, target: np.ndarray, *, threshold: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """H (3, 3) from source to target, and which matches (n,) agree: those of one plane, or of a camera that turns where it stands."""
+    """H (3, 3) from source to target, and which matches (n,) agree.
+
+    Those of one plane, or of a camera that turns where it stands.
+    """
     import cv2
 
     if len(source) < LEAST_PLANE:
@@ -78,7 +87,10 @@ def consensus_homography(
 
 
 def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """cam_to_world (4, 4) from points (n, 3) seen along rays (n, 2), slopes x / z and y / z, and which of them (n,) agree."""
+    """cam_to_world (4, 4) from points (n, 3) seen along rays (n, 2), and which of them (n,) agree.
+
+    Rays are slopes x / z and y / z.
+    """
     import cv2
 
     if len(points) < LEAST_CAMERA:
@@ -104,7 +116,7 @@ def consensus_pose(points: np.ndarray, rays: np.ndarray, *, threshold: float) ->
         )
     except cv2.error:
         return None
-    pose = np.eye(4)
-    pose[:3, :3] = cv2.Rodrigues(rotation)[0].T
-    pose[:3, 3] = -pose[:3, :3] @ translation[:, 0]
-    return (pose, inside) if np.isfinite(pose).all() else None
+    cam_to_world = np.eye(4)
+    cam_to_world[:3, :3] = cv2.Rodrigues(rotation)[0].T
+    cam_to_world[:3, 3] = -cam_to_world[:3, :3] @ translation[:, 0]
+    return (cam_to_world, inside) if np.isfinite(cam_to_world).all() else None

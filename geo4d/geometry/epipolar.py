@@ -18,7 +18,7 @@ from geo4d.errors import InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import rigid
 
-MIN_EPIPOLAR, MIN_HOMOGRAPHY = 8, 4
+MIN_EPIPOLAR, MIN_HOMOGRAPHY = 8, 4  # pairs of pixels: one and two linear equations each for eight free numbers
 
 
 def essential_matrix(
@@ -30,8 +30,8 @@ def essential_matrix(
 ) -> Float[Tensor, "b 3 3"]:
     """E with y^T E x = 0 for the rays x = K_i^-1 (u, v, 1) and y of the same points (eight-point algorithm).
 
-    Points in one plane, or a camera that only turned, leave it undetermined. Raises InputError for fewer than eight points, or
-    pixels that are not finite.
+    Points in one plane, or a camera that only turned, leave it undetermined. Raises InputError for fewer than eight
+    points, or pixels that are not finite.
     """
     _check(pixels_i, pixels_j, MIN_EPIPOLAR, "An essential matrix")
     rays = [pixel_rays(p, k)[..., :2] for p, k in ((pixels_i, intrinsics_i), (pixels_j, intrinsics_j))]
@@ -60,9 +60,10 @@ def relative_camera(
 def homography(
     pixels_i: Float[Tensor, "b n 2"], pixels_j: Float[Tensor, "b n 2"], weight: Float[Tensor, "b n"] | None = None
 ) -> Float[Tensor, "b 3 3"]:
-    """H, 1 at its end, that maps pixels of i to those of j: of points in one plane, or of a camera that turns where it stands.
+    """H, 1 at its end, that maps pixels of i to those of j.
 
-    Raises InputError for fewer than four points, or pixels that are not finite.
+    Of points in one plane, or of a camera that turns where it stands. Raises InputError for fewer than four points, or
+    pixels that are not finite.
     """
     _check(pixels_i, pixels_j, MIN_HOMOGRAPHY, "A homography")
     return find_homography_dlt(pixels_i, pixels_j, weight)
@@ -71,7 +72,10 @@ def homography(
 def sampson_distance(
     fundamental: Float[Tensor, "b 3 3"], pixels_i: Float[Tensor, "b n 2"], pixels_j: Float[Tensor, "b n 2"]
 ) -> Float[Tensor, "b n"]:
-    """How far pairs of pixels are from obeying x_j^T F x_i = 0, to first order, in pixels; at the epipole itself, nan."""
+    """How far pairs of pixels are from obeying x_j^T F x_i = 0, to first order, in pixels.
+
+    At the epipole itself, nan.
+    """
     return sampson_epipolar_distance(pixels_i, pixels_j, fundamental, squared=True, eps=0.0).sqrt()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from geo4d.errors import InputError
 
-MAX_CUTS = 200
+MAX_CUTS = 200  # intersections of tangents: a cap on time, the function touches one long before
 
 
 def weighted_median(values: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -34,9 +34,9 @@ def fit_scale_l1(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None)
 def fit_scale_shift_l1(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
     """Scale s and shift t that minimise sum w |s x + t - y|, exactly (to rounding).
 
-    For a given s the best t is a weighted median, and what is left is convex and piecewise linear in s: tangents at both
-    ends of a bracket are intersected until the function touches their intersection. A constant x gives s = 0. Raises
-    InputError without data.
+    For a given s the best t is a weighted median, and what is left is convex and piecewise linear in s: tangents at
+    both ends of a bracket are intersected until the function touches their intersection. A constant x gives s = 0.
+    Raises InputError without data.
     """
     x, y = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
     w = None if weight is None else np.asarray(weight, np.float64).ravel()

@@ -10,7 +10,7 @@ from geo4d.errors import InputError
 from geo4d.geometry.camera import pixel_rays
 from geo4d.geometry.rigid import invert_rigid, rigid
 
-MIN_POINTS = 6
+MIN_POINTS = 6  # with a weight: two linear equations each for the eleven free numbers of a projection
 MIN_THICKNESS = 1e-4  # of the points, by their own size, below which they count as lying in one plane
 
 
@@ -22,7 +22,8 @@ def camera_from_points(
 ) -> Float[Tensor, "b 4 4"]:
     """cam_to_world by the direct linear transform, exact if pixels are.
 
-    Raises InputError if fewer than six points of a camera carry weight, if they lie in one plane, or if anything is not finite.
+    Raises InputError if fewer than six points of a camera carry weight, if they lie in one plane, or if anything is not
+    finite.
     """
     counts = torch.ones_like(pixels[..., 0]) if weight is None else weight
     least = int((counts != 0).sum(-1).min()) if len(counts) else MIN_POINTS
@@ -36,8 +37,7 @@ def camera_from_points(
         raise InputError(
             "The known points of a camera lie in one plane or on a line, which leaves it undetermined; give others too."
         )
-    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(
-        intrinsics
-    )  # kornia would drop the skew of K
+    # kornia would drop the skew of K
+    plane = torch.eye(3, dtype=pixels.dtype, device=pixels.device).expand_as(intrinsics)
     found = solve_pnp_dlt(points_world, pixel_rays(pixels, intrinsics)[..., :2], plane, weight, svd_eps=0.0)
     return invert_rigid(rigid(found[..., :3], found[..., 3]))

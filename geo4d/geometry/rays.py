@@ -1,4 +1,7 @@
-"""The camera that rays tell of: centre (paper Eq. 6), rotation and intrinsics (Eq. 7), and which frames tell nothing."""
+"""The camera that rays tell of.
+
+Centre (paper Eq. 6), rotation and intrinsics (Eq. 7), and which frames tell nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,20 +47,22 @@ def camera_from_rays(
     moment: Float[Tensor, "*b n 3"],
     pixels: Float[Tensor, "n 2"],
     *,
-    shared_lens: bool = False,
+    shared_intrinsics: bool = False,
 ) -> RayCameras:
     """The camera of every frame.
 
-    Directions and moments m = o x d are those of unit rays, or means of them over blocks: a ray counts by its squared length, and
-    not at all if it is not finite. Intrinsics are fitted robustly, centre and shared rotation by least squares.
+    Directions and moments m = o x d are those of unit rays, or means of them over blocks: a ray counts by its squared
+    length, and not at all if it is not finite. Intrinsics are fitted robustly, centre and shared rotation by least
+    squares.
 
     Args:
         direction: in the frame of the window.
         moment: in that frame.
         pixels: (u, v) at which the rays leave the image, the same in all frames.
-        shared_lens: the axis before n is of the frames of a window, which share their intrinsics and the first of which is the
-            frame of reference, as in the released script. A rotation is then the one that best turns the first frame's directions
-            into the frame's own; it errs up to seven times less than one found with the frame's own intrinsics.
+        shared_intrinsics: the axis before n is of the frames of a window, which share their intrinsics and the first of
+            which is the frame of reference, as in the released script. A rotation is then the one that best turns the
+            first frame's directions into the frame's own; it errs up to seven times less than one found with the
+            frame's own intrinsics.
     """
     direction, moment = direction.double(), moment.double()
     finite = direction.isfinite().all(-1) & moment.isfinite().all(-1)
@@ -70,22 +75,22 @@ def camera_from_rays(
     canonical = pad(pixels.double(), (0, 1), value=1.0) @ to_canonical.T
     # what tells nothing is replaced by some camera, so that no matrix is singular
     direction = direction.where(~(few | flat)[..., None, None], normalize(canonical, dim=-1))
-    if shared_lens:
-        turn = fit_rotation(direction[..., :1, :, :].expand_as(direction), direction)
-        seen = (direction @ turn).mean(-3, keepdim=True)  # all frames' rays from the first camera
-        homography, loose, mirrored = (
+    if shared_intrinsics:
+        first_to_frame = fit_rotation(direction[..., :1, :, :].expand_as(direction), direction)
+        seen = (direction @ first_to_frame).mean(-3, keepdim=True)  # all frames' rays from the first camera
+        homography, undetermined, mirrored = (
             value.expand(*few.shape, *value.shape[few.ndim :]) for value in _homography(seen, canonical)
         )
         orphan = (few | flat)[..., :1].expand(few.shape)
     else:
-        homography, loose, mirrored = _homography(direction, canonical)
+        homography, undetermined, mirrored = _homography(direction, canonical)
         orphan = torch.zeros_like(few)
-    intrinsics, own, _ = KRt_from_projection(pad(homography, (0, 1)).reshape(-1, 3, 4))
+    intrinsics, decomposed, _ = KRt_from_projection(pad(homography, (0, 1)).reshape(-1, 3, 4))
     intrinsics = torch.linalg.inv(to_canonical) @ intrinsics.view(homography.shape)
-    rotation = turn if shared_lens else own.view(homography.shape).mT
-    if shared_lens:  # then a camera's rotation and centre do not follow from its lens
-        loose, mirrored = torch.zeros_like(loose), torch.zeros_like(mirrored)
-    problems = _named((few, flat, loose, mirrored, orphan))
+    rotation = first_to_frame if shared_intrinsics else decomposed.view(homography.shape).mT
+    if shared_intrinsics:  # then a camera's rotation and centre do not follow from its intrinsics
+        undetermined, mirrored = torch.zeros_like(undetermined), torch.zeros_like(mirrored)
+    problems = _named((few, flat, undetermined, mirrored, orphan))
     return RayCameras(rigid(rotation, fit_centre(direction, moment)), intrinsics / intrinsics[..., 2:, 2:], problems)
 
 
@@ -112,8 +117,11 @@ def _canonical(pixels: Float[Tensor, "n 2"]) -> Float[Tensor, "3 3"]:
 def _homography(
     direction: Float[Tensor, "*b n 3"], canonical: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, "*b 3 3"], Bool[Tensor, "*b"], Bool[Tensor, "*b"]]:
-    """H = K R as in Eq. 7, whether the rays leave it loose, and whether it mirrors; rays that do not fit count less."""
-    forward, loose = _pixels_to_rays(direction, canonical)
+    """H = K R as in Eq. 7, whether the rays leave it undetermined, and whether it mirrors.
+
+    Rays that do not fit count less.
+    """
+    forward, undetermined = _pixels_to_rays(direction, canonical)
     length = direction.norm(dim=-1)
     for _ in range(ROUNDS):
         along = (direction * normalize(canonical @ forward.mT, dim=-1)).sum(
@@ -123,19 +131,20 @@ def _homography(
         scale = OUTLYING * off.nanmedian(dim=-1, keepdim=True).values.clamp_min(1e-9)
         share = 1 / (1 + (off / scale).nan_to_num().square())
         forward = _pixels_to_rays(direction * share.sqrt()[..., None], canonical)[0]
-    mirrored = ~loose & (torch.linalg.det(forward) <= 0)
-    usable = ~(loose | mirrored)[..., None, None]
-    return torch.linalg.inv(forward.where(usable, torch.eye(3).to(forward))), loose, mirrored
+    mirrored = ~undetermined & (torch.linalg.det(forward) <= 0)
+    usable = ~(undetermined | mirrored)[..., None, None]
+    return torch.linalg.inv(forward.where(usable, torch.eye(3).to(forward))), undetermined, mirrored
 
 
 def _pixels_to_rays(
     direction: Float[Tensor, "*b n 3"], canonical: Float[Tensor, "n 3"]
 ) -> tuple[Float[Tensor, "*b 3 3"], Bool[Tensor, "*b"]]:
-    """G = (K R)^-1, and whether the rays leave it loose; an identity where the pixels alone do.
+    """G = (K R)^-1, and whether the rays leave it undetermined; an identity where the pixels alone do.
 
-    Eq. 7's cost, and that of kornia's find_homography_dlt, are algebraic under |H| = 1: noise in the rays then shifts K by pixels.
-    Here G minimises sum w |d x G p|^2 under sum w |d|^2 |G p|^2 = 1, where noise adds the same to every G; w = 1 / |p|^2 makes
-    the cost one of angles. With the square root of the constraint's matrix, G is the greatest eigenvector of a matrix of 9 x 9.
+    Eq. 7's cost, and that of kornia's find_homography_dlt, are algebraic under |H| = 1: noise in the rays then shifts K
+    by pixels. Here G minimises sum w |d x G p|^2 under sum w |d|^2 |G p|^2 = 1, where noise adds the same to every G; w
+    = 1 / |p|^2 makes the cost one of angles. With the square root of the constraint's matrix, G is the greatest
+    eigenvector of a matrix of 9 x 9.
     """
     unit = normalize(canonical, dim=-1)
     weighted = unit * direction.norm(dim=-1, keepdim=True)

@@ -6,12 +6,15 @@ import numpy as np
 
 
 def nearest_index(target: int, source: int) -> np.ndarray:
-    """For each pixel of a line of `target` pixels the nearest of `source` pixels over the same extent, (target,) int64."""
+    """For each pixel of a line of `target` pixels the nearest of `source` over the same extent, (target,) int64."""
     return np.minimum(((np.arange(target) + 0.5) * source / target).astype(np.int64), source - 1)
 
 
 def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Maps (t, h, w, ...) on another grid over the same extent, by the nearest values; themselves if it is their own grid."""
+    """Maps (t, h, w, ...) on another grid over the same extent, by the nearest values.
+
+    The maps themselves if it is their own grid.
+    """
     if maps.shape[1:3] == (height, width):
         return maps
     return np.ascontiguousarray(
@@ -22,6 +25,9 @@ def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 def nearest_pixel(
     position: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (m,) of the pixel in which positions (m, 2) = (u, v) lie once the image has another (height, width)."""
+    """Row and column (m,) of the pixel in which positions (m, 2) lie in an image of another size.
+
+    Positions are (u, v) in the image as it was, sizes (height, width).
+    """
     row = np.clip((position[:, 1] * to_size[0] / from_size[0]).astype(int), 0, to_size[0] - 1)
     return row, np.clip((position[:, 0] * to_size[1] / from_size[1]).astype(int), 0, to_size[1] - 1)

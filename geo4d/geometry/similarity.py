@@ -68,7 +68,8 @@ def fit_similarity(
 ) -> Similarity:
     """Minimises sum w |s R source + t - target|^2 (Umeyama 1991).
 
-    With `symmetric` the scale is the ratio of the two spreads: where both sets are noisy, the minimum's scale is too small.
+    With `symmetric` the scale is the ratio of the two spreads: where both sets are noisy, the minimum's scale is too
+    small.
     """
     share = (weight / weight.sum(-1, keepdim=True).clamp_min(1e-30))[..., None]
     mean_s, mean_t = (share * source).sum(-2), (share * target).sum(-2)

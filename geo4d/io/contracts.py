@@ -1,20 +1,22 @@
 """Predictions and packs as two tracking benchmarks define them: Syn4D and WorldTrack.
 
-Both are of OpenCV axes and z-depth, as ours are, in the unit of the reconstruction: metres if it `is_metric`, otherwise up to one
-scale of the whole video, which both benchmarks fit. A reconstruction holds no tracks: followed points (`Tracks`) are put into
-space by its depth and cameras at each frame in which they were seen. Where they were not seen, or there is no depth, they are
-nan: nothing is guessed. Scorers that skip what is not finite then judge fewer points, so say so beside the figures.
+Both are of OpenCV axes and z-depth, as ours are, in the unit of the reconstruction: metres if it `is_metric`, otherwise
+up to one scale of the whole video, which both benchmarks fit. A reconstruction holds no tracks: followed points
+(`Tracks`) are put into space by its depth and cameras at each frame in which they were seen. Where they were not seen,
+or there is no depth, they are nan: nothing is guessed. Scorers that skip what is not finite then judge fewer points, so
+say so beside the figures.
 
 Syn4D (README of github.com/jzr99/Syn4D_benchmark, "Prediction contract"): one .npz a sequence, with any of
     tracking_xyz  float32 [32, 512, 3]  the benchmark's query points, in its order, in the camera of frame 0
     depth         float32 [32, h, w]    z-depth at any resolution; the scorer resamples it
     camera_c2w    float32 [32, 4, 4]    camera to world
     frame_indices int32 [32]            numbers of the frames in the video; the protocol's are 0, 6, ..., 186
-The scorer looks for <predictions>/<variant>/<scene>/<sequence>.npz; that place is the caller's to give. The queries are pixels of
-frame 0 with their centres at +0.5, like those of our tracks: they come with the benchmark, and some tracker must follow them.
+The scorer looks for <predictions>/<variant>/<scene>/<sequence>.npz; that place is the caller's to give. The queries are
+pixels of frame 0 with their centres at +0.5, like those of our tracks: they come with the benchmark, and some tracker
+must follow them.
 
-WorldTrack: its data sets are .npz packs, of which the keys below are read by evaluators (Syn4D_benchmark's conversion, Open-D4RT);
-no file of predictions is defined, so what is written is a pack that holds the prediction.
+WorldTrack: its data sets are .npz packs, of which the keys below are read by evaluators (Syn4D_benchmark's conversion,
+Open-D4RT); no file of predictions is defined, so what is written is a pack that holds the prediction.
     images_jpeg_bytes [t]      one JPEG a frame
     tracks_XYZ    [t, n, 3]    in the camera of each frame
     visibility    bool [t, n]
@@ -45,7 +47,7 @@ CONTRACTS = ("syn4d", "worldtrack")
 SYN4D_FRAMES, SYN4D_QUERIES = 32, 512
 EDGE = 0.05  # neighbours that change a pixel's 1 / depth by more belong to another surface
 MOST_POINTS = 2**27  # of all tracks in all frames: 3 GB of the dense form that a contract asks for
-SAME_LENS = 1e-3  # relative; how far the intrinsics of frames may differ and count as the same
+SAME_INTRINSICS = 1e-3  # relative; how far the intrinsics of frames may differ and count as the same
 
 
 def write_contract(
@@ -62,8 +64,8 @@ def write_contract(
         reconstruction: of the whole sequence; `syn4d` is of 32 frames.
         path: an .npz file; its folder is made if need be.
         contract: "syn4d" or "worldtrack".
-        tracks: points followed through the video. `worldtrack` needs them; `syn4d` leaves out tracking_xyz without them, and
-            takes track i for query i.
+        tracks: points followed through the video. `worldtrack` needs them; `syn4d` leaves out tracking_xyz without
+            them, and takes track i for query i.
         frame_indices: (t,) numbers of the frames in the video, for `syn4d`; None: not known, left out.
 
     Raises:
@@ -99,15 +101,16 @@ def syn4d_arrays(
     if frame_indices is not None:
         if frame_indices.shape != (frames,):
             raise InputError(
-                f"The Syn4D contract needs one frame index for each of {frames} frames; got shape {frame_indices.shape}."
+                f"The Syn4D contract needs one frame index for each of {frames} frames; got shape "
+                f"{frame_indices.shape}."
             )
         arrays["frame_indices"] = frame_indices.astype(np.int32)
     if tracks is not None:
         queries = len(np.unique(tracks.track[tracks.frame == 0]))
         if tracks.num_tracks > SYN4D_QUERIES or queries != tracks.num_tracks:
             raise InputError(
-                f"The Syn4D contract is of at most {SYN4D_QUERIES} tracks, all seen in frame 0; got {tracks.num_tracks}, of which "
-                f"{queries} were: give tracks of the benchmark's query points, or none."
+                f"The Syn4D contract is of at most {SYN4D_QUERIES} tracks, all seen in frame 0; got "
+                f"{tracks.num_tracks}, of which {queries} were: give tracks of the benchmark's query points, or none."
             )
         first = _in_first_camera(reconstruction, lift_tracks(reconstruction, tracks))
         arrays["tracking_xyz"] = np.full((frames, SYN4D_QUERIES, 3), np.nan, np.float32)
@@ -118,20 +121,20 @@ def syn4d_arrays(
 def worldtrack_arrays(reconstruction: Reconstruction, tracks: Tracks | None) -> dict[str, np.ndarray]:
     """The arrays of a WorldTrack pack (see the module), images and intrinsics at the working resolution.
 
-    A point counts as visible where its track was seen and there is depth. The JPEGs are fixed-width bytes, so that reading them
-    takes no pickle. Raises InputError without tracks, or if the camera zooms.
+    A point counts as visible where its track was seen and there is depth. The JPEGs are fixed-width bytes, so that
+    reading them takes no pickle. Raises InputError without tracks, or if the camera zooms.
     """
     if tracks is None:
         raise InputError(
-            "The WorldTrack contract is of 3D tracks, which need followed points: give --tracks FILE, such as the tracks.npz "
-            "that geo4d infer --save-windows keeps."
+            "The WorldTrack contract is of 3D tracks, which need followed points: give --tracks FILE, such as the "
+            "tracks.npz that geo4d infer --save-windows keeps."
         )
     lenses = np.asarray(reconstruction.intrinsics)[:, [0, 1, 0, 1], [0, 1, 2, 2]]
     spread = float((np.ptp(lenses, axis=0) / lenses.max()).max())
-    if spread > SAME_LENS:
+    if spread > SAME_INTRINSICS:
         raise InputError(
-            f"The WorldTrack contract has one set of intrinsics for all frames; the reconstruction's differ by {100 * spread:.2g}% of the "
-            "focal length: reconstruct with one focal length."
+            "The WorldTrack contract has one set of intrinsics for all frames; the reconstruction's differ by "
+            f"{100 * spread:.2g}% of the focal length: reconstruct with one focal length."
         )
     points_cam = lift_tracks(reconstruction, tracks)
     return {
@@ -144,11 +147,11 @@ def worldtrack_arrays(reconstruction: Reconstruction, tracks: Tracks | None) -> 
 
 
 def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
-    """(t, n, 3) points of the tracks, each in the camera of its frame; nan where not seen, outside the image or without depth.
+    """(t, n, 3) points of the tracks, each in the camera of its frame.
 
-    Between pixels 1 / depth is interpolated, which is exact on planes; at an edge of depth, and outside the centres of the
-    outermost pixels, the nearest pixel's is taken.
-    Raises InputError if the tracks belong to another video, are too many to write densely, or none has depth anywhere.
+    nan where not seen, outside the image or without depth. Between pixels 1 / depth is interpolated, which is exact on
+    planes; at an edge of depth, and outside the centres of the outermost pixels, the nearest pixel's is taken. Raises
+    InputError if the tracks belong to another video, are too many to write densely, or none has depth anywhere.
     """
     if tracks.num_frames != reconstruction.num_frames or tracks.source_size != reconstruction.source_size:
         ours, theirs = reconstruction.source_size[::-1], tracks.source_size[::-1]
@@ -158,8 +161,8 @@ def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
         )
     if tracks.num_tracks * tracks.num_frames > MOST_POINTS:
         raise InputError(
-            f"Tracks numbered up to {tracks.num_tracks - 1} in {tracks.num_frames} frames are more than {MOST_POINTS} points; give fewer "
-            "tracks, numbered without gaps."
+            f"Tracks numbered up to {tracks.num_tracks - 1} in {tracks.num_frames} frames are more than {MOST_POINTS} "
+            "points; give fewer tracks, numbered without gaps."
         )
     height, width = reconstruction.depth.shape[1:]
     points_cam = np.full((tracks.num_frames, tracks.num_tracks, 3), np.nan)
@@ -181,7 +184,10 @@ def lift_tracks(reconstruction: Reconstruction, tracks: Tracks) -> np.ndarray:
 
 
 def source_frames(directory: str | Path, count: int) -> np.ndarray | None:
-    """(count,) numbers in the video of the frames that `geo4d infer` used, by the settings it left in `directory`; None without."""
+    """(count,) numbers in the video of the frames that `geo4d infer` used, by the settings it left in `directory`.
+
+    None if it left none.
+    """
     path = Path(directory) / "config.yaml"
     if not path.is_file():
         return None

@@ -39,10 +39,11 @@ def export(reconstruction: Reconstruction, path: str | Path, format: str, config
 
     Files take their names when they are whole; of a folder those that name the others come last.
     ply: all frames' points in the world (OpenCV axes). glb: the same with camera pyramids, turned to glTF's y-up axes.
-    npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as ours.
+    npz: the arrays of a saved reconstruction by their names. colmap: text model with images; pixel centres at +0.5, as
+    ours.
     nerfstudio: transforms.json with OpenGL camera axes.
-    Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be written over one
-    that is not of an earlier export.
+    Raises ConfigError for an unknown format, InputError if the place cannot be written, or a file of a folder would be
+    written over one that is not of an earlier export.
     """
     writers = {
         "ply": _write_ply,
@@ -101,12 +102,12 @@ def camera_pyramid(reconstruction: Reconstruction, frame: int, size: float) -> t
     """Corners (5, 3) in the world, the centre first, and edges (8, 2) of a camera's pyramid of depth `size`."""
     height, width = reconstruction.depth.shape[1:]
     pixels = torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=torch.float64)
-    k, pose = (
+    k, cam_to_world = (
         torch.tensor(value[frame], dtype=torch.float64)
         for value in (reconstruction.intrinsics, reconstruction.cam_to_world)
     )
     corners = transform_points(
-        pose, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])
+        cam_to_world, torch.cat([torch.zeros(1, 3, dtype=torch.float64), size * pixel_rays(pixels, k)])
     ).numpy()
     return corners, np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
 
@@ -148,8 +149,9 @@ def _write_nerfstudio(reconstruction: Reconstruction, path: Path, config: Export
     frames = []
     for i, name in enumerate(names):
         k = reconstruction.intrinsics[i]
-        pose = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ  # world and camera both with y up, z backwards
-        entry = {"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "w": width, "h": height}
+        # world and camera both with y up, z backwards
+        cam_to_world = FLIP_YZ @ reconstruction.cam_to_world[i] @ FLIP_YZ
+        entry = {"file_path": f"images/{name}", "transform_matrix": cam_to_world.tolist(), "w": width, "h": height}
         entry |= {
             "fl_x": float(k[0, 0]),
             "fl_y": float(k[1, 1]),
@@ -167,7 +169,10 @@ def _write_npz(reconstruction: Reconstruction, path: Path, config: ExportConfig)
 
 
 def write_archive(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left. Raises InputError."""
+    """Writes a compressed .npz under exactly this name, in one move; if that fails nothing is left.
+
+    Raises InputError.
+    """
     with whole_file(path, alone=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 

@@ -2,10 +2,10 @@
 
     .geo4d-files-<hash>.json    {"format", "version", "kind", "files": [...], "folders": [...]}
 
-Names are relative to the folder, with "/" between their parts. A name is listed before its file is written, so the list is right
-whenever a process is killed. A folder may hold several such lists, which count together: each is written once, under a name made
-of its content, so processes that write into one folder at the same time need no lock and lose nothing. `kind` says what the
-folder is, such as "reconstruction": one thing never replaces another.
+Names are relative to the folder, with "/" between their parts. A name is listed before its file is written, so the list
+is right whenever a process is killed. A folder may hold several such lists, which count together: each is written once,
+under a name made of its content, so processes that write into one folder at the same time need no lock and lose
+nothing. `kind` says what the folder is, such as "reconstruction": one thing never replaces another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from geo4d.errors import InputError
+from geo4d.scene.arrays import Unreadable, parse_json
 from geo4d.scene.atomic import names_prepared, whole_file
 
 FORMAT, VERSION = "geo4d-files", 1
@@ -44,7 +45,10 @@ def is_list(name: str) -> bool:
 
 
 def read_listing(directory: str | Path) -> Listing | None:
-    """The lists in a folder taken together; None without any. Raises InputError if one is damaged or names what lies outside."""
+    """The lists in a folder taken together; None without any.
+
+    Raises InputError if one is damaged or names what lies outside.
+    """
     directory, left = Path(directory), MAX_BYTES
     kinds: set[str] = set()
     files: set[str] = set()
@@ -63,7 +67,8 @@ def read_listing(directory: str | Path) -> Listing | None:
         folders.update(entry["folders"])
     if len(kinds) > 1:
         raise InputError(
-            f"{directory} holds lists of files of {' and '.join(sorted(kinds))}; remove the folder by hand, or choose another."
+            f"{directory} holds lists of files of {' and '.join(sorted(kinds))}; remove the folder by hand, or choose "
+            "another."
         )
     return Listing(kinds.pop(), frozenset(files), frozenset(folders)) if kinds else None
 
@@ -73,8 +78,8 @@ def check_output_directory(
 ) -> None:
     """Raises InputError if the folder cannot become that of a run that writes `files`; writes nothing.
 
-    It may be new or empty. One that holds a run of this kind needs `overwrite`, or `resume`; no other one can be had. Files that
-    are not ours may lie beside those of a run, unless they have a name that the run would write.
+    It may be new or empty. One that holds a run of this kind needs `overwrite`, or `resume`; no other one can be had.
+    Files that are not ours may lie beside those of a run, unless they have a name that the run would write.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
@@ -83,8 +88,8 @@ def check_output_directory(
         return
     if read_listing(directory) is None:
         raise InputError(
-            f"The output folder {directory} already holds other files, or a run without a list of its files, as earlier versions wrote it; "
-            "choose an empty or new folder, or remove this one by hand."
+            f"The output folder {directory} already holds other files, or a run without a list of its files, as "
+            "earlier versions wrote it; choose an empty or new folder, or remove this one by hand."
         )
     _check_names(directory, kind, files)
     if not resume and not overwrite:
@@ -97,9 +102,10 @@ def check_output_directory(
 def open_output_directory(
     directory: str | Path, kind: str, files: Iterable[str], *, resume: bool = False, overwrite: bool = False
 ) -> Path:
-    """Makes the folder of a run and lists the `files` that it will write; with `overwrite` those of an earlier run are removed.
+    """Makes the folder of a run and lists the `files` that it will write.
 
-    Raises InputError as `check_output_directory` does, before anything is changed, or if the folder cannot be written.
+    With `overwrite` those of an earlier run are removed. Raises InputError as `check_output_directory` does, before
+    anything is changed, or if the folder cannot be written.
     """
     directory, files = Path(directory), list(files)
     check_output_directory(directory, kind, files, resume=resume, overwrite=overwrite)
@@ -115,7 +121,7 @@ def open_output_directory(
 def close_output_directory(directory: str | Path, kind: str, work: str) -> None:
     """Ends a run: removes the files that were listed below the folder `work`, and unlists what was never written."""
     directory = Path(directory)
-    listing = _read_own(directory, kind)
+    listing = _read_listing_of(directory, kind)
     if listing is None:
         return
     gone = {name for name in listing.files if name.startswith(f"{work}/") or not os.path.lexists(directory / name)}
@@ -126,8 +132,8 @@ def close_output_directory(directory: str | Path, kind: str, work: str) -> None:
 def register(directory: str | Path, kind: str, files: Iterable[str]) -> None:
     """Lists names as ours, before they are written; the folder is made if need be, and may hold other files.
 
-    Raises InputError if a file of such a name is there and is not listed, the folder holds something of another kind, or it cannot
-    be written.
+    Raises InputError if a file of such a name is there and is not listed, the folder holds something of another kind,
+    or it cannot be written.
     """
     directory, names = Path(directory), set(files)
     listing = _check_names(directory, kind, names)
@@ -140,16 +146,22 @@ def register(directory: str | Path, kind: str, files: Iterable[str]) -> None:
 
 
 def clear(directory: str | Path, kind: str) -> None:
-    """Removes what is listed in the folder, which stays ours. Raises InputError, having removed nothing, if the list cannot be trusted."""
-    listing = _read_own(Path(directory), kind)
+    """Removes what is listed in the folder, which stays ours.
+
+    Raises InputError, having removed nothing, if the list cannot be trusted.
+    """
+    listing = _read_listing_of(Path(directory), kind)
     if listing is not None:
         _remove(Path(directory), listing, set(listing.files))
 
 
 def discard(directory: str | Path, kind: str) -> None:
-    """Removes what is listed in the folder, the list and, if nothing else is there, the folder. Raises InputError as `clear` does."""
+    """Removes what is listed in the folder, the list and, if nothing else is there, the folder.
+
+    Raises InputError as `clear` does.
+    """
     directory = Path(directory)
-    if _read_own(directory, kind) is None:
+    if _read_listing_of(directory, kind) is None:
         return
     clear(directory, kind)
     for path in _list_files(directory):
@@ -167,9 +179,10 @@ def is_free(directory: Path) -> bool:
 
 
 def refuse_inputs_inside(out: str | Path, inputs: Iterable[tuple[str, str | Path | None]]) -> None:
-    """Raises InputError if something that is to be read, given as (what it is, path), is the folder `out` or lies in it.
+    """Raises InputError if something that is to be read is the folder `out` or lies in it.
 
-    What is not there, or is no path at all (such as the name of a model), is passed over.
+    It is given as (what it is, path). What is not there, or is no path at all (such as the name of a model), is passed
+    over.
     """
     if not Path(out).is_dir():
         return
@@ -180,21 +193,23 @@ def refuse_inputs_inside(out: str | Path, inputs: Iterable[tuple[str, str | Path
         path = Path(entry).expanduser()
         if not os.path.lexists(path):
             continue
-        places = (
-            Path(os.path.realpath(path)),
-            Path(os.path.realpath(path.parent)) / path.name,
-        )  # where a link leads to, and where it lies
-        folders = {folder for place in places for folder in (place, *place.parents) if folder.exists()}
+        # where a link leads to, and where it lies
+        paths = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)
+        folders = {folder for lies in paths for folder in (lies, *lies.parents) if folder.exists()}
         if any(
             os.path.samestat(folder.stat(), ours) for folder in folders
         ):  # by what they are: a disk may not tell A from a
             raise InputError(
-                f"Writing there could harm {path} ({what}), which lies in --out {out}; choose another --out, or move it."
+                f"Writing there could harm {path} ({what}), which lies in --out {out}; choose another --out, or move "
+                "it."
             )
 
 
 def refuse_file_of(directory: str | Path, path: str | Path, names: Iterable[str] = ()) -> None:
-    """Raises InputError if `path`, to be written, is a file that is listed in the folder that is read, or one of `names` there."""
+    """Raises InputError if `path`, to be written, is a file of the folder that is read.
+
+    Such are the files that are listed there, and those of `names`.
+    """
     directory, path = Path(directory), Path(path)
     if not path.exists():
         return
@@ -216,8 +231,8 @@ def _list_files(directory: Path) -> list[Path]:
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     """The content of a list. Raises InputError for anything that we would not write."""
     try:
-        entry = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(data)
+    except Unreadable as error:
         raise _damaged(path, "no JSON") from error
     if not isinstance(entry, dict) or (entry.get("format"), entry.get("version")) != (FORMAT, VERSION):
         raise _damaged(path, f"not of the format {FORMAT} {VERSION}")
@@ -245,11 +260,12 @@ def _is_plain(name: object) -> bool:
 
 def _damaged(path: Path, why: str) -> InputError:
     return InputError(
-        f"{path} is no list of files as geo4d writes it ({why}), so nothing was removed; remove the folder by hand, or choose another."
+        f"{path} is no list of files as geo4d writes it ({why}), so nothing was removed; remove the folder by hand, or "
+        "choose another."
     )
 
 
-def _read_own(directory: Path, kind: str) -> Listing | None:
+def _read_listing_of(directory: Path, kind: str) -> Listing | None:
     listing = read_listing(directory)
     if listing is not None and listing.kind != kind:
         raise InputError(
@@ -267,11 +283,12 @@ def _check_names(directory: Path, kind: str, files: Iterable[str]) -> Listing | 
     _refuse_links(directory, names)
     # before the list is read: another process lists its names first, so whatever is there by now is listed
     there = sorted(name for name in names if os.path.lexists(directory / name))
-    listing = _read_own(directory, kind)
+    listing = _read_listing_of(directory, kind)
     foreign = next((name for name in there if listing is None or name not in listing.files), None)
     if foreign is not None:
         raise InputError(
-            f"{directory / foreign} is in the way, and is not listed as a file that geo4d wrote; move it, or choose another folder."
+            f"{directory / foreign} is in the way, and is not listed as a file that geo4d wrote; move it, or choose "
+            "another folder."
         )
     return listing
 
@@ -281,23 +298,26 @@ def _refuse_links(directory: Path, names: Iterable[str]) -> None:
     for parent in {parent for name in names for parent in PurePosixPath(name).parents if parent.name}:
         if (directory / parent).is_symlink():
             raise InputError(
-                f"{directory / parent} is a link, through which geo4d writes and removes nothing; choose another folder."
+                f"{directory / parent} is a link, through which geo4d writes and removes nothing; choose another "
+                "folder."
             )
 
 
 def _remove(directory: Path, listing: Listing, names: set[str]) -> None:
-    """Removes listed files and what a killed process left of them, then the folders that are empty; rewrites the list."""
+    """Removes listed files and what a killed process left of them, then the folders that are empty.
+
+    Rewrites the list.
+    """
     _refuse_links(directory, {*names, *listing.folders})
     old = _list_files(directory)
     by_folder: dict[Path, set[str]] = {}
     for name in names:
-        place = directory / name
-        by_folder.setdefault(place.parent, set()).add(place.name)
+        by_folder.setdefault((directory / name).parent, set()).add((directory / name).name)
     try:
         for folder, ours in by_folder.items():
-            for place in list(folder.iterdir()) if folder.is_dir() else []:
-                if ours & ({place.name} | names_prepared(place.name)) and (place.is_symlink() or place.is_file()):
-                    place.unlink(missing_ok=True)
+            for path in list(folder.iterdir()) if folder.is_dir() else []:
+                if ours & ({path.name} | names_prepared(path.name)) and (path.is_symlink() or path.is_file()):
+                    path.unlink(missing_ok=True)
         for name in sorted(listing.folders, key=len, reverse=True):
             with suppress(OSError):  # something that is not ours lies in it, or it is gone
                 (directory / name).rmdir()

@@ -56,10 +56,10 @@ def read_video(
 ) -> Video:
     """Reads a video file, or a folder of images in natural order.
 
-    Frames are turned as the file's rotation says and composed over black where they have alpha. With `resize` each frame
-    is resampled with antialiasing as it is read, so memory holds the working size alone; `observe` is shown each frame before
-    that, uint8 (h, w, 3). What a damaged file still gives
-    is returned with a warning. Raises InputError if nothing can be read.
+    Frames are turned as the file's rotation says and composed over black where they have alpha. With `resize` each
+    frame is resampled with antialiasing as it is read, so memory holds the working size alone; `observe` is shown each
+    frame before that, uint8 (h, w, 3). What a damaged file still gives is returned with a warning. Raises InputError if
+    nothing can be read.
     """
     path, selection = Path(path), selection or Selection()
     if not path.exists():
@@ -80,7 +80,8 @@ def read_video(
             source = (frame.height, frame.width)
             if max(source) > MAX_SIDE:
                 raise InputError(
-                    f"Frames of {path} are {frame.width} x {frame.height}; at most {MAX_SIDE} pixels a side can be read."
+                    f"Frames of {path} are {frame.width} x {frame.height}; at most {MAX_SIDE} pixels a side can be "
+                    "read."
                 )
             target = resize(*source) if resize else source
         elif (frame.height, frame.width) != source:
@@ -105,7 +106,10 @@ def read_video(
 
 
 def resample(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole frame at another (height, width), as the released script does it: Lanczos if it shrinks, bicubic if it grows."""
+    """The whole frame at another (height, width), as the released script does it.
+
+    Lanczos if it shrinks, bicubic if it grows.
+    """
     shrinks = max(size) < max(frame.size)
     return frame.resize((size[1], size[0]), Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC)
 
@@ -178,7 +182,8 @@ def _folder_frames(folder: Path, warnings: list[str]) -> Iterator[tuple[float, C
     )
     if not files:
         raise InputError(
-            f"The folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder or a video file."
+            f"The folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder or a video "
+            "file."
         )
     for index, file in enumerate(files):
         yield index / FOLDER_FPS, lambda file=file: _open_image(file)

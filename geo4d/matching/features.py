@@ -17,7 +17,10 @@ SIFT_SIZE = 128  # numbers of a descriptor
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How features are found, and when they are believed to show the same thing. Pixels are those of the given image."""
+    """How features are found, and when they are believed to show the same thing.
+
+    Pixels are those of the given image.
+    """
 
     max_features: int = 800  # an image: enough where a part of it is seen again; time grows with the square
     max_side: int = 480  # pixels, longer side to which an image is reduced: detecting takes most of the time
@@ -54,7 +57,8 @@ class FeatureConfig:
             or not 0 <= self.min_share <= 1
         ):
             raise ConfigError(
-                "features need passes >= 0, a grid from 1 to 1000, min_cells from 0 to grid^2 and min_share from 0 to 1."
+                "features need passes >= 0, a grid from 1 to 1000, min_cells from 0 to grid^2 and min_share from 0 to "
+                "1."
             )
 
 
@@ -131,14 +135,19 @@ def match_features(
     target_shape: tuple[int, ...],
     config: FeatureConfig,
 ) -> Matches | None:
-    """Verified matches of two images of these shapes (h, w); None if they are too few, disagree, or lie in one corner."""
+    """Verified matches of two images of these shapes (h, w).
+
+    None if they are too few, disagree, or lie in one corner.
+    """
     if min(len(source.position), len(target.position)) < config.min_matches:
         return None
     first, second = _nearest_both_ways(root_sift(source.descriptor), root_sift(target.descriptor), config)
     if len(first) < config.min_matches:
         return None
-    known, seen = source.position[first], target.position[second]
-    found = consensus_fundamental(known, seen, threshold=config.max_epipolar, scale=1.0, confidence=config.confidence)
+    source_pixels, target_pixels = source.position[first], target.position[second]
+    found = consensus_fundamental(
+        source_pixels, target_pixels, threshold=config.max_epipolar, scale=1.0, confidence=config.confidence
+    )
     if found is None:
         return None
     fundamental, keep = found
@@ -146,17 +155,19 @@ def match_features(
     for _ in range(config.passes):
         if keep.sum() < least:
             return None
-        keep[keep] = _coherent(known[keep], seen[keep], config)
-    spread = min(_cells(known[keep], source_shape, config.grid), _cells(seen[keep], target_shape, config.grid))
+        keep[keep] = _coherent(source_pixels[keep], target_pixels[keep], config)
+    spread = min(
+        _cells(source_pixels[keep], source_shape, config.grid), _cells(target_pixels[keep], target_shape, config.grid)
+    )
     if keep.sum() < least or spread < config.min_cells:
         return None
-    return Matches(known[keep], seen[keep], fundamental)
+    return Matches(source_pixels[keep], target_pixels[keep], fundamental)
 
 
 def local_warps(
     position: np.ndarray, source: np.ndarray, target: np.ndarray, config: FeatureConfig, *, without_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Affine maps (n, 2, 3) of offsets from points (n, 2) of the source to the target, and how many matches are near."""
+    """Affine maps (n, 2, 3) of offsets from source points (n, 2) to the target, and how many matches are near."""
     away = source[None].astype(np.float64) - position[:, None]
     weight = np.exp(-0.5 * (away**2).sum(axis=2) / config.reach**2)
     if without_self:
@@ -176,7 +187,8 @@ def local_warps(
 def _nearest_both_ways(first: np.ndarray, second: np.ndarray, config: FeatureConfig) -> tuple[np.ndarray, np.ndarray]:
     """Rows of both that are each other's nearest (mutual test), and far nearer than any second (ratio test, both ways).
 
-    What has a near double in the other image is left out, however exact a match it has: it belongs to a repeated pattern.
+    What has a near double in the other image is left out, however exact a match it has: it belongs to a repeated
+    pattern.
     """
     square = np.maximum(2 - 2 * first @ second.T, 0)  # all are of length one
     forward, backward = square.argmin(axis=1), square.argmin(axis=0)

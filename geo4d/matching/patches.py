@@ -49,10 +49,12 @@ def relocate(
     if len(index) == 0:
         return keep, places
     # both pictures in the axes of the target, so that patches look alike
-    seen = _tiles(target, guess[index], np.broadcast_to(np.eye(2), (len(index), 2, 2)), config.tile)
-    known = _tiles(source, position[index], np.linalg.inv(warp[index, :, :2]), config.tile)
+    target_tiles = _tiles(target, guess[index], np.broadcast_to(np.eye(2), (len(index), 2, 2)), config.tile)
+    source_tiles = _tiles(source, position[index], np.linalg.inv(warp[index, :, :2]), config.tile)
     middle = _middles(len(index), config.tile)
-    ahead, good = flow_both_ways(known, seen, middle, FlowConfig(config.window, config.levels), config.max_cycle_error)
+    ahead, good = flow_both_ways(
+        source_tiles, target_tiles, middle, FlowConfig(config.window, config.levels), config.max_cycle_error
+    )
     moved = ahead - middle
     places[index] = guess[index] + moved
     good &= np.linalg.norm(moved, axis=1) < config.max_correction
@@ -74,7 +76,10 @@ def _middles(count: int, tile: int) -> np.ndarray:
 
 
 def _tiles(image: np.ndarray, centre: np.ndarray, linear: np.ndarray, tile: int) -> np.ndarray:
-    """A picture of patches around (n, 2) positions: offset d from a tile's centre shows the image at centre + linear d."""
+    """A picture of patches around (n, 2) positions.
+
+    Offset d from a tile's centre shows the image at centre + linear d.
+    """
     import cv2
 
     columns, rows = _layout(len(centre))

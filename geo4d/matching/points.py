@@ -45,7 +45,10 @@ def flow(
 def flow_both_ways(
     source: np.ndarray, target: np.ndarray, points: np.ndarray, config: FlowConfig, max_error: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where (n, 2) points lie in another image, and which (n,) have a forward-backward error below `max_error` pixels."""
+    """Where points (n, 2) lie in another image, and which (n,) have a forward-backward error below `max_error`.
+
+    Both are in pixels.
+    """
     ahead, found = flow(source, target, points, config)
     back, returned = flow(target, source, ahead, config)
     return ahead, found & returned & (np.linalg.norm(back - points, axis=1) < max_error)
@@ -76,11 +79,18 @@ def inside(points: np.ndarray, shape: tuple[int, ...], border: int) -> np.ndarra
 
 
 def find_corners(
-    image: np.ndarray, taken: np.ndarray, *, most: int, quality: float, apart: float, clearance: float, block: int
+    image: np.ndarray,
+    taken: np.ndarray,
+    *,
+    most: int,
+    quality: float,
+    min_distance: float,
+    clearance: float,
+    block: int,
 ) -> np.ndarray:
     """At most `most` corners (n, 2), the strongest first.
 
-    They lie at least `apart` pixels from one another and `clearance` pixels from what is taken (m, 2);
+    They lie at least `min_distance` pixels from one another and `clearance` pixels from what is taken (m, 2);
     `quality` is the least strength relative to the strongest, `block` the side in pixels of the patch that is judged.
     """
     import cv2
@@ -88,5 +98,5 @@ def find_corners(
     free = np.full(image.shape, 255, np.uint8)
     for x, y in taken:
         cv2.circle(free, (int(x), int(y)), int(clearance), 0, -1)
-    corners = cv2.goodFeaturesToTrack(image, most, quality, apart, mask=free, blockSize=block)
+    corners = cv2.goodFeaturesToTrack(image, most, quality, min_distance, mask=free, blockSize=block)
     return np.zeros((0, 2), np.float32) if corners is None else corners[:, 0].astype(np.float32)

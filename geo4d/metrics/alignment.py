@@ -15,7 +15,10 @@ from geo4d.metrics.descent import Descent
 
 @dataclass(frozen=True)
 class FittedDepth:
-    """Scale and shift of every frame, in the space they were fitted in. No scale is negative: upside down is not good."""
+    """Scale and shift of every frame, in the space they were fitted in.
+
+    No scale is negative: upside down is not good.
+    """
 
     scale: np.ndarray  # (t,), >= 0
     shift: np.ndarray  # (t,)
@@ -39,21 +42,21 @@ class FittedDepth:
         with np.errstate(divide="ignore", invalid="ignore"):  # holes may be 0 or infinite
             if self.space == "depth":
                 return scale * depth + shift
-            disparity = np.where(
-                scale == 0, scale * depth, scale / depth
-            )  # a scale of 0 leaves the shift alone, at depth 0 too
+            # a scale of 0 leaves the shift alone, at depth 0 too
+            disparity = np.where(scale == 0, scale * depth, scale / depth)
             # a fitted line may cross zero, where depth has no meaning: no prediction is put beyond the farthest truth
             return 1 / np.maximum(disparity + shift, 1 / self.far)
 
 
 @dataclass(frozen=True)
 class DepthAlignment:
-    """Which map takes predicted onto true depth, and in what sense it is the best; every fit is exact, but for a descent.
+    """Which map takes predicted onto true depth, and in what sense it is the best.
 
-    `none` leaves depth alone; `median` is the ratio of the (lower) medians; `scale` and `scale_shift` minimise the sum of
-    squares (`l2`) or of absolute values (`l1`) of what is left. `space` is where that sum is taken: of depth or of 1 / depth.
-    A `descent` gives what some steps of Adam towards the least absolute deviations reach from the ratio of medians instead.
-    No scale is negative: depth that a free fit would turn upside down gets scale 0 and counts as a constant, and the fit says so.
+    Every fit is exact, but for a descent. `none` leaves depth alone; `median` is the ratio of the (lower) medians;
+    `scale` and `scale_shift` minimise the sum of squares (`l2`) or of absolute values (`l1`) of what is left. `space`
+    is where that sum is taken: of depth or of 1 / depth. A `descent` gives what some steps of Adam towards the least
+    absolute deviations reach from the ratio of medians instead. No scale is negative: depth that a free fit would turn
+    upside down gets scale 0 and counts as a constant, and the fit says so.
     """
 
     kind: Literal["none", "median", "scale", "scale_shift"] = "scale_shift"
@@ -89,8 +92,9 @@ class DepthAlignment:
     def fit(self, prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> FittedDepth:
         """Fits (t, ...) depth to the truth where `valid`; pixels without a finite prediction take no part.
 
-        A frame in which nothing can be fitted gets the fit of the whole video. Raises InputError for maps that do not fit each
-        other, true depth that is not positive where `valid`, or a prediction that has no depth there, or only zeros.
+        A frame in which nothing can be fitted gets the fit of the whole video. Raises InputError for maps that do not
+        fit each other, true depth that is not positive where `valid`, or a prediction that has no depth there, or only
+        zeros.
         """
         require_maps("Predicted depth", prediction, truth, valid)
         require_true_depth(truth, valid)
@@ -115,7 +119,10 @@ class DepthAlignment:
         return finite if self.space == "depth" else finite & (prediction > 0)
 
     def _fit(self, depth: np.ndarray, true: np.ndarray) -> tuple[float, float, bool]:
-        """Scale (not negative) and shift of one group of pixels, (n,) each, and whether a free scale would be negative."""
+        """Scale (not negative) and shift of one group of pixels, (n,) each.
+
+        Also whether a free scale would be negative.
+        """
         x, y = depth.astype(np.float64), true.astype(np.float64)
         if self.space == "disparity":
             x, y = 1 / x, 1 / y
@@ -132,7 +139,10 @@ class DepthAlignment:
         return weighted_median(y) if self.loss == "l1" else float(y.mean())
 
     def _fit_freely(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-        """Scale and shift of (n,) values, whatever the scale's sign; where there is a descent, the minimum that it heads for."""
+        """Scale and shift of (n,) values, whatever the scale's sign.
+
+        Where there is a descent, the minimum that it heads for.
+        """
         if self.kind == "none":
             return 1.0, 0.0
         if self.kind == "median":

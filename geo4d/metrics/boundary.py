@@ -26,12 +26,13 @@ def boundary_metrics(
 ) -> BoundaryMetrics:
     """Occluding edges of (t, h, w) depth, as Depth Pro defines them (Bochkovskii et al. 2024, section 3.2).
 
-    Between neighbours i and j (left, right, above or below) there is an edge with j behind if depth_j / depth_i > r. With
-    c and c* for the predicted and true edges, precision = sum c c* / sum c and recall = sum c c* / sum c*, over all
-    pairs whose truth is known at both ends; F1 is their harmonic mean, for ten ratios r from 1.05 to 1.25, and the means are
-    weighted by r. It needs no alignment of scale. The sums run over the whole video and the four directions together (the
-    authors' script takes them per image and direction, which counts a direction without edges as a failure); a ratio at
-    which neither side has an edge has no say. A pixel without positive finite prediction has no edges.
+    Between neighbours i and j (left, right, above or below) there is an edge with j behind if depth_j / depth_i > r.
+    With c and c* for the predicted and true edges, precision = sum c c* / sum c and recall = sum c c* / sum c*, over
+    all pairs whose truth is known at both ends; F1 is their harmonic mean, for ten ratios r from 1.05 to 1.25, and the
+    means are weighted by r. It needs no alignment of scale. The sums run over the whole video and the four directions
+    together (the authors' script takes them per image and direction, which counts a direction without edges as a
+    failure); a ratio at which neither side has an edge has no say. A pixel without positive finite prediction has no
+    edges.
 
     Raises InputError for shapes that differ, for predictions without depth, and where the truth has no edge at all.
     """
@@ -47,9 +48,9 @@ def boundary_metrics(
     both = predicted_edges = true_edges = np.zeros(len(ratios))
     for axis in (1, 2):
         near, far = _ends(axis)
-        known, judged = mask[near] & mask[far], usable[near] & usable[far]
-        step_p, step_t = (log_p[far] - log_p[near])[known], (log_t[far] - log_t[near])[known]
-        step_p = np.where(judged[known], step_p, 0.0)
+        valid, judged = mask[near] & mask[far], usable[near] & usable[far]
+        step_p, step_t = (log_p[far] - log_p[near])[valid], (log_t[far] - log_t[near])[valid]
+        step_p = np.where(judged[valid], step_p, 0.0)
         counts = np.array([_count(step_p, step_t, float(np.log(ratio))) for ratio in ratios])
         both, predicted_edges, true_edges = (
             both + counts[:, 0],
@@ -58,7 +59,8 @@ def boundary_metrics(
         )
     if not true_edges.any():
         raise InputError(
-            f"Boundaries cannot be scored: true depth has no edge of ratio {ratios.min():g} or more; leave this video out."
+            f"Boundaries cannot be scored: true depth has no edge of ratio {ratios.min():g} or more; leave this video "
+            "out."
         )
     weight = np.where(predicted_edges + true_edges > 0, ratios, 0.0)
     weight = weight / weight.sum()

@@ -21,8 +21,8 @@ def require_maps(what: str, predicted: np.ndarray, true: np.ndarray, mask: np.nd
     shape = mask.shape + ((channels,) if channels else ())
     if predicted.shape != shape or true.shape != shape or mask.ndim < 2:
         raise InputError(
-            f"{what} and truth must be frames first and fit the mask {mask.shape}; got {predicted.shape} and {true.shape}; "
-            "resize the prediction to the truth."
+            f"{what} and truth must be frames first and fit the mask {mask.shape}; got {predicted.shape} and "
+            f"{true.shape}; resize the prediction to the truth."
         )
     if mask.dtype != bool:
         raise InputError(f"The mask must be of bool; got {mask.dtype}; pass mask > 0.")
@@ -30,7 +30,8 @@ def require_maps(what: str, predicted: np.ndarray, true: np.ndarray, mask: np.nd
         raise InputError(f"{what} cannot be scored: the mask of the truth is empty; check the ground truth.")
     if not np.isfinite(true[mask]).all():
         raise InputError(
-            f"{what} cannot be scored: the truth is not finite somewhere inside its mask; take those pixels out of the mask."
+            f"{what} cannot be scored: the truth is not finite somewhere inside its mask; take those pixels out of the "
+            "mask."
         )
 
 
@@ -74,7 +75,8 @@ def require_trajectory(what: str, cam_to_world: np.ndarray) -> np.ndarray:
     off = np.abs(rotation @ np.swapaxes(rotation, 1, 2) - np.eye(3)).max((1, 2))
     if off.max() > 1e-3 or np.linalg.det(rotation).min() < 0:
         raise InputError(
-            f"{what} must hold rotations; that of frame {int(off.argmax())} is off by {off.max():.2g}; make it orthonormal."
+            f"{what} must hold rotations; that of frame {int(off.argmax())} is off by {off.max():.2g}; make it "
+            "orthonormal."
         )
     return cameras
 
@@ -84,6 +86,7 @@ def require_trajectories(predicted: np.ndarray, true: np.ndarray) -> tuple[np.nd
     p, t = require_trajectory("The predicted trajectory", predicted), require_trajectory("The true trajectory", true)
     if len(p) != len(t):
         raise InputError(
-            f"Trajectories must be of one length; got {len(p)} predicted and {len(t)} true poses; pair them by time first."
+            f"Trajectories must be of one length; got {len(p)} predicted and {len(t)} true poses; pair them by time "
+            "first."
         )
     return p, t

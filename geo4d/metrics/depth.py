@@ -13,9 +13,8 @@ from geo4d.metrics.alignment import FittedDepth
 from geo4d.metrics.checks import require_choice, require_maps, require_predicted_depth, require_true_depth
 from geo4d.metrics.protocol import DepthProtocol
 
-MIN_DEPTH = (
-    1e-5  # aligned depth is raised to this for ratios and logarithms (as in the released evaluation), and only there
-)
+# aligned depth is raised to this for ratios and logarithms (as in the released evaluation), and only there
+MIN_DEPTH = 1e-5
 HOLE_QUANTILE = 0.99
 NUMBERS = ("abs_rel", "sq_rel", "rmse", "log_rmse", "delta1", "delta2", "delta3")
 ROOTS = np.array([name in ("rmse", "log_rmse") for name in NUMBERS])
@@ -53,9 +52,10 @@ def depth_metrics(
 ) -> DepthMetrics:
     """Scores one video, (t, h, w) z-depths; `mask` says where `true` is known, `fit_mask` which pixels the fit may use.
 
-    Where the truth is known but the prediction is not finite (it says: sky, or too far), the 99th percentile of the video's
-    prediction stands in for the errors, though not for the fit: a hole is an error, not an excuse. Raises InputError for
-    shapes that differ, an empty mask, true depth that is not positive inside it, and predictions without depth or all zero.
+    Where the truth is known but the prediction is not finite (it says: sky, or too far), the 99th percentile of the
+    video's prediction stands in for the errors, though not for the fit: a hole is an error, not an excuse. Raises
+    InputError for shapes that differ, an empty mask, true depth that is not positive inside it, and predictions without
+    depth or all zero.
     """
     protocol = protocol or DepthProtocol()
     require_maps("Predicted depth", predicted, true, mask)
@@ -68,7 +68,8 @@ def depth_metrics(
     chosen = valid if fit_mask is None else valid & fit_mask
     if not chosen.any():
         raise InputError(
-            "Depth cannot be aligned: the masks of the truth and of the fit have no pixel in common; widen the mask of the fit."
+            "Depth cannot be aligned: the masks of the truth and of the fit have no pixel in common; widen the mask of "
+            "the fit."
         )
     fit = protocol.alignment.fit(predicted, true, chosen)
     usable = protocol.alignment.usable(predicted)
@@ -85,9 +86,9 @@ def depth_metrics(
 
 
 def average_depth(videos: Sequence[DepthErrors], *, by: Literal["pixel", "video"]) -> DepthErrors:
-    """Numbers of a data set: means of its videos' numbers, by their pixels (as in the released evaluation) or all alike.
+    """Numbers of a data set: means of its videos' numbers.
 
-    Raises InputError without videos.
+    Weighted by their pixels (as in the released evaluation) or all alike. Raises InputError without videos.
     """
     require_choice("An average of depth errors by", by, ("pixel", "video"))
     if not videos:

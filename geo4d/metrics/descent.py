@@ -1,4 +1,7 @@
-"""The fit of the released evaluation, step for step, on scales that are not negative; to repeat published numbers where it stops early."""
+"""The fit of the released evaluation, step for step, on scales that are not negative.
+
+To repeat published numbers where it stops early.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,15 @@ class Descent:
     steps: int
 
     def fit_scale_shift(self, x: np.ndarray, y: np.ndarray, start: float) -> tuple[float, float]:
-        """Scale and shift that descending sum |s x + t - y| from (start, 0) arrives at, in single precision as released.
+        """Scale and shift that descending sum |s x + t - y| from (start, 0) arrives at.
 
-        A projected descent: a step that would make the scale negative ends at scale 0. The released one may go on below;
-        both are the same, bit for bit, as long as it does not. `start` is positive.
+        In single precision as released.
 
-        The released rule that ends the descent when two losses in a row are equal to 1e-6 is left out: it depends on the
-        order in which a machine adds, and holds only where the loss no longer changes.
+        A projected descent: a step that would make the scale negative ends at scale 0. The released one may go on
+        below; both are the same, bit for bit, as long as it does not. `start` is positive.
+
+        The released rule that ends the descent when two losses in a row are equal to 1e-6 is left out: it depends on
+        the order in which a machine adds, and holds only where the loss no longer changes.
         """
         x, y = x.astype(np.float32), y.astype(np.float32)
         state, mean, square = np.array([start, 0], np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32)

@@ -8,10 +8,10 @@ from geo4d.errors import InputError
 
 
 def focal_error(predicted: np.ndarray, true: np.ndarray, *, relative: bool = False) -> float:
-    """Mean over the frames of |log f / f*|, or with `relative` of |f - f*| / f*, of (t, 3, 3) intrinsics at one resolution.
+    """Mean over the frames of |log f / f*|, or with `relative` of |f - f*| / f*.
 
-    The focal length of a frame is the geometric mean of fx and fy. Raises InputError for other shapes or lengths, and for
-    focal lengths that are not positive.
+    Intrinsics (t, 3, 3) are at one resolution. The focal length of a frame is the geometric mean of fx and fy. Raises
+    InputError for other shapes or lengths, and for focal lengths that are not positive.
     """
     if predicted.shape != true.shape or true.ndim != 3 or true.shape[1:] != (3, 3) or len(true) == 0:
         raise InputError(

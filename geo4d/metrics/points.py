@@ -28,11 +28,12 @@ class PointMetrics:
 
 @dataclass(frozen=True)
 class PointAlignment:
-    """Which map takes predicted onto true points, by least squares; every residual may be taken relative to its distance.
+    """Which map takes predicted onto true points, by least squares.
 
-    `scale` is about the origin of the frame, and not negative: points that a free fit would turn round get scale 0, and the
-    metrics say so; `sim3` is a full similarity (Umeyama 1991), whose scale never is. `relative` weighs a squared residual by
-    1 / |t - c|^2, which is what `rel` measures; `uniform` lets far points decide.
+    Every residual may be taken relative to its distance. `scale` is about the origin of the frame, and not negative:
+    points that a free fit would turn round get scale 0, and the metrics say so; `sim3` is a full similarity (Umeyama
+    1991), whose scale never is. `relative` weighs a squared residual by 1 / |t - c|^2, which is what `rel` measures;
+    `uniform` lets far points decide.
     """
 
     kind: Literal["none", "scale", "sim3"] = "scale"
@@ -74,11 +75,12 @@ def point_metrics(
     alignment: PointAlignment | None = None,
     centres: np.ndarray | None = None,
 ) -> PointMetrics:
-    """Scores (t, h, w, 3) points of one video, all in one frame or each in its camera's; `mask` says where `true` is known.
+    """Scores (t, h, w, 3) points of one video, all in one frame or each in its camera's.
 
-    `centres` (t, 3) are the true camera centres in the frame of `true`, the origin if not given (points in camera frames). A
-    missing prediction (not finite) takes no part in the fit and counts as a point at the camera: relative error 1. Raises
-    InputError for shapes that differ, an empty mask, a true point at its camera, or no finite prediction.
+    `mask` says where `true` is known. `centres` (t, 3) are the true camera centres in the frame of `true`, the origin
+    if not given (points in camera frames). A missing prediction (not finite) takes no part in the fit and counts as a
+    point at the camera: relative error 1. Raises InputError for shapes that differ, an empty mask, a true point at its
+    camera, or no finite prediction.
     """
     alignment = alignment or PointAlignment()
     require_maps("Predicted points", predicted, true, mask, channels=3)

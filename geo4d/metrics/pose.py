@@ -16,15 +16,15 @@ from geo4d.metrics.checks import require_choice, require_trajectories
 TrajectoryAlignment = Literal["none", "first", "scale", "se3", "sim3"]
 ALIGNMENTS = ("none", "first", "scale", "se3", "sim3")
 MOVED = 0.01  # of the longest way from the first camera: below, its direction is not asked for
-SAME_PLACE = 1e-9  # of the longest baseline: below, a pair of cameras has no direction
+MIN_BASELINE = 1e-9  # of the longest baseline: below, a pair of cameras has no direction
 
 
 @dataclass(frozen=True)
 class PoseMetrics:
     """Lengths in units of the truth, angles in degrees, AUC as shares from 0 to 1.
 
-    Where the true camera stands still its motion is known only to be 0 times an unknown scale: `ate_static` is 0 then, every
-    prediction has ATE 0, and directions count as right; only rotations tell.
+    Where the true camera stands still its motion is known only to be 0 times an unknown scale: `ate_static` is 0 then,
+    every prediction has ATE 0, and directions count as right; only rotations tell.
     """
 
     ate_sim3: float  # RMSE of the camera centres after the best similarity
@@ -41,8 +41,8 @@ class PoseMetrics:
 def pose_metrics(predicted: np.ndarray, true: np.ndarray) -> PoseMetrics:
     """Scores one trajectory of (t, 4, 4) cam_to_world.
 
-    Raises InputError for other shapes or lengths, fewer than two poses, values that are not finite, and matrices that do not
-    rotate.
+    Raises InputError for other shapes or lengths, fewer than two poses, values that are not finite, and matrices that
+    do not rotate.
     """
     predicted, true = require_trajectories(predicted, true)
     step_translation, step_rotation = relative_pose_errors(predicted, true)
@@ -64,9 +64,10 @@ def pose_metrics(predicted: np.ndarray, true: np.ndarray) -> PoseMetrics:
 def align_trajectory(predicted: np.ndarray, true: np.ndarray, alignment: TrajectoryAlignment) -> np.ndarray:
     """The predicted (t, 4, 4) cam_to_world moved into the world of the truth, in float64.
 
-    `first` makes the first cameras coincide; `scale` then takes the scale about that camera that fits the other centres best
-    (least squares, not negative); `se3` and `sim3` are the best rigid motion and similarity of the centres (Umeyama 1991).
-    Motion along a line leaves the turn about it open, and a camera that stands still all of it; centres do not depend on it.
+    `first` makes the first cameras coincide; `scale` then takes the scale about that camera that fits the other centres
+    best (least squares, not negative); `se3` and `sim3` are the best rigid motion and similarity of the centres
+    (Umeyama 1991). Motion along a line leaves the turn about it open, and a camera that stands still all of it; centres
+    do not depend on it.
     """
     require_choice("The alignment of trajectories", alignment, ALIGNMENTS)
     predicted, true = require_trajectories(predicted, true)
@@ -108,8 +109,9 @@ def relative_pose_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the motion over `delta` frames: lengths (n,) in units of the truth, and angles (n,) in degrees.
 
-    With E = (inverse of the true motion) @ (predicted motion), they are the length of its translation and the angle of its
-    rotation. `all_pairs` takes (0, d), (1, 1 + d), ...; without it (0, d), (d, 2d), ... Only the scale of the alignment matters.
+    With E = (inverse of the true motion) @ (predicted motion), they are the length of its translation and the angle of
+    its rotation. `all_pairs` takes (0, d), (1, 1 + d), ...; without it (0, d), (d, 2d), ... Only the scale of the
+    alignment matters.
     """
     aligned = align_trajectory(predicted, true, alignment)
     if not 1 <= delta < len(aligned):
@@ -127,9 +129,9 @@ def relative_pose_angles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors in degrees of the relative pose of pairs of cameras: of rotation (n,), and of direction (n,).
 
-    `pairs` (n, 2) are frames i, j; all i < j if not given. The direction is that of camera j's centre seen from camera i; no
-    alignment is needed. It counts as right where the true centres coincide, and as 90 degrees off where only the predicted
-    ones do. `up_to_sign` folds it at 90 degrees, as evaluations of two-view geometry do.
+    `pairs` (n, 2) are frames i, j; all i < j if not given. The direction is that of camera j's centre seen from camera
+    i; no alignment is needed. It counts as right where the true centres coincide, and as 90 degrees off where only the
+    predicted ones do. `up_to_sign` folds it at 90 degrees, as evaluations of two-view geometry do.
     """
     predicted, true = require_trajectories(predicted, true)
     if pairs is not None and (
@@ -143,20 +145,23 @@ def relative_pose_angles(
     for i, j in _chunks(len(true)) if pairs is None else [(pairs[:, 0], pairs[:, 1])]:
         p, t = _motion(predicted, i, j), _motion(true, i, j)
         rotations.append(_angles_deg(_transposed(t[:, :3, :3]) @ p[:, :3, :3]))
-        directions.append(_directions_deg(p[:, :3, 3], t[:, :3, 3], SAME_PLACE * extent))
+        directions.append(_directions_deg(p[:, :3, 3], t[:, :3, 3], MIN_BASELINE * extent))
     direction = np.concatenate(directions)
     return np.concatenate(rotations), np.minimum(direction, 180 - direction) if up_to_sign else direction
 
 
 def pose_auc(error_deg: np.ndarray, limit_deg: float | int, *, binned: bool = False) -> float:
-    """Area under the curve of the share of errors (n,) below a threshold, for thresholds from 0 to `limit_deg`; perfect is 1.
+    """Area under the curve of the share of errors (n,) below a threshold, for thresholds from 0 to `limit_deg`.
+
+    Perfect is 1.
 
     Exact: the mean of max(0, 1 - error / limit). `binned` counts at whole degrees (limits must be whole), as the usual
     evaluations of relative pose do: an error counts as its next lower whole degree, so the area is greater.
     """
     if not len(error_deg) or not (np.isfinite(error_deg) & (error_deg >= 0)).all() or limit_deg <= 0:
         raise InputError(
-            f"AUC needs errors that are finite and not negative, and a positive limit; got {len(error_deg)} and {limit_deg}."
+            f"AUC needs errors that are finite and not negative, and a positive limit; got {len(error_deg)} and "
+            f"{limit_deg}."
         )
     if binned and limit_deg != int(limit_deg):
         raise InputError(f"A binned AUC counts at whole degrees; got a limit of {limit_deg}; pass a whole number.")
@@ -197,7 +202,10 @@ def _angles_deg(rotations: np.ndarray) -> np.ndarray:
 
 
 def _directions_deg(p: np.ndarray, t: np.ndarray, still: float) -> np.ndarray:
-    """Angles between (n, 3) vectors; 0 where the true one is no longer than `still`, 90 where only the predicted one is 0."""
+    """Angles between (n, 3) vectors.
+
+    0 where the true one is no longer than `still`, 90 where only the predicted one is 0.
+    """
     sine, cosine = np.linalg.norm(np.cross(p, t), axis=1), (p * t).sum(1)
     angle = np.degrees(np.arctan2(sine, cosine))
     angle = np.where(np.linalg.norm(p, axis=1) > 1e-12, angle, 90.0)

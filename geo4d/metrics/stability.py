@@ -34,11 +34,12 @@ def depth_stability(
 ) -> DepthStability:
     """Compares each static point with itself `gap` frames later: a gap of 1 shows flicker, a long one drift.
 
-    A point seen in frames i and j = i + gap is put into the world by the depth of frame i and looked at from camera j, where
-    it has depth z; the relative change is |z - d_j| / d_j, with d_j the depth that frame j has there. Depth between pixels is
-    interpolated in 1 / depth, which is exact on planes. With the true cameras and depth at their scale this is the instability
-    of depth alone; with the predicted cameras it is the inconsistency of the whole result. Depth that is wrong in the same way
-    in every frame of a camera that stands still is stable: that error is for `depth_metrics`.
+    A point seen in frames i and j = i + gap is put into the world by the depth of frame i and looked at from camera j,
+    where it has depth z; the relative change is |z - d_j| / d_j, with d_j the depth that frame j has there. Depth
+    between pixels is interpolated in 1 / depth, which is exact on planes. With the true cameras and depth at their
+    scale this is the instability of depth alone; with the predicted cameras it is the inconsistency of the whole
+    result. Depth that is wrong in the same way in every frame of a camera that stands still is stable: that error is
+    for `depth_metrics`.
 
     Args:
         depth: (t, h, w) z-depth; not finite or not positive where there is none.
@@ -55,8 +56,8 @@ def depth_stability(
     _check(depth, intrinsics, cameras, tracks, static, gap)
     track, frame, position = _static_rows(tracks, static, depth.shape[1:])
     here = _sample(depth, frame, position)
-    lens = torch.tensor(intrinsics, dtype=torch.float64)[torch.from_numpy(frame)]
-    rays = pixel_rays(torch.from_numpy(position)[:, None], lens)[:, 0].numpy()
+    frame_intrinsics = torch.tensor(intrinsics, dtype=torch.float64)[torch.from_numpy(frame)]
+    rays = pixel_rays(torch.from_numpy(position)[:, None], frame_intrinsics)[:, 0].numpy()
     rotation, centre = cameras[frame, :3, :3], cameras[frame, :3, 3]
     points_world = np.einsum("mij,mj->mi", rotation, rays * here[:, None]) + centre
     first, second = _pairs(track, frame, gap)
@@ -87,13 +88,16 @@ def _pairs(track: np.ndarray, frame: np.ndarray, gap: int) -> tuple[np.ndarray, 
     number = track.astype(np.int64) * (int(frame.max(initial=0)) + gap + 1)
     order = np.argsort(number + frame)
     key = (number + frame)[order]
-    place = np.minimum(np.searchsorted(key, number + frame + gap), max(len(key) - 1, 0))
-    first = np.flatnonzero(key[place] == number + frame + gap) if len(key) else np.zeros(0, np.int64)
-    return first, order[place[first]]
+    second = np.minimum(np.searchsorted(key, number + frame + gap), max(len(key) - 1, 0))
+    first = np.flatnonzero(key[second] == number + frame + gap) if len(key) else np.zeros(0, np.int64)
+    return first, order[second[first]]
 
 
 def _sample(depth: np.ndarray, frame: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Depth (m,) of frames (m,) at positions (m, 2), bilinear in 1 / depth; nan where one of the four pixels has none."""
+    """Depth (m,) of frames (m,) at positions (m, 2), bilinear in 1 / depth.
+
+    nan where one of the four pixels has none.
+    """
     height, width = depth.shape[1:]
     x, y = np.clip(position[:, 0] - 0.5, 0, width - 1), np.clip(position[:, 1] - 0.5, 0, height - 1)
     x0, y0 = x.astype(np.int64), y.astype(np.int64)

@@ -15,9 +15,9 @@ from geo4d.scene import Clip
 def without_holes(clip: Clip) -> Clip:
     """The clip (..., h, w) with a depth, or sky, at every pixel.
 
-    A hole, which is neither valid nor sky, gets the z-depth of the nearest valid pixel of its own frame, on its own ray; in
-    a frame without any valid pixel holes count as sky. `valid` stays as it is, so scales are those of what is known. A clip
-    without holes is handed back itself.
+    A hole, which is neither valid nor sky, gets the z-depth of the nearest valid pixel of its own frame, on its own
+    ray; in a frame without any valid pixel holes count as sky. `valid` stays as it is, so scales are those of what is
+    known. A clip without holes is handed back itself.
     """
     hole = ~(clip.valid | clip.sky)
     if not hole.any():

@@ -46,7 +46,10 @@ class Layout:
         return torch.cat([latents[name] for name in self.image_names], dim=1)
 
     def encode(self, clip: Clip) -> Images:
-        """All images (b, v, 3, h, w) of a batch of windows; holes are shown with the depth beside them (see `without_holes`)."""
+        """All images (b, v, 3, h, w) of a batch of windows.
+
+        Holes are shown with the depth beside them (see `without_holes`).
+        """
         whole = without_holes(clip)
         return {name: image for modality in self.modalities for name, image in modality.encode(whole).items()}
 

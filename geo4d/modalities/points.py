@@ -2,8 +2,8 @@
 
 `minmax` is the released model's: z of the valid points to [0, 1], x and y by the same scale, sky a constant. `asinh` is
 ours: units of the median depth, compressed so that near and far keep their relative precision, sky far along its ray;
-its origin is the first camera, so no shift is left to find. `mean` is linear in units of the mean distance, for an autoencoder
-that is tuned to it as a whole; its origin is the first camera too.
+its origin is the first camera, so no shift is left to find. `mean` is linear in units of the mean distance, for an
+autoencoder that is tuned to it as a whole; its origin is the first camera too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lets torchvision be imported beside a torch that its build does not match.
 
-Beside a CPU build of torch, a CUDA build of torchvision cannot load its operators, and then nothing that imports torchvision
-(diffusers, transformers, open_clip, timm) can be imported. Declaring the missing schemas is enough.
+Beside a CPU build of torch, a CUDA build of torchvision cannot load its operators, and then nothing that imports
+torchvision (diffusers, transformers, open_clip, timm) can be imported. Declaring the missing schemas is enough.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def attend(
 ) -> Float[Tensor, "n h s d"]:
     """Scaled dot-product attention of all heads.
 
-    The backward pass of torch's fused kernel is slow on CPUs: small attention that is trained there is written out instead, which
-    takes a quarter off a training step of the small model (`benchmarks/training_speed.py`).
+    The backward pass of torch's fused kernel is slow on CPUs: small attention that is trained there is written out
+    instead, which takes a quarter off a training step of the small model (`benchmarks/training_speed.py`).
     """
     if q.device.type == "cpu" and q.requires_grad and q.shape[:-1].numel() * k.shape[-2] <= WRITTEN_OUT:
         weights = (q * q.shape[-1] ** -0.5 @ k.mT).float().softmax(dim=-1)

@@ -1,7 +1,8 @@
-"""The image autoencoder: 8 pixels a latent, 4 channels or more, applied frame by frame; its decoder can also say how sure it is.
+"""The image autoencoder: 8 pixels a latent, 4 channels or more, applied frame by frame.
 
-Built from diffusers' encoder and decoder. What the small model adds: working at half resolution (`patch_size` 2) and a
-linear PCA path beside both networks, which start at zero, so that training begins at PCA quality (`pca_skip`).
+Its decoder can also say how sure it is. Built from diffusers' encoder and decoder. What the small
+model adds: working at half resolution (`patch_size` 2) and a linear PCA path beside both networks, which start at zero,
+so that training begins at PCA quality (`pca_skip`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Released checkpoints (Geo4D, DynamiCrafter): recognised, checked name by name, read without a second copy, written.
 
-Layouts: Lightning (`state_dict`), DeepSpeed (`module`, names behind `_forward_module.`), the point-map autoencoder's vae.ckpt
-(names behind `model.`), and a bare dictionary of tensors.
+Layouts: Lightning (`state_dict`), DeepSpeed (`module`, names behind `_forward_module.`), the point-map autoencoder's
+vae.ckpt (names behind `model.`), and a bare dictionary of tensors.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def load_part(part: str, config: Mapping[str, Any], state_dict: Tensors) -> nn.M
     """One part of the released model, in evaluation mode, from its released configuration and tensors.
 
     `part` is "unet", "autoencoder", "resampler", "text_tower" or "image_tower" (these two with open_clip's model
-    configuration); names are the part's own, without its prefix in the whole model. An autoencoder whose configuration has an
-    `adaptorconfig` decodes with uncertainty. Raises ConfigError for another part or an option that is not built,
+    configuration); names are the part's own, without its prefix in the whole model. An autoencoder whose configuration
+    has an `adaptorconfig` decodes with uncertainty. Raises ConfigError for another part or an option that is not built,
     CheckpointError if the tensors are not exactly those that the configuration asks for.
     """
     if part not in _BUILDERS:
@@ -55,7 +55,7 @@ def load_part(part: str, config: Mapping[str, Any], state_dict: Tensors) -> nn.M
     except TypeError as error:
         raise ConfigError(f"The {part}'s configuration does not have the released names ({error}).") from error
     text_layers = config["text_cfg"]["layers"] if part == "text_tower" else 0
-    place = Place(module, part, text_layers=text_layers)
+    place = ReleasedModule(module, part, text_layers=text_layers)
     tensors = {name: torch.as_tensor(value) for name, value in state_dict.items()}
     place.check(tensors, f"The {part}'s tensors")
     fill(module, place.read(tensors), dtype=None, device="cpu", origin=part)
@@ -75,8 +75,8 @@ def load_released(
     """A released model.ckpt, with the point decoder of its vae.ckpt, as a model that needs neither of them any more.
 
     The context tokens are computed here, once; with `per_frame` the image tower and the query transformer are kept too.
-    `spec` defaults to the release that the file's U-Net belongs to. Memory holds the result, one tensor more, and maps the
-    files. Raises CheckpointError if a name or shape is missing, left over or wrong.
+    `spec` defaults to the release that the file's U-Net belongs to. Memory holds the result, one tensor more, and maps
+    the files. Raises CheckpointError if a name or shape is missing, left over or wrong.
     """
     tensors = read_released(Path(path))
     spec = replace(spec or recognise_spec(tensors, str(path)), per_frame=per_frame)
@@ -86,16 +86,16 @@ def load_released(
     conditioner = _empty_conditioner(spec)
     layers = conditioner.text_tower.layers
     places = [
-        Place(model.unet, "unet", PREFIXES["unet"], ours="unet."),
-        Place(model.autoencoder, "autoencoder", PREFIXES["autoencoder"], ours="autoencoder."),
-        Place(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=layers),
-        Place(conditioner.image_tower, "image_tower", PREFIXES["image_tower"], ours="image_tower."),
-        Place(conditioner.resampler, "resampler", PREFIXES["resampler"], ours="resampler."),
+        ReleasedModule(model.unet, "unet", PREFIXES["unet"], ours="unet."),
+        ReleasedModule(model.autoencoder, "autoencoder", PREFIXES["autoencoder"], ours="autoencoder."),
+        ReleasedModule(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=layers),
+        ReleasedModule(conditioner.image_tower, "image_tower", PREFIXES["image_tower"], ours="image_tower."),
+        ReleasedModule(conditioner.resampler, "resampler", PREFIXES["resampler"], ours="resampler."),
     ]
     _check_whole(places, tensors, str(path))
     found = {name: value for place in places for name, value in place.read(tensors).items()}
     if vae is not None:
-        points = Place(model.point_decoder, "autoencoder", VAE_PREFIX, ours="point_decoder.", ignored=ENCODER)
+        points = ReleasedModule(model.point_decoder, "autoencoder", VAE_PREFIX, ours="point_decoder.", ignored=ENCODER)
         decoder = {key: value for key, value in read_released(Path(vae)).items() if key.startswith(VAE_PREFIX)}
         points.check(decoder, f"The tensors of {vae}")
         found |= points.read(decoder)
@@ -109,15 +109,18 @@ def load_released(
 def save_released(model: GeometryModel, directory: Path, *, base: str | Path) -> None:
     """Writes model.ckpt and, if there is a point decoder, vae.ckpt as the release lays them out, into a new folder.
 
-    What the model does not hold (towers, schedule) is taken from `base`, the released checkpoint that training began with;
-    tensors that no computation reads and `base` lacks are zeros. Raises CheckpointError if `base` has another context.
+    What the model does not hold (towers, schedule) is taken from `base`, the released checkpoint that training began
+    with; tensors that no computation reads and `base` lacks are zeros. Raises CheckpointError if `base` has another
+    context.
     """
     tensors = dict(read_released(Path(base)))
     conditioner = _empty_conditioner(model.spec)
     towers = [
-        Place(conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=conditioner.text_tower.layers),
-        Place(conditioner.image_tower, "image_tower", PREFIXES["image_tower"]),
-        Place(conditioner.resampler, "resampler", PREFIXES["resampler"]),
+        ReleasedModule(
+            conditioner.text_tower, "text_tower", PREFIXES["text_tower"], text_layers=conditioner.text_tower.layers
+        ),
+        ReleasedModule(conditioner.image_tower, "image_tower", PREFIXES["image_tower"]),
+        ReleasedModule(conditioner.resampler, "resampler", PREFIXES["resampler"]),
     ]
     for place in towers:
         place.check(tensors, f"The tensors of {base}", others_allowed=True)
@@ -132,14 +135,15 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
             for key, value in tensors.items()
             if not (key.startswith(PREFIXES[part]) and "adaptor" not in key)
         }
-        tensors |= Place(module, part, PREFIXES[part]).write()
+        tensors |= ReleasedModule(module, part, PREFIXES[part]).write()
     adaptors = _adaptors(model)
     tensors = {**{PREFIXES["autoencoder"] + key: value for key, value in adaptors.items()}, **tensors}
     with whole_model(directory) as folder:
         _save(tensors, folder / "model.ckpt")
         if model.spec.uncertainty_blocks:
             parts = [
-                Place(module, "autoencoder", VAE_PREFIX).write() for module in (model.autoencoder, model.point_decoder)
+                ReleasedModule(module, "autoencoder", VAE_PREFIX).write()
+                for module in (model.autoencoder, model.point_decoder)
             ]
             _save(
                 {**{VAE_PREFIX + key: value for key, value in adaptors.items()}, **parts[0], **parts[1]},
@@ -148,7 +152,10 @@ def save_released(model: GeometryModel, directory: Path, *, base: str | Path) ->
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors of a released file under the names of the published Geo4D. Raises CheckpointError if it is of no known layout."""
+    """The tensors of a released file under the names of the published Geo4D.
+
+    Raises CheckpointError if it is of no known layout.
+    """
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}; give the path of a released .ckpt file.")
     content = read_torch_file(path)
@@ -205,7 +212,9 @@ def seems_to_be(tensors: Tensors) -> str:
 
 
 @torch.no_grad()
-def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Tensors) -> Float[Tensor, "1 m c"]:
+def constant_context(
+    conditioner: Conditioner, towers: list[ReleasedModule], tensors: Tensors
+) -> Float[Tensor, "1 m c"]:
     """The tokens of the prompt and of a zero image, computed on weights that stay in the file."""
     for place in towers:
         place.module.load_state_dict(
@@ -216,8 +225,11 @@ def constant_context(conditioner: Conditioner, towers: list[Place], tensors: Ten
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one of our modules lies in a released file: the table of its names, and what beside it may be left unread."""
+class ReleasedModule:
+    """Where one of our modules lies in a released file.
+
+    The table of its names, and what beside it may be left unread.
+    """
 
     module: nn.Module
     part: str
@@ -267,7 +279,7 @@ class Place:
         return gather(self.table, {name: value.detach().cpu() for name, value in self.module.state_dict().items()})
 
 
-def _check_whole(places: list[Place], tensors: Tensors, origin: str) -> None:
+def _check_whole(places: list[ReleasedModule], tensors: Tensors, origin: str) -> None:
     expected = {key: shape for place in places for key, shape in place.shapes().items()}
     known = BUFFERS | NOT_STORED
     found = {
@@ -277,7 +289,8 @@ def _check_whole(places: list[Place], tensors: Tensors, origin: str) -> None:
     }
     if wrong := differences(expected, found):
         raise CheckpointError(
-            f"{origin} is not the released model.ckpt that was asked for: {wrong}; it seems to be {seems_to_be(tensors)}."
+            f"{origin} is not the released model.ckpt that was asked for: {wrong}; it seems to be "
+            f"{seems_to_be(tensors)}."
         )
 
 
@@ -298,7 +311,10 @@ def _normalizer(spec: ModelSpec) -> dict[str, Tensor]:
 
 
 def _adaptors(model: GeometryModel) -> dict[str, Tensor]:
-    """Zeros for both adaptors of an autoencoder: the encoder's is read by nothing, the decoder's by the point decoder alone."""
+    """Zeros for both adaptors of an autoencoder.
+
+    The encoder's is read by nothing, the decoder's by the point decoder alone.
+    """
     width = model.autoencoder.config.block_out_channels[0]
 
     def block(name: str) -> dict[str, tuple[int, ...]]:

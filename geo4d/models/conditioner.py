@@ -96,7 +96,10 @@ class Conditioner(nn.Module):
 
     @classmethod
     def from_spec(cls, towers: Mapping[str, Any]) -> Conditioner:
-        """By the `towers` of a ModelSpec: {"text": {...}, "image": {...}, "resampler": {...}}, each of them optional."""
+        """By the `towers` of a ModelSpec.
+
+        {"text": {...}, "image": {...}, "resampler": {...}}, each of them optional.
+        """
         text, image = (TowerConfig(**towers[name]) if name in towers else default for name, default in _TOWERS.items())
         return cls(text, image, **towers.get("resampler", {}))
 

@@ -14,7 +14,10 @@ DEVICES = ("cpu", "cuda", "mps")
 
 
 def pick_device(name: str | None) -> torch.device:
-    """A device by name; "auto" (or None) takes CUDA where there is one. Raises ConfigError for one that is not there."""
+    """A device by name; "auto" (or None) takes CUDA where there is one.
+
+    Raises ConfigError for one that is not there.
+    """
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

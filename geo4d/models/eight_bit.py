@@ -1,7 +1,7 @@
 """Weights of linear layers in 8 bits: whole numbers from -127 to 127 and one scale an output channel.
 
-On disk a weight NAME (o, i) is NAME.int8 (o, i) and NAME.scale (o,) in float16: weight = int8 * scale. Weights that were
-rounded once (`rounded`) are held exactly, so that a model is the same before it is stored and after.
+On disk a weight NAME (o, i) is NAME.int8 (o, i) and NAME.scale (o,) in float16: weight = int8 * scale. Weights that
+were rounded once (`rounded`) are held exactly, so that a model is the same before it is stored and after.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pack(state: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
 
 
 class Unpacked(Mapping[str, Tensor]):
-    """The tensors of a file by the names of the model: what is stored in 8 bits is put together when it is asked for."""
+    """The tensors of a file by the names of the model: what is in 8 bits is put together when it is asked for."""
 
     def __init__(self, stored: SafeTensors, names: set[str]) -> None:
         """`names` are those that may be in 8 bits; a file may also hold them as they are, but not both ways."""

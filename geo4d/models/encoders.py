@@ -1,4 +1,4 @@
-"""What a network that has seen many pictures says of each frame: features on the grid of the latents, beside the latents.
+"""What a network that has seen many pictures says of each frame: features on the grid of the latents.
 
 Frames are encoded one by one. The network is frozen: it is neither trained nor averaged, only stored with the model.
 """
@@ -54,12 +54,12 @@ class FrameEncoder(Protocol):
 class DinoEncoder(nn.Module):
     """DINOv2's hidden states of some layers, standardised and projected to `channels` components of unit variance.
 
-    A frame is resized so that one patch of the network covers one latent. Weights of linear layers are such as 8 bits hold
-    (`eight_bit`). Fresh, it has random weights and a random projection: see `load_encoder` and `fit`.
+    A frame is resized so that one patch of the network covers one latent. Weights of linear layers are such as 8 bits
+    hold (`eight_bit`). Fresh, it has random weights and a random projection: see `load_encoder` and `fit`.
     """
 
     def __init__(self, layers: Sequence[int], channels: int, config: Mapping[str, Any]) -> None:
-        """`config` holds fields of transformers' Dinov2Config. Raises ConfigError for more channels than the layers have."""
+        """`config` holds fields of transformers' Dinov2Config. Raises ConfigError for channels that the layers lack."""
         super().__init__()
         from transformers import Dinov2Config, Dinov2Model
 
@@ -84,7 +84,7 @@ class DinoEncoder(nn.Module):
 
     @torch.no_grad()
     def round_weights(self) -> None:
-        """Moves the linear layers' weights to the nearest that 8 bits hold, so that storing the model changes nothing."""
+        """Moves linear layers' weights to the nearest that 8 bits hold, so that storing the model changes nothing."""
         for layer in self.network.modules():
             if isinstance(layer, nn.Linear):
                 layer.weight.copy_(rounded(layer.weight))
@@ -102,7 +102,7 @@ class DinoEncoder(nn.Module):
 
     @torch.no_grad()
     def hidden_states(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k d"]:
-        """The layers' hidden states of every latent, row by row, side by side, as the network gives them; in float32."""
+        """The layers' hidden states of every latent, row by row and side by side, as they are; in float32."""
         patch = self.network.config.patch_size
         size = (frames.shape[-2] // PIXELS * patch, frames.shape[-1] // PIXELS * patch)
         dtype = self.computing_dtype()
@@ -115,7 +115,7 @@ class DinoEncoder(nn.Module):
         return torch.cat([out.hidden_states[layer][:, 1:].float() for layer in self.layers], dim=-1)
 
     def computing_dtype(self) -> torch.dtype:
-        """That of the weights, but bfloat16 on CPUs that compute in it: three times as fast there, features move by 1 %."""
+        """That of the weights; bfloat16 on CPUs that compute in it: three times as fast, features move by 1 %."""
         own = self.network.dtype
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # elsewhere torch emulates it, slowly
         return torch.bfloat16 if own == torch.float32 and self.mean.device.type == "cpu" and fast() else own
@@ -124,7 +124,7 @@ class DinoEncoder(nn.Module):
     def fit(self, states: Float[Tensor, "n d"]) -> None:
         """Standardisation and principal components of a sample of hidden states (n of them, d channels of all layers).
 
-        Numbers are rounded to half precision, in which models are stored. Raises ConfigError for a sample of fewer than d.
+        Numbers are rounded to half precision, in which models are stored. Raises ConfigError for fewer than d.
         """
         if len(states) < states.shape[1]:
             raise ConfigError(

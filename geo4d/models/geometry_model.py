@@ -1,7 +1,7 @@
-"""A whole model: U-Net, autoencoder, point decoder, frame encoder, latent statistics and the context of the cross attention.
+"""A whole model: U-Net, autoencoder, point decoder, frame encoder, latent statistics, context of the cross attention.
 
-It maps names of images to latents and back, and knows nothing of what the images mean. The networks compute in the dtype
-of their weights; what goes in and comes out is float32.
+It maps names of images to latents and back, and knows nothing of what the images mean. The networks compute in the
+dtype of their weights; what goes in and comes out is float32.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ class GeometryModel(nn.Module):
     def decode_points(
         self, latents: Float[Tensor, "n c y x"]
     ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
-        """Point images and the Laplace scale sigma of every pixel, in units of the channels; 1 without a point decoder."""
+        """Point images and the Laplace scale sigma of every pixel, in units of the channels.
+
+        1 without a point decoder.
+        """
         if not self.spec.uncertainty_blocks:
             images = self.decode_images("points", latents)
             return images, torch.ones_like(images[:, 0])
@@ -122,7 +125,10 @@ class GeometryModel(nn.Module):
         return self.image_tower(images.to(self.dtype))
 
     def frame_context(self, tokens: Float[Tensor, "b v k c"]) -> Float[Tensor, "b m c"]:
-        """The context of windows whose frames have these image tokens; a short window counts as one that ends in a still."""
+        """The context of windows whose frames have these image tokens.
+
+        A short window counts as one that ends in a still.
+        """
         frames = tokens.shape[1]
         still = tokens[:, -1:].expand(-1, self.resampler.video_length - frames, -1, -1)
         image = self.resampler(torch.cat([tokens, still], dim=1))[:, : IMAGE_TOKENS * frames]

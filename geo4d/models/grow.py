@@ -1,8 +1,8 @@
 """One more modality for a trained model: wider latents, nothing of what is learnt disturbed (method 4).
 
-The U-Net reads [noisy latents, frames' latents]; a new image's latents take their place among the noisy ones. Weights that
-read them start at zero, so every old output stays as it was; weights that write them start at zero too, so that training
-begins at v = 0 and its first gradients reach the last layer alone.
+The U-Net reads [noisy latents, frames' latents]; a new image's latents take their place among the noisy ones. Weights
+that read them start at zero, so every old output stays as it was; weights that write them start at zero too, so that
+training begins at v = 0 and its first gradients reach the last layer alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST, LAST = "input_blocks.0.0.weight", ("out.2.weight", "out.2.bias")
 
 
 def grow_unet(unet: VideoUNet, slots: Sequence[int | None], *, channels: int = 4) -> VideoUNet:
-    """A U-Net whose image `i` (of so many latent channels) is the old one's image `slots[i]`, or a new one where that is None.
+    """A U-Net whose image `i` (of so many latent channels) is the old one's image `slots[i]`, or a new one (None).
 
     Old weights are kept bit for bit. Raises ConfigError if an old image is left out or named twice.
     """
@@ -49,10 +49,11 @@ def grow_unet(unet: VideoUNet, slots: Sequence[int | None], *, channels: int = 4
 def grow_model(
     model: GeometryModel, modalities: tuple[str, ...], image_names: tuple[str, ...], *, name: str | None = None
 ) -> GeometryModel:
-    """The model with further modalities; `image_names` are those of all its images, old and new, in the order of the layout.
+    """The model with further modalities.
 
-    From a model that predicts frames (DynamiCrafter's "video") the first geometry image takes the frames' place. The parts
-    that do not grow are shared with the old model. New latents have the released statistics until they are fitted.
+    `image_names` are those of all its images, old and new, in the order of the layout. From a model that predicts
+    frames (DynamiCrafter's "video") the first geometry image takes the frames' place. The parts that do not grow are
+    shared with the old model. New latents have the released statistics until they are fitted.
     """
     spec = model.spec
     old = {image: i for i, image in enumerate(spec.image_names)}

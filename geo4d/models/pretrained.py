@@ -24,7 +24,7 @@ def load_encoder(source: str | Path, spec: Mapping[str, Any]) -> DinoEncoder:
 
     `source` is a folder as transformers writes it (config.json, model.safetensors), a hub repository of such
     ("facebook/dinov2-small"), or anything that `load_model` takes and that has an encoder of this shape ("small").
-    Layers beyond those that the spec reads are left out. Raises CheckpointError if it is something else or of another shape.
+    Layers beyond those that the spec reads are left out. Raises CheckpointError if it is something else.
     """
     path = Path(source)
     if not path.exists() and re.fullmatch(HUB_NAME, str(source)):
@@ -49,12 +49,14 @@ def load_encoder(source: str | Path, spec: Mapping[str, Any]) -> DinoEncoder:
 def _published_encoder(path: Path, config: dict[str, Any], spec: Mapping[str, Any]) -> DinoEncoder:
     if config["model_type"] != MODEL_TYPE:
         raise CheckpointError(
-            f"{path} holds a model of type {config['model_type']!r}, expected {MODEL_TYPE!r}; give a folder such as {PUBLISHED}."
+            f"{path} holds a model of type {config['model_type']!r}, expected {MODEL_TYPE!r}; give a folder "
+            f"such as {PUBLISHED}."
         )
     wrong = [name for name, value in spec["config"].items() if name in config and config[name] != value]
     if wrong:
         raise CheckpointError(
-            f"{path} has {wrong[0]} {config[wrong[0]]}, expected {spec['config'][wrong[0]]}; give a folder such as {PUBLISHED}."
+            f"{path} has {wrong[0]} {config[wrong[0]]}, expected {spec['config'][wrong[0]]}; give a folder such "
+            f"as {PUBLISHED}."
         )
     tensors, encoder = SafeTensors(sorted(path.glob("*.safetensors"))), build_encoder(spec)
     wanted = {

@@ -1,7 +1,7 @@
 """Where each of our tensors lies in a released checkpoint, by explicit rules, and what such a checkpoint holds besides.
 
-U-Net and query transformer have the released names. Autoencoder and towers are built from diffusers and transformers, whose
-names differ; attention projections are 1x1 convolutions there, and the towers keep q, k and v in one tensor.
+U-Net and query transformer have the released names. Autoencoder and towers are built from diffusers and transformers,
+whose names differ; attention projections are 1x1 convolutions there, and the towers keep q, k and v in one tensor.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def unused(part: str, *, text_layers: int = 24) -> str:
         "resampler": r"(?!)",
         "autoencoder": r"encoder_adaptor\..+|decoder_adaptor\..+|loss\..+",
         "text_tower": rf"model\.(text_projection|logit_scale|attn_mask|transformer\.resblocks\.{text_layers - 1}\..+)",
-        "image_tower": r"model\.(token_embedding\.weight|positional_embedding|text_projection|ln_final\..+|logit_scale|attn_mask)"
-        r"|model\.visual\.proj",
+        "image_tower": (
+            r"model\.(token_embedding\.weight|positional_embedding|text_projection|ln_final\..+|logit_scale|attn_mask)"
+            r"|model\.visual\.proj"
+        ),
     }[part]
 
 

@@ -1,8 +1,8 @@
 """Models on disk and on the hub: one file, or a folder as users of diffusers know it.
 
-A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in shards
-with their index, and NOTICE.md. The context tokens of a released model are among the tensors. Of a frame encoder the
-weights of linear layers are in 8 bits, as NAME.int8 and NAME.scale (`eight_bit`), whatever the dtype of the rest.
+A file is a .safetensors with the spec in its metadata. A folder holds config.json (the spec), model*.safetensors in
+shards with their index, and NOTICE.md. The context tokens of a released model are among the tensors. Of a frame encoder
+the weights of linear layers are in 8 bits, as NAME.int8 and NAME.scale (`eight_bit`), whatever the dtype of the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from geo4d.models.eight_bit import Unpacked, pack
 from geo4d.models.geometry_model import GeometryModel, build_model
 from geo4d.models.presets import PRESETS, ModelSpec
 from geo4d.models.untrusted import SafeTensors, differences, fill, read_json
+from geo4d.scene.arrays import parse_json
 from geo4d.scene.atomic import whole_file, whole_folder
 
 FORMAT = "geo4d-model-1"
@@ -57,7 +58,10 @@ def save_folder(
     notice: str = "",
     max_shard_size: str = "2GB",
 ) -> None:
-    """Writes the model's folder in the dtype it has, whole or not at all. Raises CheckpointError if one is there already."""
+    """Writes the model's folder in the dtype it has, whole or not at all.
+
+    Raises CheckpointError if one is there already.
+    """
     tensors = pack(model.state_dict(), eight_bit_names(model))
     with whole_model(directory) as temporary:
         save_torch_state_dict(tensors, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
@@ -116,9 +120,9 @@ def load_model(
 ) -> GeometryModel:
     """A model in evaluation mode.
 
-    `model` is "small" (ships with the package), "tiny" (random weights, for tests), a geo4d file or folder, a hub repository
-    ("owner/name") or a released checkpoint (with its point-map autoencoder as `vae`). Raises CheckpointError if it cannot be
-    found, is something else, or does not hold exactly what its spec asks for.
+    `model` is "small" (ships with the package), "tiny" (random weights, for tests), a geo4d file or folder, a hub
+    repository ("owner/name") or a released checkpoint (with its point-map autoencoder as `vae`). Raises CheckpointError
+    if it cannot be found, is something else, or does not hold exactly what its spec asks for.
     """
     if str(model) == "tiny":
         return build_model(PRESETS["tiny"]).to(device, dtype).eval()
@@ -127,7 +131,8 @@ def load_model(
         path = download(str(model))
     if not path.exists():
         raise CheckpointError(
-            f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a released checkpoint."
+            f"There is no model at {path}; give 'small', a geo4d file or folder, a hub repository (owner/name) or a "
+            "released checkpoint."
         )
     if path.is_file() and path.suffix != ".safetensors":
         from geo4d.models.checkpoint import load_released
@@ -173,8 +178,8 @@ def spec_from_json(text: str | dict[str, Any], origin: str) -> ModelSpec:
         return tuple(convert(item) for item in value) if isinstance(value, list) else value
 
     try:
-        return ModelSpec(**convert(json.loads(text) if isinstance(text, str) else text))
-    except (TypeError, ValueError) as error:
+        return ModelSpec(**convert(parse_json(text) if isinstance(text, str) else text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{origin} does not describe a geo4d model ({error}); was it made by a newer version?"
         ) from error
@@ -202,7 +207,8 @@ def _load_folder(path: Path, device: torch.device | str, dtype: torch.dtype) -> 
     shards = sorted(path.glob("*.safetensors"))
     if not (path / CONFIG).exists() or not shards:
         raise CheckpointError(
-            f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d convert."
+            f"{path} is not a geo4d model folder: it needs {CONFIG} and model*.safetensors; make one with geo4d "
+            "convert."
         )
     config = read_json(path / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("spec"), dict):

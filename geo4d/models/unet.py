@@ -1,8 +1,8 @@
 """The latent video U-Net (method 3, compat 2): spatial and temporal attention at several scales.
 
 With the released configuration its state dict has the released keys. The options that the released model does not have
-(defaults: off) are what the small model adds: frame numbers and pixel coordinates as inputs, attention over space and time
-at chosen levels, learnt context tokens, lean temporal convolutions.
+(defaults: off) are what the small model adds: frame numbers and pixel coordinates as inputs, attention over space and
+time at chosen levels, learnt context tokens, lean temporal convolutions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _two_layers(channels: int, embedding: int) -> nn.Sequential:
 class VideoUNet(ModelMixin, ConfigMixin):
     """(b, in_channels, v, y, x) -> (b, out_channels, v, y, x), for any y and x.
 
-    Each level has half the grid of the one above, rounded up; on the way up its result is brought to the size of the skip.
+    Each level has half the grid of the one above, rounded up; on the way up its result takes the size of the skip.
     """
 
     _supports_gradient_checkpointing = False

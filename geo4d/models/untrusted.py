@@ -1,4 +1,7 @@
-"""Weight files from anywhere: read without running anything, without trusting any size, without a second copy in memory."""
+"""Weight files from anywhere.
+
+Read without running anything, without trusting any size, without a second copy in memory.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,10 @@ HARMLESS = (
 SHOWN = 10
 # statistics and constants, whatever the networks' dtype
 KEPT_FLOAT32 = ("normalizer.", "context", "frame_encoder.mean", "frame_encoder.std", "frame_encoder.projection")
-_BROKEN = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, OverflowError, MemoryError,
-           AssertionError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile)  # fmt: skip
+_BROKEN = (
+    RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, OverflowError,
+    MemoryError, AssertionError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Inert:
@@ -52,8 +57,8 @@ class Inert:
 def read_torch_file(path: Path) -> Any:
     """What `torch.save` wrote, its tensors mapped from the file rather than read.
 
-    Objects of training frameworks become `Inert`. Raises CheckpointError for a file that is damaged, that holds anything
-    else than data, or whose sizes do not add up.
+    Objects of training frameworks become `Inert`. Raises CheckpointError for a file that is damaged, that holds
+    anything else than data, or whose sizes do not add up.
     """
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -72,16 +77,21 @@ def read_torch_file(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, which was not run ({_first_line(error)}); expected its publisher's file of weights."
+            f"{path} holds more than tensors, which was not run ({_first_line(error)}); expected its publisher's file "
+            "of weights."
         ) from error
     except _BROKEN as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({_first_line(error)}); expected a file that torch.save wrote: download it again."
+            f"{path} is damaged or no checkpoint ({_first_line(error)}); expected a file that torch.save wrote: "
+            "download it again."
         ) from error
 
 
 def _check_archive(path: Path) -> None:
-    """A torch file stores everything uncompressed; what claims to be larger than the file is refused before it is opened."""
+    """A torch file stores everything uncompressed.
+
+    What claims to be larger than the file is refused before it is opened.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -92,7 +102,8 @@ def _check_archive(path: Path) -> None:
     structure = max((entry.file_size for entry in entries if entry.filename.endswith("data.pkl")), default=0)
     if compressed or claimed > path.stat().st_size or structure > MAX_STRUCTURE:
         raise CheckpointError(
-            f"{path} is not what torch.save writes: it claims to unpack to {claimed} bytes from {path.stat().st_size}; download it again."
+            f"{path} is not what torch.save writes: it claims to unpack to {claimed} bytes from {path.stat().st_size}; "
+            "download it again."
         )
 
 

@@ -1,7 +1,8 @@
-"""The dataclasses that cross rooms, each with its own form on disk: ground truth, video, tracks, network output, result.
+"""The dataclasses that cross rooms, each with its own form on disk.
 
-Conventions (method 1): OpenCV camera axes, `cam_to_world` poses with the world at the first camera, pixel
-centres at +0.5, z-depth. Torch inside the package (`Clip`, `WindowPredictions`), numpy at its edge (the others).
+Ground truth, video, tracks, network output, result. Conventions (method 1): OpenCV camera axes, `cam_to_world` poses
+with the world at the first camera, pixel centres at +0.5, z-depth. Torch inside the package (`Clip`,
+`WindowPredictions`), numpy at its edge (the others).
 """
 
 from geo4d.scene.clip import Clip

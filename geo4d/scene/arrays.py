@@ -1,4 +1,7 @@
-"""Arrays and small JSON from files that anyone may have written: nothing is unpickled, no claimed size believed unchecked."""
+"""Arrays and small JSON from files that anyone may have written.
+
+Nothing is unpickled, no claimed size believed unchecked.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ from numpy.lib import format as npy
 from geo4d.errors import InputError
 
 MOST_SIDE = 2**15  # pixels of a picture's side, twice that of 16K video: more is a damaged number
-UNPACKED, UNPACKED_RATIO = (
-    2**28,
-    100,
-)  # bytes an archive may unpack to, and times its own size; noise of any kind stays far below
+# what an archive may unpack to, in bytes, and times its own size; noise of any kind stays far below
+UNPACKED, UNPACKED_RATIO = 2**28, 100
+LARGEST_JSON = 64 * 2**20  # bytes; the summary of an hour of video, the largest that we write, has about one tenth
 _HEADERS: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError, SyntaxError,
-           NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
+_BROKEN = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, OverflowError, MemoryError,
+    SyntaxError, NotImplementedError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Unreadable(ValueError):
@@ -53,8 +57,8 @@ def read_archive(
 ) -> dict[str, np.ndarray]:
     """The arrays of an .npz file that bear one of these names or begin with `prefix`, or all; others are not read.
 
-    Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than itself or
-    whose arrays are not of the size that they claim.
+    Raises Unreadable for a missing or damaged file, for pickles, and for an archive that would unpack to far more than
+    itself or whose arrays are not of the size that they claim.
     """
 
     def is_wanted(name: str) -> bool:
@@ -79,15 +83,23 @@ def read_archive(
         raise Unreadable(_reason(error)) from error
 
 
-def read_json(path: Path, most_bytes: int) -> Any:
-    """What a small JSON file holds. Raises Unreadable if it is missing, longer than `most_bytes`, or something else."""
+def read_json(path: Path, most_bytes: int = LARGEST_JSON) -> Any:
+    """What a JSON file holds. Raises Unreadable if it is missing, longer than `most_bytes`, or something else."""
+    if not path.is_file():
+        raise Unreadable("there is no such file")
     try:
         if path.stat().st_size > most_bytes:
             raise Unreadable(f"{path.name} is {path.stat().st_size} bytes long")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except Unreadable:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise Unreadable(_reason(error)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text (bytes: UTF-8) holds. Raises Unreadable for anything else, and for parts nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise Unreadable(_reason(error)) from error
 
 
@@ -97,7 +109,10 @@ def is_float(array: np.ndarray) -> bool:
 
 
 def picture_size(size: Any, what: str) -> tuple[int, int]:
-    """(height, width) as ints. Raises InputError, which begins with `what`, unless they are two whole numbers of pixels."""
+    """(height, width) as ints.
+
+    Raises InputError, which begins with `what`, unless they are two whole numbers of pixels.
+    """
     pair = np.asarray(size) if isinstance(size, (tuple, list, np.ndarray)) else np.empty(0)
     if pair.shape != (2,) or pair.dtype.kind not in "iu" or not 1 <= pair.min() <= pair.max() <= MOST_SIDE:
         said = str(size).replace("\n", " ")[:80]

@@ -48,8 +48,9 @@ def whole_file(
 ) -> Iterator[Path]:
     """A name to write to, which becomes `path` in one move when all is written, and is removed if that fails.
 
-    The folder is made if need be. No two writers get one name, unless the caller is sure to be `alone`: then what a killed one left
-    is written over. Raises InputError, in the words "`subject` cannot be written (why); `remedy`.", if the place cannot be written.
+    The folder is made if need be. No two writers get one name, unless the caller is sure to be `alone`: then what a
+    killed one left is written over. Raises InputError, in the words "`subject` cannot be written (why); `remedy`.", if
+    the place cannot be written.
     """
     temporary = temporary_path(path) if alone else own_temporary_path(path)
     try:
@@ -65,9 +66,10 @@ def whole_file(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes `folder` in one move when all is written; nothing is left if anything fails.
+    """A new folder to write into, which becomes `folder` in one move when all is written.
 
-    A `folder` that is there must be empty. Raises OSError if the place cannot be written, or holds something.
+    Nothing is left if anything fails. A `folder` that is there must be empty. Raises OSError if the place cannot be
+    written, or holds something.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as place:

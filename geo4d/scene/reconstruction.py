@@ -34,9 +34,8 @@ class Reconstruction:
     is_metric: bool = False
     diagnostics: dict[str, Any] = field(default_factory=dict)
     dynamic: np.ndarray | None = None  # (t, h, w) float32, probability that what a pixel shows moves
-    pose_covariance: np.ndarray | None = (
-        None  # (t, 6, 6) of rotation (radians, world axes) and centre; the first camera is exact
-    )
+    # (t, 6, 6) of rotation (radians, world axes) and centre; the first camera is exact
+    pose_covariance: np.ndarray | None = None
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # (t, ...) each, which only some rooms know
 
     def __post_init__(self) -> None:
@@ -80,7 +79,10 @@ class Reconstruction:
 
     @staticmethod
     def load(directory: str | Path) -> Reconstruction:
-        """Opens a folder that `save` wrote; arrays are memory maps. Raises InputError if it does not hold a whole result."""
+        """Opens a folder that `save` wrote; arrays are memory maps.
+
+        Raises InputError if it does not hold a whole result.
+        """
         from geo4d.scene.files.reconstruction import load_reconstruction
 
         return load_reconstruction(directory)

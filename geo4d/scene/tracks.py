@@ -50,11 +50,13 @@ class Tracks:
             raise InputError(f"Tracks must have numbers from 0 and frames from 0 to {self.num_frames - 1}.")
         if self.num_tracks > min(max(SPARSEST * rows, FEWEST), 2**31):
             raise InputError(
-                f"The {rows} rows of tracks hold the number {self.track.max()}; number tracks from 0 without large gaps."
+                f"The {rows} rows of tracks hold the number {self.track.max()}; number tracks from 0 without large "
+                "gaps."
             )
         if not (np.abs(self.position) <= FARTHEST).all():  # nan fails too
             raise InputError(
-                f"Tracks hold positions that are not finite or beyond {FARTHEST:.0f} pixels; leave out rows in which a point was not seen."
+                f"Tracks hold positions that are not finite or beyond {FARTHEST:.0f} pixels; leave out rows in which a "
+                "point was not seen."
             )
 
     @property

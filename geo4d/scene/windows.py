@@ -76,14 +76,20 @@ class WindowPredictions:
         raise InputError("These window predictions hold cameras alone, so they have no pixel grid.")
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz if the path says so, else a folder with one .npy a key. Raises InputError if it cannot be written."""
+        """Writes an .npz if the path says so, else a folder with one .npy a key.
+
+        Raises InputError if it cannot be written.
+        """
         from geo4d.scene.files.windows import save_windows
 
         save_windows(path, self)
 
     @staticmethod
     def load(path: str | Path) -> WindowPredictions:
-        """Reads an .npz, or a folder of .npy files, which stay memory maps. Raises InputError if it holds something else."""
+        """Reads an .npz, or a folder of .npy files, which stay memory maps.
+
+        Raises InputError if it holds something else.
+        """
         from geo4d.scene.files.windows import load_windows
 
         return load_windows(path)

@@ -1,8 +1,9 @@
-"""The linear algebra of the joint solve: a symmetric positive system, banded in time, with a few unknowns that touch everything.
+"""The linear algebra of the joint solve.
 
-Cameras and windows are coupled to their neighbours alone, so in the order of reverse Cuthill-McKee the normal equations are
-banded and cost grows with the video's length; the focal length and priors' similarities are the border. Windows that link
-distant frames widen the band, nothing else changes. Small problems are solved densely.
+A symmetric positive system, banded in time, with a few unknowns that touch everything. Cameras and windows are coupled
+to their neighbours alone, so in the order of reverse Cuthill-McKee the normal equations are banded and cost grows with
+the video's length; the focal length and priors' similarities are the border. Windows that link distant frames widen the
+band, nothing else changes. Small problems are solved densely.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from geo4d._typing import Float, Int, Tensor
 
-DENSE_UP_TO = 700  # unknowns
+DENSE_UP_TO = 700  # unknowns beside the border, up to which a dense factorisation is used: a band would save nothing
 FIXED = 1e12  # by which the diagonal of an unknown that does not move is raised
 
 
@@ -52,8 +53,8 @@ class Structure:
 def arrange(sizes: np.ndarray, pairs: np.ndarray, border: int) -> Structure:
     """An order of blocks of unknowns in which coupled blocks are near one another.
 
-    `sizes` (k,) are the blocks' sizes in the order of the unknowns, `pairs` (e, 2) the blocks that meet in one residual (or in
-    the elimination of a depth); `border` unknowns follow the blocks.
+    `sizes` (k,) are the blocks' sizes in the order of the unknowns, `pairs` (e, 2) the blocks that meet in one residual
+    (or in the elimination of a depth); `border` unknowns follow the blocks.
     """
     count = len(sizes)
     graph = sparse.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))

@@ -1,7 +1,8 @@
-"""The one damped least-squares loop (Levenberg-Marquardt): of a single problem, or of a batch of small ones that share nothing.
+"""The one damped least-squares loop (Levenberg-Marquardt).
 
-A problem says what its robust cost is, what its normal equations are and how a step moves its state; the loop chooses the damping,
-takes the steps that lower the cost, and says whether it converged and why it stopped.
+Of a single problem, or of a batch of small ones that share nothing. A problem says what its robust cost is, what its
+normal equations are and how a step moves its state; the loop chooses the damping, takes the steps that lower the cost,
+and says whether it converged and why it stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class System(Protocol[Step]):
 
 
 @runtime_checkable
-class Problem(Protocol[State, Fixed]):
+class LeastSquaresProblem(Protocol[State, Fixed]):
     """What is minimised. `Fixed` is all that stays as it is while a step is tried: scales, robust losses, weights."""
 
     def fix(self, state: State) -> Fixed:
@@ -101,7 +102,7 @@ class Minimum(Generic[State, Fixed]):
 
 
 def minimise(
-    problem: Problem[State, Fixed], state: State, *, iterations: int, damping: Damping
+    problem: LeastSquaresProblem[State, Fixed], state: State, *, iterations: int, damping: Damping
 ) -> Minimum[State, Fixed]:
     """Steps until the cost no longer falls, at most `iterations` of them.
 

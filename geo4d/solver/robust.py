@@ -1,7 +1,8 @@
-"""Robust losses of one family: Barron's general loss (A General and Adaptive Robust Loss Function, 2019), of which Cauchy is shape 0.
+"""Robust losses of one family.
 
-rho(x) = 2 c^2 |a - 2| / a ((x^2 / (c^2 |a - 2|) + 1)^(a / 2) - 1), which is x^2 for small x whatever the shape a and the size c.
-The shape can be learnt from the residuals: the one under which they are most likely.
+Barron's general loss (A General and Adaptive Robust Loss Function, 2019), of which Cauchy is shape 0. rho(x) = 2 c^2 |a
+- 2| / a ((x^2 / (c^2 |a - 2|) + 1)^(a / 2) - 1), which is x^2 for small x whatever the shape a and the size c. The
+shape can be learnt from the residuals: the one under which they are most likely.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class Loss:
         return 2 * c2 * b / self.shape * (torch.pow(square / (c2 * b) + 1, self.shape / 2) - 1)
 
     def weight(self, square: Any) -> Any:
-        """Weight of squared residuals (of torch or numpy) in the reweighted problem: the loss's derivative, 1 at zero."""
+        """Weight of squared residuals (of torch or numpy) in the reweighted problem.
+
+        The loss's derivative, 1 at zero.
+        """
         shape = 0.0 if abs(self.shape) < NEARLY else self.shape
         return (square / (self.size**2 * max(abs(shape - 2), NEARLY)) + 1) ** (shape / 2 - 1)
 
@@ -52,7 +56,10 @@ GEMAN_MCCLURE = Loss(shape=-2.0, size=0.5)  # x^2 / (1 + x^2): what is far off c
 
 
 def absolute_weight(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
-    """Weights under which least squares becomes least absolute deviations: 1 / |r|, rounded off below a thousandth of the mean."""
+    """Weights under which least squares becomes least absolute deviations.
+
+    1 / |r|, rounded off below a thousandth of the mean.
+    """
     size = residual.abs()
     return 1 / (size + 1e-3 * size.mean(dim=-1, keepdim=True) + 1e-12)
 

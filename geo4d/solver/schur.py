@@ -1,7 +1,7 @@
 """Points eliminated from the normal equations of cameras and points, by their Schur complement.
 
-Points are taken by the hundred, those that the same cameras see together: each such group is one dense product, so that the cost grows
-with the number of observations and the length of tracks, not with the square of the video's length.
+Points are taken by the hundred, those that the same cameras see together: each such group is one dense product, so that
+the cost grows with the number of observations and the length of tracks, not with the square of the video's length.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class PointElimination:
     def reduced(self, coupling: np.ndarray, by_inverse: np.ndarray) -> np.ndarray | sparse.csr_array:
         """Sum over points of coupling V^-1 coupling^T, which the cameras' own system loses.
 
-        Both arguments are (e, c, 3), by entry: the coupling of a camera's c unknowns with a point's three, and the same times the inverse
-        of the point's own block. Dense where there are few unknowns.
+        Both arguments are (e, c, 3), by entry: the coupling of a camera's c unknowns with a point's three, and the same
+        times the inverse of the point's own block. Dense where there are few unknowns.
         """
         size = coupling.shape[1]
         unknowns = size * self.num_cameras

@@ -1,8 +1,9 @@
-"""The procedural benchmark: sixty clips with exact truth that anyone can build again, and the same to the bit in their parameters.
+"""The procedural benchmark: sixty clips with exact truth.
 
-Indoor, outdoor and driving; static and moving cameras; easy, medium and hard motion; 32 to 200 frames. Scene split BENCHMARK_SPLIT
-is used by nothing else. A clip's scene parameters are float32 numbers made by numpy's generators; what is rendered from them
-differs between machines by rounding alone.
+Anyone can build them again, and the same to the bit in their parameters. Indoor, outdoor and driving; static and moving
+cameras; easy, medium and hard motion; 32 to 200 frames. Scene split BENCHMARK_SPLIT is used by nothing else. A clip's
+scene parameters are float32 numbers made by numpy's generators; what is rendered from them differs between machines by
+rounding alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.output import register
 from geo4d.scene import Clip
+from geo4d.scene.arrays import Unreadable, read_json
 from geo4d.scene.atomic import whole_file
 from geo4d.synthetic.files import CLIP_FILE, FOLDER_KIND, save_clip
 from geo4d.synthetic.render import FPS, make_batch, render_clips, scene_seed
@@ -39,7 +41,8 @@ SIZES: dict[Category, tuple[int, int]] = {
 SHARES: dict[Category, tuple[float, float]] = {"indoor": (1.0, 0.0), "outdoor": (0.0, 1.0), "driving": (0.0, 0.0)}
 FIELD_OF_VIEW_DEG = (45.0, 85.0)
 
-# category, camera, motion, frames, scene of the split: the scenes were chosen by eye, so that each shows what it is there for
+# category, camera, motion, frames, scene of the split: the scenes were chosen by eye, so that each shows what it is
+# there for
 V1 = """
 indoor   static    easy      32    0
 indoor   static    easy      64    1
@@ -176,7 +179,10 @@ def benchmark_clips(version: str, *, only: str = "*", num: int | None = None) ->
 
 
 def parameters_hash(clip: BenchmarkClip) -> str:
-    """SHA-256 of all that a clip is rendered from: the row of the table, and every number of the scene as little-endian float32."""
+    """SHA-256 of all that a clip is rendered from.
+
+    The row of the table, and every number of the scene as little-endian float32.
+    """
     config = clip.config
     head = {"clip": asdict(clip), "size": clip.size, "fps": FPS, "far": config.far, "shadows": config.shadows}
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
@@ -216,8 +222,8 @@ def build_benchmark(
 ) -> None:
     """Renders the clips into folders of `out`, as geo4d synth lays them out; those that are there are left alone.
 
-    Frames are written without loss. The manifest lists the clips of the benchmark that are in `out`. Raises InputError if `out`
-    cannot be written, holds a clip of the same name from other parameters, or a manifest of something else.
+    Frames are written without loss. The manifest lists the clips of the benchmark that are in `out`. Raises InputError
+    if `out` cannot be written, holds a clip of the same name from other parameters, or a manifest of something else.
     """
     _claim_manifest(version, out)
     for done, clip in enumerate(clips, 1):
@@ -254,14 +260,16 @@ def _small(values: torch.Tensor, most: int) -> torch.Tensor:
 def read_entry(folder: Path) -> dict[str, Any]:
     """What a clip's folder says of itself. Raises InputError if it is not a clip of a benchmark."""
     try:
-        entry = json.loads((folder / CLIP_FILE).read_text())
-    except (OSError, ValueError) as error:
+        entry = read_json(folder / CLIP_FILE)
+    except Unreadable as error:
         raise InputError(
-            f"{folder} is not a clip of a benchmark (no {CLIP_FILE} that can be read); remove it, or choose another folder."
+            f"{folder} is not a clip of a benchmark (no {CLIP_FILE} that can be read); remove it, or choose another "
+            "folder."
         ) from error
     if not isinstance(entry, dict) or not isinstance(entry.get("parameters"), str):
         raise InputError(
-            f"{folder / CLIP_FILE} does not say from which parameters the clip was rendered; remove the folder and build it again."
+            f"{folder / CLIP_FILE} does not say from which parameters the clip was rendered; remove the folder and "
+            "build it again."
         )
     return entry
 
@@ -269,15 +277,16 @@ def read_entry(folder: Path) -> dict[str, Any]:
 def _require_same(folder: Path, entry: dict[str, Any]) -> None:
     if read_entry(folder)["parameters"] != entry["parameters"]:
         raise InputError(
-            f"{folder} was rendered from other scene parameters than {entry['name']} has; remove it, or choose another --out."
+            f"{folder} was rendered from other scene parameters than {entry['name']} has; remove it, or choose another "
+            "--out."
         )
 
 
 def _claim_manifest(version: str, out: Path) -> None:
     """Raises InputError if the manifest would be written over a file that is none of this benchmark."""
     try:
-        found = json.loads((out / MANIFEST).read_text())
-    except (OSError, ValueError):
+        found = read_json(out / MANIFEST)
+    except Unreadable:
         found = None
     if not isinstance(found, dict) or found.get("benchmark") != version:
         register(out, FOLDER_KIND, [MANIFEST])

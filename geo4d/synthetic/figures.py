@@ -1,4 +1,7 @@
-"""What stands about: simple bodies, and things of several parts: walking figures, cars with wheels that turn, trees, tables."""
+"""What stands about: simple bodies, and things of several parts.
+
+Walking figures, cars with wheels that turn, trees, tables.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ def add_thing(
 def add_figure(
     rng: np.random.Generator, builder: Builder, place: np.ndarray, *, circle: float, walk: float = 0.0
 ) -> None:
-    """A person of capsules: walks on a circle of this radius, or straight along z at this speed, legs and arms swinging."""
+    """A person of capsules.
+
+    Walks on a circle of this radius, or straight along z at this speed, legs and arms swinging.
+    """
     tall = rng.uniform(0.9, 1.15)
     stride = rng.uniform(3.5, 6.0)
     turn = rng.choice([-1.0, 1.0])

@@ -17,7 +17,7 @@ from PIL import Image
 from geo4d.errors import InputError
 from geo4d.io.video import write_video
 from geo4d.scene import Clip
-from geo4d.scene.arrays import map_array
+from geo4d.scene.arrays import map_array, read_json
 from geo4d.scene.atomic import whole_folder
 from geo4d.synthetic.render import FPS, render_clips
 from geo4d.synthetic.world import WORLDS, Detail
@@ -31,7 +31,8 @@ LOOK_ALIKE = 1e-3  # how far cameras of the same clip may lie apart, in metres a
 def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], detail: Detail = "plain") -> None:
     """Writes rgb.mp4, one .npy for each kind of truth and clip.json; a folder that exists is complete and stays.
 
-    Raises InputError if the folder holds a clip of another seed, length, size or detail, or the place cannot be written.
+    Raises InputError if the folder holds a clip of another seed, length, size or detail, or the place cannot be
+    written.
     """
     entry = {"seed": str(seed), "frames": frames, "size": list(size), "detail": detail}
     if folder.exists():
@@ -44,11 +45,8 @@ def write_clip(folder: Path, seed: int, *, frames: int, size: tuple[int, int], d
 def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
     """Raises InputError unless the folder holds the clip of that entry."""
     try:
-        found = (
-            json.loads((folder / CLIP_FILE).read_text())
-            if (folder / CLIP_FILE).is_file()
-            else _guess_entry(folder, entry)
-        )
+        told = folder / CLIP_FILE
+        found = read_json(told) if told.is_file() else _guess_entry(folder, entry)
         found.setdefault("detail", "plain")  # before there was another
         changed = [key for key in entry if found.get(key) != entry[key]]
     except (OSError, ValueError, AttributeError, IndexError) as error:
@@ -64,7 +62,10 @@ def _require_same(folder: Path, entry: Mapping[str, Any]) -> None:
 
 
 def _guess_entry(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a folder without clip.json, as they were written before: its seed is that of the entry if the cameras are, else None."""
+    """Of a folder without clip.json, as they were written before.
+
+    Its seed is that of the entry if the cameras are, else None.
+    """
     names = ("depth", "cam_to_world", "intrinsics")
     depth, poses, intrinsics = (map_array(folder / f"{name}.npy") for name in names)
     frames, *size = depth.shape
@@ -94,7 +95,10 @@ def save_clip(folder: Path, clip: Clip, *, lossless: bool = False, extra: Mappin
 
 
 def write_lossless(path: Path, frames: np.ndarray) -> None:
-    """Frames (t, h, w, 3) uint8 as H.264 in RGB: every pixel is read back as it was; few players show it, libraries read it."""
+    """Frames (t, h, w, 3) uint8 as H.264 in RGB: every pixel is read back as it was.
+
+    Few players show it, libraries read it.
+    """
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264rgb", rate=Fraction(FPS), options={"qp": "0", "preset": "slow"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"

@@ -1,6 +1,7 @@
-"""Finer surfaces than two colours and one texture: grain and blotches at two scales, tiles, planks, bricks, prints, gloss, glow.
+"""Finer surfaces than two colours and one texture.
 
-Every primitive has a row of numbers of its own beside those of `primitives`; a world that has none is coloured as ever.
+Grain and blotches at two scales, tiles, planks, bricks, prints, gloss, glow. Every primitive has a row of numbers of
+its own beside those of `primitives`; a world that has none is coloured as ever.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ def coat(
 
 
 def _unrolled(local: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates (u, v) in metres on the face that the normal points out of; v is vertical where the face is upright."""
+    """Coordinates (u, v) in metres on the face that the normal points out of.
+
+    v is vertical where the face is upright.
+    """
     face = normal.abs().argmax(-1)
     u = torch.where(face == 0, local[..., 2], local[..., 0])
     v = torch.where(face == 1, local[..., 2], local[..., 1])

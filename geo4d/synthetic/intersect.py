@@ -222,7 +222,8 @@ class Squares:
         """Compares the cone around each square's rays with the balls around the primitives.
 
         Args:
-            rays: origins (f, 1 or p, 3) and directions (f, p, 3) of a grid of pixels, that all start or all end in one point.
+            rays: origins (f, 1 or p, 3) and directions (f, p, 3) of a grid of pixels, that all start or all end in one
+                point.
             scene: to_world, sizes, shapes.
             apex: that point, (f, 3).
             grid: height and width.
@@ -264,9 +265,10 @@ def _cones_meet_balls(
 def cast_bundle(
     directions: Tensor, origins: Tensor, scene: tuple[Tensor, Tensor, Tensor], squares: Squares
 ) -> tuple[Tensor, Tensor]:
-    """The same as `cast` but for rounding, and many times as fast: only the squares that may hit a primitive are tried against it.
+    """The same as `cast` but for rounding, and many times as fast.
 
-    `origins` are (f, 1 or p, 3), `scene` is (to_world, sizes, shapes).
+    Only the squares that may hit a primitive are tried against it. `origins` are (f, 1 or p, 3), `scene` is (to_world,
+    sizes, shapes).
     """
     shapes = scene[2].cpu()
     hits = [

@@ -1,4 +1,7 @@
-"""What a camera's lens and sensor do to light before the film: focus, motion blur, vignetting, exposure and colour that drift, grain."""
+"""What a camera's lens and sensor do to light before the film.
+
+Focus, motion blur, vignetting, exposure and colour that drift, grain.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def expose(
     shot: tuple[CameraPaths, Float[Tensor, "b t"], Float[Tensor, "b t"]],
     seeds: list[int],
 ) -> Float[Tensor, "b t h w 3"]:
-    """Linear light on the sensor; `shot` are the cameras, the times of the frames and focal lengths in pixels, infinite depth is sky."""
+    """Linear light on the sensor.
+
+    `shot` are the cameras, the times of the frames and focal lengths in pixels, infinite depth is sky.
+    """
     cameras, time, focal = shot
     image = _defocus(colour, depth, lens)
     image = _smear(image, _path(cameras, time, lens, focal))

@@ -28,8 +28,11 @@ NEIGHBOURS = (0, 1, -1)  # and a row up and down: where the light of a subpixel 
 
 
 @dataclass(frozen=True)
-class View:
-    """Cameras of some frames, (f, 3, 3) and (f, 4, 4), height and width, where the sky begins, and what is left out to be fast."""
+class FrameCameras:
+    """Cameras (f, 3, 3) and (f, 4, 4) of some frames, height and width.
+
+    Also where the sky begins, and what is left out to be fast.
+    """
 
     intrinsics: Tensor
     poses: Tensor
@@ -40,7 +43,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Stage:
+class FrameScene:
     """What the frames see, a row a frame; `lifelike` are finishes (f, n, r) and the rest of the light."""
 
     parts: Primitives
@@ -49,14 +52,14 @@ class Stage:
     lights: Lights
     lifelike: tuple[Tensor, Studio] | None
 
-    def frame(self, i: int) -> Stage:
+    def frame(self, i: int) -> FrameScene:
         """One frame alone."""
         one = slice(i, i + 1)
         parts = Primitives(self.parts.rows[one], self.parts.shapes[one])
         scene = (self.scene[0][one], self.scene[1][one], self.scene[2][one])
         index = torch.tensor([i], device=self.moving.device)
         lifelike = None if self.lifelike is None else (self.lifelike[0][one], picked(self.lifelike[1], index))
-        return Stage(parts, scene, self.moving[one], picked(self.lights, index), lifelike)
+        return FrameScene(parts, scene, self.moving[one], picked(self.lights, index), lifelike)
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ def picked(group: Group, rows: Tensor) -> Group:
     return type(group)(**{f.name: getattr(group, f.name)[rows] for f in fields(group)})  # type: ignore[arg-type]
 
 
-def render_view(view: View, stage: Stage) -> dict[str, Tensor]:
-    """Linear colour (f, p, 3), depth (f, p; infinite where there is sky), instance (-1: sky) and whether a pixel's object ever moves."""
+def render_view(view: FrameCameras, stage: FrameScene) -> dict[str, Tensor]:
+    """Linear colour (f, p, 3), depth (f, p), instance, and whether a pixel's object ever moves.
+
+    Where there is sky, depth is infinite and the instance -1.
+    """
     directions = pixel_rays_cam(view.intrinsics, *view.size).flatten(1, 2) @ view.poses[:, :3, :3].mT
     if stage.lifelike is None:
         hits = _end_of_rays(view, stage, directions, *cast(directions, view.poses[:, None, :3, 3], *stage.scene))
@@ -110,7 +116,7 @@ def render_view(view: View, stage: Stage) -> dict[str, Tensor]:
     }
 
 
-def _end_of_rays(view: View, stage: Stage, directions: Tensor, t: Tensor, winner: Tensor) -> _Hits:
+def _end_of_rays(view: FrameCameras, stage: FrameScene, directions: Tensor, t: Tensor, winner: Tensor) -> _Hits:
     transforms, sizes, shapes = stage.scene
     sky = ~(t < view.far)
     t = torch.where(sky, view.far, t)
@@ -127,7 +133,7 @@ def _end_of_rays(view: View, stage: Stage, directions: Tensor, t: Tensor, winner
     return _Hits(t, sky, points, normal, local, facing, t / view.intrinsics[:, 0, 0, None], pick)
 
 
-def _plain_colour(view: View, stage: Stage, hits: _Hits, directions: Tensor) -> Tensor:
+def _plain_colour(view: FrameCameras, stage: FrameScene, hits: _Hits, directions: Tensor) -> Tensor:
     names = ("texture", "texture_scale", "colour0", "colour1")
     painted = albedo(hits.local, {name: hits.take(stage.parts[name]) for name in names}, hits.footprint)
     surface = Surface(hits.points, hits.normal, painted, hits.take(stage.parts["specular"]), hits.t, hits.sky)
@@ -139,7 +145,7 @@ def _plain_colour(view: View, stage: Stage, hits: _Hits, directions: Tensor) -> 
     return shade(surface, view.poses[:, None, :3, 3], directions, stage.lights, lit)
 
 
-def _light(view: View, stage: Stage, hits: _Hits) -> tuple[Tensor, Tensor]:
+def _light(view: FrameCameras, stage: FrameScene, hits: _Hits) -> tuple[Tensor, Tensor]:
     """Shares of the lamp's and of the ambient light that arrive, (f, p) each."""
     assert stage.lifelike is not None
     studio, lit = stage.lifelike[1], torch.ones_like(hits.t)
@@ -150,7 +156,7 @@ def _light(view: View, stage: Stage, hits: _Hits) -> tuple[Tensor, Tensor]:
     return lit, 1 + (shaded - 1) * studio.corners[:, None]
 
 
-def _lifelike_colour(stage: Stage, hits: _Hits, directions: Tensor, light: tuple[Tensor, Tensor]) -> Tensor:
+def _lifelike_colour(stage: FrameScene, hits: _Hits, directions: Tensor, light: tuple[Tensor, Tensor]) -> Tensor:
     assert stage.lifelike is not None
     finish = hits.take(stage.lifelike[0])
     painted = coat(
@@ -165,7 +171,11 @@ def _lifelike_colour(stage: Stage, hits: _Hits, directions: Tensor, light: tuple
 
 
 def _smooth_edges(
-    i: int, view: View, stage: Stage, rays: tuple[Tensor, Squares], seen: tuple[_Hits, tuple[Tensor, Tensor], Tensor]
+    i: int,
+    view: FrameCameras,
+    stage: FrameScene,
+    rays: tuple[Tensor, Squares],
+    seen: tuple[_Hits, tuple[Tensor, Tensor], Tensor],
 ) -> Float[Tensor, "p 3"]:
     """Colour of frame `i`, where two things meet the mean over some rays within the pixel."""
     (directions, squares), (hits, light, colour), (height, width) = rays, seen, view.size
@@ -181,7 +191,7 @@ def _smooth_edges(
     shift = torch.tensor(SUBPIXELS, device=thing.device).repeat_interleave(len(pixel) // len(SUBPIXELS), 0)
     focal = torch.stack([view.intrinsics[i, 0, 0], view.intrinsics[i, 1, 1]])
     d = (directions[i, pixel] + (shift / focal) @ view.poses[i, :3, :2].mT)[None]
-    alone = View(view.intrinsics[i : i + 1], view.poses[i : i + 1], view.size, view.far, view.shadows)
+    alone = FrameCameras(view.intrinsics[i : i + 1], view.poses[i : i + 1], view.size, view.far, view.shadows)
     one = stage.frame(i)
     ends = _end_of_rays(alone, one, d, *cast_bundle(d, alone.poses[:, None, :3, 3], one.scene, squares.of(i, pixel)))
     found = torch.where(ends.sky[0], -1, ends.pick[0])

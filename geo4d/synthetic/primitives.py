@@ -88,7 +88,10 @@ class Builder:
         return self._instances
 
     def add(self, shape: Shape, *, structure: bool = False, **columns: object) -> None:
-        """Adds one primitive; columns, those of its finish too, are 0 if not named (the tilt is the identity, a texture has scale 1)."""
+        """Adds one primitive.
+
+        Columns, those of its finish too, are 0 if not named (the tilt is the identity, a texture has scale 1).
+        """
         row, finish = np.zeros(ROW_LENGTH, dtype=np.float32), np.zeros(FINISH_LENGTH, dtype=np.float32)
         row[_STARTS["tilt"] : _STARTS["tilt"] + 9] = (1, 0, 0, 0, 1, 0, 0, 0, 1)
         row[_STARTS["texture_scale"]] = 1.0

@@ -1,7 +1,8 @@
-"""Is a benchmark that was built here the one that was published? Scene parameters bit for bit, pixels within a level, depth to 1e-5.
+"""Is a benchmark that was built here the one that was published?
 
-The reference holds the hash of every clip's parameters, and colour and depth of pixels within even patches of three of its frames:
-there rounding, which differs between machines, cannot show another thing or another patch of a texture.
+Scene parameters bit for bit, pixels within a level, depth to 1e-5. The reference holds the hash of every clip's
+parameters, and colour and depth of pixels within even patches of three of its frames: there rounding, which differs
+between machines, cannot show another thing or another patch of a texture.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def check_benchmark(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """One sentence for every clip that is not as published; nothing if all are. Raises InputError for folders that are no clips."""
+    """One sentence for every clip that is not as published; nothing if all are.
+
+    Raises InputError for folders that are no clips.
+    """
     faults = []
     for done, clip in enumerate(clips, 1):
         fault = _fault(clip, root / clip.name, reference)
@@ -113,7 +117,8 @@ def _read(folder: Path, clip: BenchmarkClip) -> tuple[np.ndarray, np.ndarray]:
     expected = (clip.frames, *clip.size)
     if pictures.shape[:3] != expected or depths.shape != expected:
         raise InputError(
-            f"{folder} holds {pictures.shape[:3]} pixels and {depths.shape} depths; expected {expected}; build it again."
+            f"{folder} holds {pictures.shape[:3]} pixels and {depths.shape} depths; expected {expected}; build it "
+            "again."
         )
     return pictures, depths
 

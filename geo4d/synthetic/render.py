@@ -16,7 +16,7 @@ from geo4d.synthetic.film import FilmStyle, develop
 from geo4d.synthetic.intersect import cast
 from geo4d.synthetic.lens import Lens, expose
 from geo4d.synthetic.motion import CameraPaths, camera_to_scene, is_moving, shape_to_world
-from geo4d.synthetic.pixels import Group, Stage, View, picked, render_view
+from geo4d.synthetic.pixels import FrameCameras, FrameScene, Group, picked, render_view
 from geo4d.synthetic.primitives import Primitives, stack, stack_finishes
 from geo4d.synthetic.shading import Lights
 from geo4d.synthetic.studio import Studio
@@ -136,8 +136,9 @@ def render_clips(
 ) -> Clip:
     """Renders one clip a seed, batched (b, t, h, w).
 
-    `start` and `frame_step` are in frames of 1/24 s, one number or one a clip. Geometry does not depend on `size` but for
-    where pixels lie; `cam_to_world` has the first rendered camera as its world. Raises ConfigError on empty requests.
+    `start` and `frame_step` are in frames of 1/24 s, one number or one a clip. Geometry does not depend on `size` but
+    for where pixels lie; `cam_to_world` has the first rendered camera as its world. Raises ConfigError on empty
+    requests.
     """
     if not seeds or num_frames < 1 or min(size) < 1:
         raise ConfigError(f"render_clips needs seeds, frames and pixels; got {len(seeds)}, {num_frames} and {size}.")
@@ -211,8 +212,8 @@ def _render_frames(
     for i in range(0, clips * frames, chunk):
         own, some = clip_of[i : i + chunk], slice(i, i + chunk)
         scene = (transforms[some], batch.parts["size"][own], batch.parts.shapes[own])
-        view = View(intrinsics[some], poses[some], size, config.far, config.shadows, config.smooth_edges)
+        view = FrameCameras(intrinsics[some], poses[some], size, config.far, config.shadows, config.smooth_edges)
         parts = Primitives(batch.parts.rows[own], batch.parts.shapes[own])
         lifelike = None if batch.lifelike is None else (batch.lifelike.finish[own], picked(batch.lifelike.studio, own))
-        pieces.append(render_view(view, Stage(parts, scene, moving[own], picked(batch.lights, own), lifelike)))
+        pieces.append(render_view(view, FrameScene(parts, scene, moving[own], picked(batch.lights, own), lifelike)))
     return {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}

@@ -56,7 +56,10 @@ def add_movers(rng: np.random.Generator, staging: Staging, world: World, is_free
 
 
 def _on_the_road(rng: np.random.Generator, staging: Staging, world: World, track: np.ndarray) -> bool:
-    """A car in the other lane or ahead, or a figure on the pavement, somewhere along the camera's way; whether there was room."""
+    """A car in the other lane or ahead, or a figure on the pavement, somewhere along the camera's way.
+
+    Whether there was room.
+    """
     ahead = rng.uniform(0.0, 0.6) * track[-1, 2] + rng.uniform(*staging.mover_distance)
     half_road = world.extras["half_road"]
     if rng.random() < 0.3:
@@ -66,9 +69,8 @@ def _on_the_road(rng: np.random.Generator, staging: Staging, world: World, track
         return True
     lane = rng.choice([-1, 1])
     velocity = -lane * rng.uniform(2.0, 6.0) * staging.pace
-    meeting = ahead * (
-        1 + max(0.0, -velocity) / max(track[-1, 2] / 9.0, 2.0)
-    )  # what comes towards the camera starts farther off
+    # what comes towards the camera starts farther off
+    meeting = ahead * (1 + max(0.0, -velocity) / max(track[-1, 2] / 9.0, 2.0))
     return add_car(
         rng, world.builder, np.array([lane * half_road * rng.uniform(0.5, 0.7), 0.0, meeting]), velocity, track
     )
@@ -81,9 +83,8 @@ def _before_the_camera(
     half_view = 0.4 * float(world.camera["field_of_view"])
     angle = float(world.camera["yaw"]) + rng.uniform(-half_view, half_view)
     distance = rng.uniform(*staging.mover_distance)
-    start = track[0] + np.asarray(world.camera["velocity"]) * rng.uniform(
-        0.0, 4.0
-    )  # those who travel meet some on the way
+    # those who travel meet some on the way
+    start = track[0] + np.asarray(world.camera["velocity"]) * rng.uniform(0.0, 4.0)
     place = start * [1, 0, 1] + distance * np.array([np.sin(angle), 0.0, np.cos(angle)])
     size = rng.uniform(*staging.mover_size)
     is_figure = rng.random() < 0.45

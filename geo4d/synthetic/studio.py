@@ -1,4 +1,7 @@
-"""Light as rooms and streets have it: a coloured lamp that fades, light from a window or the sky, corners in shade, reflections."""
+"""Light as rooms and streets have it.
+
+A coloured lamp that fades, light from a window or the sky, corners in shade, reflections.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Window predictions as a network might give them for a clip whose truth is known: exact geometry, spoilt by a law of noise.
+"""Window predictions as a network might give them for a clip whose truth is known.
 
-For developing and measuring the alignment without a network; errors are what networks make: smooth in space, shared by a
-window and by single objects, bleeding over edges, with heavy tails, and jittering cameras.
+Exact geometry, spoilt by a law of noise. For developing and measuring the alignment without a network; errors are what
+networks make: smooth in space, shared by a window and by single objects, bleeding over edges, with heavy tails, and
+jittering cameras.
 """
 
 from __future__ import annotations

@@ -32,9 +32,8 @@ class SceneConfig:
     compression: bool = True  # half of the clips lose detail as a compressed video does
     staging: Staging = field(default_factory=Staging)
     detail: Detail = "plain"  # simple bodies; or furnished rooms, traffic, people, materials, a lens
-    smooth_edges: bool = (
-        False  # of lifelike worlds: several rays a pixel where things meet; did not help what was learnt from them
-    )
+    # of lifelike worlds: several rays a pixel where things meet; did not help what was learnt from them
+    smooth_edges: bool = False
 
 
 LIFELIKE = SceneConfig(0.6, 0.15, (40.0, 85.0), detail="lifelike")

@@ -1,6 +1,6 @@
-"""Random worlds: rooms, open ground with buildings, trees and hills, streets; things that stand, drift, bounce and walk.
+"""Random worlds: rooms, open ground with buildings, trees and hills, streets.
 
-All draws come from the scene's own generator.
+Things stand, drift, bounce and walk. All draws come from the scene's own generator.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class LoopClosures:
             if matches is None:
                 continue
             which, places = self._relocate(keyframe, image, matches, alive)
-            free = _apart(places, taken, self.config.min_distance)
+            free = _away_from(places, taken, self.config.min_distance)
             which, places = which[free], places[free]
             alive.update(which.tolist())
             taken = np.concatenate([taken, places])
@@ -113,7 +113,10 @@ class LoopClosures:
 def find_again(
     source: np.ndarray, target: np.ndarray, position: np.ndarray, matches: Matches, config: FindConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which (n,) points (n, 2) of one image are seen in another, and where (n, 2), by the warp of verified matches around them."""
+    """Which (n,) points (n, 2) of one image are seen in another, and where (n, 2).
+
+    By the warp of verified matches around them.
+    """
     warp, support = local_warps(position, matches.source, matches.target, config.features)
     supported = np.flatnonzero(support > config.min_support)
     found, places = np.zeros(len(position), bool), position.astype(np.float32)
@@ -123,7 +126,7 @@ def find_again(
     return found, places
 
 
-def _apart(positions: np.ndarray, taken: np.ndarray, least: float) -> np.ndarray:
+def _away_from(positions: np.ndarray, taken: np.ndarray, least: float) -> np.ndarray:
     """Which (n,) of the positions (n, 2) are at least so far from all that are taken (m, 2)."""
     if len(taken) == 0 or len(positions) == 0:
         return np.ones(len(positions), bool)

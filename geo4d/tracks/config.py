@@ -11,7 +11,10 @@ from geo4d.matching.patches import PatchConfig
 
 @dataclass(frozen=True)
 class FindConfig:
-    """How points are found in an image that differs much from the one in which they were seen, by features around them."""
+    """How points are found in an image that differs much from the one in which they were seen.
+
+    By features around them.
+    """
 
     min_support: float = 2.5  # matches by nearness to a point, to predict where it is: about what an affine map needs
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -64,9 +67,8 @@ class TrackerConfig:
     max_side: int = 640  # pixels, longer side: larger frames are reduced to it, for time
     blur: float = 0.7  # pixels of the source frame (sigma), against noise and compression
     window: int = 15  # pixels, side of the patch that is compared: smaller is less certain, larger spans surfaces
-    levels: int = (
-        5  # of the pyramid above the image: steps up to about 2^levels half windows are found, as of a head that turns
-    )
+    # of the pyramid above the image: steps up to about 2^levels half windows are found, as of a head that turns
+    levels: int = 5
     anchor_levels: int = 1  # the same where a point is set anew: it is nearly there already
     border: int = 2  # pixels from the edge of the image, within which too little of a patch is seen
     max_cycle_error: float = 0.25  # pixels, forward-backward error: right steps come back nearer, lost ones seldom
@@ -75,18 +77,15 @@ class TrackerConfig:
     corner_distance: float = 0.6  # spacings between new corners: nearer ones hardly add to what is known
     clearance: float = 0.5  # spacings from followed points to new corners: crowds leave gaps elsewhere
     corner_block: int = 5  # pixels, side of the patch whose gradients make a corner: large ones find weak corners
-    quality: float = (
-        0.002  # of a corner, relative to the best: dark and hazy parts have some too, and the best may be far better
-    )
+    # of a corner, relative to the best: dark and hazy parts have some too, and the best may be far better
+    quality: float = 0.002
     cell: float = 2.0  # spacings, side of the cells in which points are counted: each should hold a few
-    empty_share: float = (
-        0.15  # of the cells, without any point, from which corners are sought: a still camera needs none
-    )
+    # of the cells, without any point, from which corners are sought: a still camera needs none
+    empty_share: float = 0.15
     min_length: int = 3  # frames in which a track is seen: where the camera turns fast, few are seen in more
     leaps: LeapConfig | None = field(default_factory=LeapConfig)  # None: what cannot be followed is lost
-    closures: LoopClosureConfig | None = field(
-        default_factory=LoopClosureConfig
-    )  # None: points that are lost stay lost
+    # None: points that are lost stay lost
+    closures: LoopClosureConfig | None = field(default_factory=LoopClosureConfig)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
@@ -106,7 +105,8 @@ class TrackerConfig:
             self.max_cycle_error > 0 and self.max_anchor_shift >= 0 and 0 <= self.blur <= 100 and 0 < self.quality < 1
         ):
             raise ConfigError(
-                "tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 and 1."
+                "tracks need max_cycle_error above 0, max_anchor_shift >= 0, blur from 0 to 100 and quality between 0 "
+                "and 1."
             )
         if not (0 <= self.corner_distance <= 100 and 0 <= self.clearance <= 100 and 0 < self.cell <= 100):
             raise ConfigError(

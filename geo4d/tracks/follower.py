@@ -1,8 +1,9 @@
 """Points followed through a video, frame by frame: only the last frame and the tracks' first frames are kept.
 
 A step is kept if its forward-backward error is small; each point is then set anew against the frame in which it was
-first seen (its anchor), so that small errors do not add up; new corners are sought once much of the image is empty. Points that
-were lost are looked for again when the camera comes back (`geo4d.tracks.closures`): their tracks then have a gap.
+first seen (its anchor), so that small errors do not add up; new corners are sought once much of the image is empty.
+Points that were lost are looked for again when the camera comes back (`geo4d.tracks.closures`): their tracks then have
+a gap.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ class PointFollower:
             self._points.position,
             most=max(1, image.size // c.spacing**2),
             quality=c.quality,
-            apart=c.corner_distance * c.spacing,
+            min_distance=c.corner_distance * c.spacing,
             clearance=c.clearance * c.spacing,
             block=c.corner_block,
         )

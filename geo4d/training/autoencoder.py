@@ -29,7 +29,7 @@ def fit_pca(images: Float[Tensor, "n 3 h w"], components: int = 4) -> tuple[Tens
 
 @torch.no_grad()
 def fit_encoder(encoder: DinoEncoder, frames: Float[Tensor, "n 3 h w"], *, seed: int) -> None:
-    """Fits a frame encoder's standardisation and projection to a sample of frames in [-1, 1]. Raises ConfigError for too few."""
+    """Fits a frame encoder's standardisation and projection to frames in [-1, 1]; ConfigError for too few."""
     generator = torch.Generator().manual_seed(seed)
     chosen = frames[torch.randperm(len(frames), generator=generator)[:FITTED_FRAMES]]
     samples = []

@@ -5,7 +5,8 @@
         ema.safetensors    the averaged weights in fp32
         state.json         counters, and size and checksum of the other two
 
-A folder is written under another name and moved in one rename, so a process killed at any moment leaves the older ones whole.
+A folder is written under another name and moved in one rename, so a process killed at any moment leaves the older ones
+whole.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from geo4d._typing import Tensor
 from geo4d.errors import CheckpointError
+from geo4d.scene.arrays import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +85,8 @@ class Checkpoints:
     def newest_sound(self) -> int | None:
         """The step of the newest checkpoint whose files are what was written, or None if there is none at all.
 
-        Damaged ones are passed over with a warning. Raises CheckpointError if all are damaged: to begin anew in silence would
-        throw a run away.
+        Damaged ones are passed over with a warning. Raises CheckpointError if all are damaged: to begin anew in silence
+        would throw a run away.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -103,16 +105,19 @@ class Checkpoints:
         folder = self.path(step)
         try:
             training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True, mmap=shared_memory)
-            state = json.loads((folder / STATE).read_text())
+            state = read_json(folder / STATE)
             return Snapshot(training["module"], load_file(folder / EMA), training["optimizer"], state["counters"])
         except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
             raise CheckpointError(
-                f"The checkpoint {folder} cannot be read ({type(error).__name__}); every process needs the same folder, "
-                "on a disk that all machines see."
+                f"The checkpoint {folder} cannot be read ({type(error).__name__}); every process needs the same "
+                "folder, on a disk that all machines see."
             ) from error
 
     def tidy(self, *, after: int) -> None:
-        """Clears away what a killed process left half done, and damaged checkpoints of later steps. For one process alone."""
+        """Clears away what a killed process left half done, and damaged checkpoints of later steps.
+
+        For one process alone.
+        """
         for path in self.directory.glob("step_*"):
             if path.name.endswith(PARTIAL) or (path.name[5:].isdigit() and int(path.name[5:]) > after):
                 _remove_files(path)
@@ -120,7 +125,7 @@ class Checkpoints:
     def _fault(self, step: int) -> str | None:
         """What is wrong with a checkpoint, if anything."""
         try:
-            files = json.loads((self.path(step) / STATE).read_text())["files"]
+            files = read_json(self.path(step) / STATE)["files"]
             wrong = [name for name in (TRAINING, EMA) if _stamp(self.path(step) / name) != files[name]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{STATE} or a file it names cannot be read: {type(error).__name__}"
@@ -140,7 +145,10 @@ class Checkpoints:
 
 
 def load_ema(directory: Path) -> dict[str, Tensor]:
-    """The averaged weights of the newest sound checkpoint in a stage's folder; raises CheckpointError if there is none."""
+    """The averaged weights of the newest sound checkpoint in a stage's folder.
+
+    Raises CheckpointError if there is none.
+    """
     checkpoints = Checkpoints(directory)
     step = checkpoints.newest_sound()
     if step is None:

@@ -1,4 +1,7 @@
-"""What a stage of training is told. Files below configs/train/ fill `StageConfig`; what they leave out has the value given here."""
+"""What a stage of training is told.
+
+Files below configs/train/ fill `StageConfig`; what they leave out has the value given here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ class WorldShare:
 
 @dataclass(frozen=True)
 class SetConfig:
-    """One data set of a mixture: a folder, or with `kind: procedural` scenes that are rendered when they are asked for."""
+    """One data set of a mixture: a folder, or rendered scenes.
+
+    With `kind: procedural` scenes are rendered when they are asked for.
+    """
 
     root: str | None = None
     kind: str | None = None  # default: by the layout
@@ -87,8 +93,8 @@ class LatentsConfig:
 class ObjectiveConfig:
     """The denoiser's loss; the defaults are the paper's plain v-diffusion.
 
-    In a share of the clips the input is zero at the last step, and the network's -v regresses the posterior mean: one step
-    at inference. With `zero_share` 1 that is all it learns.
+    In a share of the clips the input is zero at the last step, and the network's -v regresses the posterior mean: one
+    step at inference. With `zero_share` 1 that is all it learns.
     """
 
     zero_share: float = 0.0

@@ -33,10 +33,10 @@ def diffusion_loss(
     config: ObjectiveConfig,
     draw: Callable[[Draw], dict[str, Tensor]],
 ) -> Callable[[Draw], tuple[Tensor, Numbers]]:
-    """Loss of one micro-batch; `draw(number)` gives raw latents of a batch of clips, with `frame_index` and `fps` (and `features`).
+    """Loss of one micro-batch; `draw(number)` gives raw latents of clips, with `frame_index`, `fps`, `features`.
 
-    Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents' spread.
-    Raises ConfigError for images or conditions that the model does not have.
+    Logged beside it: the mean abs error of the predicted x0 of every image (`x0_points`, ...), in units of the latents'
+    spread. Raises ConfigError for images or conditions that the model does not have.
     """
     objective = _Objective(model, layout, schedule, config)
 
@@ -150,7 +150,7 @@ class _Objective:
     def _dropped(
         self, condition: Tensor, features: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Condition, features and context: some clips lose the first two, the last or all; tokens of the image tower are constant."""
+        """Condition, features and context: some clips lose the first two, the last, or all."""
         c = self.config
         if not (c.drop_text or c.drop_image or c.drop_both):
             return condition, features, None

@@ -1,7 +1,7 @@
 """The latent pool: clips encoded once into shards on disk, which any number of processes fill and read.
 
-    <pool>/320x512x16_000012.safetensors    rgb, each geometry image and, where the model has a frame encoder, the frames'
-                                            features (b, c, v, y, x) in half precision, frame_index, fps
+    <pool>/320x512x16_000012.safetensors    rgb, each geometry image and, where the model has a frame encoder, the
+                                            frames' features (b, c, v, y, x) in half precision, frame_index, fps
 
 Shards are read where they lie: a batch costs its own bytes, however large the pool is.
 """
@@ -92,7 +92,10 @@ def fill_pool(
     layout: Layout,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Renders or reads, and encodes, every shard of the job that is not there yet. Raises InputError for a pool of other latents."""
+    """Renders or reads, and encodes, every shard of the job that is not there yet.
+
+    Raises InputError for a pool of other latents.
+    """
     job.directory.mkdir(parents=True, exist_ok=True)
     kind = latents_of(model)
     if list(job.directory.glob(f"*{SUFFIX}")):
@@ -129,7 +132,8 @@ class LatentPool:
             self.groups.setdefault(path.name.split("_")[0], []).append(path)
         if not self.groups:
             raise InputError(
-                f"There are no latents in {self.directory}; encode some first, by the stage of kind latents or geo4d data encode."
+                f"There are no latents in {self.directory}; encode some first, by the stage of kind latents or geo4d "
+                "data encode."
             )
 
     def check(self, kind: str) -> None:
@@ -139,23 +143,25 @@ class LatentPool:
                 found = (self._archive(path).metadata() or {}).get(KIND)
                 if found and found != kind:
                     raise InputError(
-                        f"{path} was encoded by another autoencoder than this model's, or of point maps that were normalised in another "
-                        "way; begin with the model that encoded it, or encode anew into another folder."
+                        f"{path} was encoded by another autoencoder than this model's, or of point maps that were "
+                        "normalised in another way; begin with the model that encoded it, or encode anew into another "
+                        "folder."
                     )
 
     def draw(
         self, at: Place, *, seed: int, frames: int, clip_frames: int, sizes: Sequence[tuple[int, int]] = ()
     ) -> dict[str, Tensor]:
-        """A batch of about `frames` frames in clips of `clip_frames`, all of one size (any, or one of `sizes`), the same at every part.
+        """A batch of about `frames` frames in clips of `clip_frames`, the same at every part.
 
-        Raises InputError if the pool has no such clips, or a shard is broken.
+        All are of one size (any, or one of `sizes`). Raises InputError if the pool has no such clips, or a shard is
+        broken.
         """
         wanted = {f"{height}x{width}x{clip_frames}" for height, width in sizes}
         names = sorted(name for name in self.groups if (name in wanted if wanted else name.endswith(f"x{clip_frames}")))
         if not names:
             raise InputError(
-                f"The latents in {self.directory} are of {', '.join(sorted(self.groups))}; none has {clip_frames} frames"
-                f"{' and one of the wanted sizes' if wanted else ''}. Encode some, or set other sizes."
+                f"The latents in {self.directory} are of {', '.join(sorted(self.groups))}; none has {clip_frames} "
+                f"frames{' and one of the wanted sizes' if wanted else ''}. Encode some, or set other sizes."
             )
         counts = np.array([len(self.groups[name]) for name in names], dtype=float)
         group = self.groups[
@@ -173,7 +179,8 @@ class LatentPool:
         names = sorted(name for name in self.groups if name.startswith(f"{size[0]}x{size[1]}x"))
         if not names:
             raise InputError(
-                f"The latents in {self.directory} have none of {size[0]} x {size[1]} pixels, the model's own size; encode some."
+                f"The latents in {self.directory} have none of {size[0]} x {size[1]} pixels, the model's own size; "
+                "encode some."
             )
         archives = [self._archive(path) for name in names for path in self.groups[name][:shards]]
         keys = [key for key in archives[0].keys() if key not in NO_LATENTS]

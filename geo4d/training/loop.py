@@ -1,11 +1,12 @@
 """One training loop for every stage; it knows nothing of the task.
 
-A stage gives a module and a function `loss(draw) -> (loss, numbers to log)`; the loop adds what every run needs: several
-processes, accumulation, clipping, the schedule, EMA, checkpoints, logs, and the care for steps that are not finite.
+A stage gives a module and a function `loss(draw) -> (loss, numbers to log)`; the loop adds what every run needs:
+several processes, accumulation, clipping, the schedule, EMA, checkpoints, logs, and the care for steps that are not
+finite.
 
-A run of fixed length (no `minutes`) that is killed and started again gives the same weights and the same losses, bit for bit,
-on hardware whose kernels are deterministic: data and noise follow from the draw's number, torch's, NumPy's and Python's
-global generators are seeded with it, and a checkpoint holds everything else.
+A run of fixed length (no `minutes`) that is killed and started again gives the same weights and the same losses, bit
+for bit, on hardware whose kernels are deterministic: data and noise follow from the draw's number, torch's, NumPy's and
+Python's global generators are seeded with it, and a checkpoint holds everything else.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class TrainingLoop:
     def run(self, loss: Loss, *, on_checkpoint: Validation | None = None) -> None:
         """Trains to the end, then leaves the EMA weights in the module.
 
-        `on_checkpoint(step)` may validate: it runs after every checkpoint on every process, without gradients and with the
-        EMA weights in place; its numbers are averaged over the processes and logged. SIGTERM saves a checkpoint, then exits.
+        `on_checkpoint(step)` may validate: it runs after every checkpoint on every process, without gradients and with
+        the EMA weights in place; its numbers are averaged over the processes and logged. SIGTERM saves a checkpoint,
+        then exits.
         """
         self.module.train()
         if (
@@ -196,8 +198,9 @@ class TrainingLoop:
         if in_a_row or too_many:
             how = f"{self.bad_in_a_row} times in a row" if in_a_row else f"in {self.bad_steps} of {self.step} steps"
             raise Geo4DError(
-                f"Stage {self.name} stopped at step {self.step}: the loss or its gradient was not finite {how}; lower the learning "
-                f"rate or look at the data of these steps, and start again from the last checkpoint in {self.checkpoints.directory}."
+                f"Stage {self.name} stopped at step {self.step}: the loss or its gradient was not finite {how}; lower "
+                "the learning rate or look at the data of these steps, and start again from the last checkpoint in "
+                f"{self.checkpoints.directory}."
             )
 
     def _is_due(self, seconds: float) -> bool:
@@ -262,8 +265,8 @@ class TrainingLoop:
         counters = snapshot.counters
         if ("8bit" in counters["optimizer"]) != ("8bit" in self.config.optimizer):
             raise CheckpointError(
-                f"The checkpoint of stage {self.name} was made with optimizer={counters['optimizer']}, which does not go on as "
-                f"{self.config.optimizer}; set the former, or use another folder."
+                f"The checkpoint of stage {self.name} was made with optimizer={counters['optimizer']}, which does not "
+                f"go on as {self.config.optimizer}; set the former, or use another folder."
             )
         self._load(snapshot)
         self.step, self.elapsed, self.ema.updates = step, counters["elapsed"], counters["ema_updates"]
@@ -287,8 +290,8 @@ class TrainingLoop:
             own[key].shape != value.shape for key, value in snapshot.module.items()
         ):
             raise CheckpointError(
-                f"The checkpoint in {self.checkpoints.directory} is of another {type(self.module).__name__}: its weights have other "
-                "names or shapes; use another folder, or the settings it was made with."
+                f"The checkpoint in {self.checkpoints.directory} is of another {type(self.module).__name__}: its "
+                "weights have other names or shapes; use another folder, or the settings it was made with."
             )
         self.module.load_state_dict({key: ranks.like(value, own[key]) for key, value in snapshot.module.items()})
         for key, value in self.ema.weights.items():

@@ -14,8 +14,8 @@ from geo4d.errors import ConfigError
 class LoopConfig:
     """How long, how fast, how safely.
 
-    With `minutes` the run ends at whichever comes first, steps or minutes, and the learning rate follows the clock: such a
-    run resumes from the time already spent, but only a run without `minutes` is repeated bit for bit.
+    With `minutes` the run ends at whichever comes first, steps or minutes, and the learning rate follows the clock:
+    such a run resumes from the time already spent, but only a run without `minutes` is repeated bit for bit.
     """
 
     steps: int = 1000
@@ -63,9 +63,10 @@ class LoopConfig:
 class Draw(int):
     """The number of one micro-batch, counted over the whole run: no two processes and no two steps share one.
 
-    A loss draws its data and its noise from generators seeded with this number, so a resumed run needs no generator's state.
-    With the same product of processes and accumulation a step sees the same draws, however they are split. `step` is for
-    what all processes must decide alike, such as the size of the frames; with one process and no accumulation both are one.
+    A loss draws its data and its noise from generators seeded with this number, so a resumed run needs no generator's
+    state. With the same product of processes and accumulation a step sees the same draws, however they are split.
+    `step` is for what all processes must decide alike, such as the size of the frames; with one process and no
+    accumulation both are one.
     """
 
     step: int

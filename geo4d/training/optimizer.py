@@ -23,15 +23,18 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: LoopConfig) -> to
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise ConfigError(
-                "optimizer=adamw_8bit needs the package bitsandbytes, which is not installed; run `pip install bitsandbytes` "
-                "or set optimizer=adamw_fused."
+                "optimizer=adamw_8bit needs the package bitsandbytes, which is not installed; run `pip install "
+                "bitsandbytes` or set optimizer=adamw_fused."
             ) from error
         return AdamW8bit(trained, **options)
     return torch.optim.AdamW(trained, fused=config.optimizer == "adamw_fused", **options)
 
 
 def learning_rate(config: LoopConfig, step: int, progress: float) -> float:
-    """Linear warm-up by steps, then flat, then a fall to the final share over the rest of the run (`progress`: 0 to 1)."""
+    """Linear warm-up by steps, then flat, then a fall to the final share over the rest of the run.
+
+    `progress` goes from 0 to 1.
+    """
     warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     fall = min(1.0, max(0.0, (progress - config.flat_share) / max(1 - config.flat_share, 1e-6)))
     if config.decay == "cosine":
@@ -40,7 +43,10 @@ def learning_rate(config: LoopConfig, step: int, progress: float) -> float:
 
 
 def switch_on_checkpointing(module: nn.Module) -> None:
-    """Gradient checkpointing through the switch of the networks inside: `use_checkpoint` in their config, or their method."""
+    """Gradient checkpointing through the switch of the networks inside.
+
+    `use_checkpoint` in their config, or their method.
+    """
     switched = 0
     for network in module.modules():
         if "use_checkpoint" in (getattr(network, "config", None) or {}) and hasattr(network, "register_to_config"):
@@ -51,5 +57,6 @@ def switch_on_checkpointing(module: nn.Module) -> None:
             switched += 1
     if not switched:
         raise ConfigError(
-            f"gradient_checkpointing is set, but {type(module).__name__} has no switch for it; leave it off for this stage."
+            f"gradient_checkpointing is set, but {type(module).__name__} has no switch for it; leave it off for this "
+            "stage."
         )

@@ -1,7 +1,7 @@
 """The processes of a run: how they are set up through accelerate, and what they tell one another.
 
-Distributed data parallel, FSDP (version 2) and DeepSpeed (ZeRO 1 and 2) run the same loop. Sharded tensors are put together to
-be saved, so a checkpoint does not depend on how many processes wrote it.
+Distributed data parallel, FSDP (version 2) and DeepSpeed (ZeRO 1 and 2) run the same loop. Sharded tensors are put
+together to be saved, so a checkpoint does not depend on how many processes wrote it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from geo4d.training.loop_config import LoopConfig
 
 WAIT = timedelta(hours=6)  # for the main process, which does some stages alone
 UNSUPPORTED = (
-    "The loop runs on one device, with DDP, with FSDP version 2 or with DeepSpeed, got {}; set `distributed_type: FSDP` and "
-    "`fsdp_version: 2` in the accelerate config."
+    "The loop runs on one device, with DDP, with FSDP version 2 or with DeepSpeed, got {}; set `distributed_type: "
+    "FSDP` and `fsdp_version: 2` in the accelerate config."
 )
 
 
@@ -42,8 +42,8 @@ def is_deepspeed() -> bool:
 def choose_device(name: str = "auto") -> torch.device:
     """The device of this process: as named, or with "auto" the GPU of its number where there is one.
 
-    Connects the processes where a launcher started several. Raises ConfigError for a device that is not there, and where DeepSpeed is
-    asked for and cannot be used.
+    Connects the processes where a launcher started several. Raises ConfigError for a device that is not there, and
+    where DeepSpeed is asked for and cannot be used.
     """
     on_cpu = name == "cpu" or (name == "auto" and not torch.cuda.is_available())
     if is_deepspeed() and importlib.util.find_spec("deepspeed") is None:

@@ -100,7 +100,10 @@ def run_recipe(
 
 
 def run_stage(config: StageConfig, validate: Validate | None = None) -> Path:
-    """Runs one stage and returns its folder. Raises ConfigError if it is finished or begun there, with other settings."""
+    """Runs one stage and returns its folder.
+
+    Raises ConfigError if it is finished or begun there, with other settings.
+    """
     directory = Path(config.out) / config.name
     device = ranks.choose_device(config.device)
     if ranks.from_main(_is_finished(config, directory) if ranks.is_main() else None):
@@ -143,8 +146,8 @@ def _is_finished(config: StageConfig, directory: Path) -> bool:
     changed, before = _changed(config, directory / DONE, MAY_DIFFER)
     if changed:
         raise ConfigError(
-            f"The stage in {directory} is finished, with other settings of {', '.join(changed)}; remove the folder to run it "
-            "anew, or choose another out."
+            f"The stage in {directory} is finished, with other settings of {', '.join(changed)}; remove the folder to "
+            "run it anew, or choose another out."
         )
     return (
         config.kind != "latents" or before.latents.shards >= config.latents.shards
@@ -154,7 +157,8 @@ def _is_finished(config: StageConfig, directory: Path) -> bool:
 def _claim(config: StageConfig, directory: Path) -> None:
     """Makes the folder that of the stage, or goes on with what is there.
 
-    Raises ConfigError if the stage was begun with settings that would make another model of what is there, or something else is.
+    Raises ConfigError if the stage was begun with settings that would make another model of what is there, or something
+    else is.
     """
     names = {path.name for path in directory.iterdir() if not is_list(path.name)} if directory.is_dir() else set()
     ours = read_listing(directory) is not None
@@ -167,8 +171,8 @@ def _claim(config: StageConfig, directory: Path) -> None:
     changed, _ = _changed(config, directory / SETTINGS, MAY_CHANGE)
     if changed:
         raise ConfigError(
-            f"The stage in {directory} was begun with other settings of {', '.join(changed)}; restore them, remove the folder to begin "
-            "anew, or choose another out."
+            f"The stage in {directory} was begun with other settings of {', '.join(changed)}; restore them, remove the "
+            "folder to begin anew, or choose another out."
         )
 
 

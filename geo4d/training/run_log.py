@@ -1,4 +1,7 @@
-"""What a run writes down: `log.jsonl` with one line an interval, TensorBoard where it is installed, a line on the console."""
+"""What a run writes down.
+
+`log.jsonl` with one line an interval, TensorBoard where it is installed, a line on the console.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from geo4d.scene.arrays import Unreadable, parse_json
 from geo4d.scene.atomic import whole_file
 
 logger = logging.getLogger(__name__)
@@ -90,8 +94,10 @@ class RunLog:
 
     def _is_kept(self, line: str, step: int) -> bool:
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line)
+        except Unreadable:
+            return False
+        if not isinstance(entry, dict):
             return False
         return entry.get("stage") != self.stage or entry.get("step", 0) <= step
 

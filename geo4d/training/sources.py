@@ -1,4 +1,7 @@
-"""Where a stage's clips come from: procedural scenes rendered in batches, or a mixture of data sets. Each batch has a number."""
+"""Where a stage's clips come from: procedural scenes rendered in batches, or a mixture of data sets.
+
+Each batch has a number.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Tensor
-from geo4d.data import DataSet, DiskSet, Mixture, ProceduralSet, Tally, WindowBatch, batches, open_data
+from geo4d.data import BadWindows, DataSet, DiskSet, Mixture, ProceduralSet, WindowBatch, batches, open_data
 from geo4d.data.mixture import Size
 from geo4d.errors import ConfigError, InputError
 from geo4d.scene import Clip
@@ -68,7 +71,10 @@ class ClipSource(Protocol):
     """A batch is named by a step and one of the step's parts, and is always the same; no two streams share a clip."""
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """`length.clips` clips of one of the sizes (default: the configured ones), the same size for all parts of a step."""
+        """`length.clips` clips of one of the sizes (default: the configured ones).
+
+        The size is the same for all parts of a step.
+        """
         ...
 
 
@@ -82,7 +88,10 @@ class ProceduralSource:
     worlds: Sequence[WorldShare] = (WorldShare(),)
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """Pairs are 1 to 15 frames apart, like any two frames of a window; longer clips are consecutive, at a stride of 1, 2 or 3."""
+        """Pairs are 1 to 15 frames apart, like any two frames of a window.
+
+        Longer clips are consecutive, at a stride of 1, 2 or 3.
+        """
         size, number = pick(sizes or self.sizes, [self.stream, at.step, 2]), at.number
         generator = np.random.default_rng([self.stream, number, 1])
         world = WORLDS[pick(self.worlds, [self.stream, number, 4]).detail]
@@ -111,20 +120,23 @@ class ProceduralSource:
 class MixtureSource:
     """Windows of data sets; a bad one is replaced and counted, and too many of them end the run.
 
-    Batches are read ahead by `readers` processes for each length and choice of sizes, however many parts a step has, as soon
-    as two steps have shown which parts are asked for here and how the steps follow one another.
+    Batches are read ahead by `readers` processes for each length and choice of sizes, however many parts a step has, as
+    soon as two steps have shown which parts are asked for here and how the steps follow one another.
     """
 
     def __init__(self, sets: dict[str, DataSet], config: DataConfig, *, seed: int, stream: int) -> None:
         self.sets, self.config, self.seed = sets, config, seed * 100 + stream
-        self.tally = Tally(config.mixture.most_bad)
+        self.bad_windows = BadWindows(config.mixture.most_bad)
         self._streams: dict[tuple[Length, tuple[Size, ...]], _Stream] = {}
 
     def batch(self, at: Place, length: Length, sizes: Sequence[Size] | None = None) -> ClipBatch:
-        """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's. Raises InputError for too many bad windows."""
+        """Pairs are 1 to 15 frames apart; longer clips have a stride of the mixture's.
+
+        Raises InputError for too many bad windows.
+        """
         key = (length, tuple(sizes or self.config.sizes))
         if key not in self._streams:
-            self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.tally)
+            self._streams[key] = _Stream(self._mixture(length, key[1]), self.config.readers, self.bad_windows)
         windows = self._streams[key].read(at)
         if length.frames != 2:
             return ClipBatch(windows.clip, windows.frame_index, windows.fps)
@@ -144,8 +156,8 @@ class MixtureSource:
 class _Stream:
     """The batches of one kind, in the order in which this process asks for them: the same parts in every step."""
 
-    def __init__(self, mixture: Mixture, readers: int, tally: Tally) -> None:
-        self.mixture, self.readers, self.tally = mixture, readers, tally
+    def __init__(self, mixture: Mixture, readers: int, bad_windows: BadWindows) -> None:
+        self.mixture, self.readers, self.bad_windows = mixture, readers, bad_windows
         self._asked: list[Place] = []  # in the latest step
         self._expected: Place | None = None  # the next of those read ahead
         self._places: Iterator[Place] = iter(())  # the others
@@ -160,7 +172,10 @@ class _Stream:
         return next(self._batches)
 
     def _begin(self, at: Place) -> None:
-        """Reads ahead from a place on if it follows, by whole steps, the first of the step before; else this batch alone."""
+        """Reads ahead from a place on if it follows, by whole steps, the first of the step before.
+
+        Else this batch alone.
+        """
         first = self._asked[0] if self._asked else at
         rhythm = at.step - first.step
         steps, ranks, workers = range(at.step, at.step + 1), [at.part], 0
@@ -168,7 +183,7 @@ class _Stream:
             steps, workers = range(at.step, at.step + rhythm * FAR_AHEAD, rhythm), self.readers
             ranks = [place.part for place in self._asked]
         self._batches = batches(
-            self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, tally=self.tally
+            self.mixture, steps, ranks=ranks, world_size=at.parts, workers=workers, bad_windows=self.bad_windows
         )
         self._places = islice((Place(step, part, at.parts) for step in steps for part in ranks), 1, None)
 
@@ -176,7 +191,8 @@ class _Stream:
 def open_source(config: DataConfig, *, seed: int, stream: int, device: str = "cpu") -> ClipSource:
     """The source that a stage's `data` asks for.
 
-    Raises ConfigError for a set without a root, InputError for one that is not there or has lost too many of its recordings.
+    Raises ConfigError for a set without a root, InputError for one that is not there or has lost too many of its
+    recordings.
     """
     stream += 3 * (seed % SEEDS)  # a run has three streams
     chosen = {name: entry for name, entry in config.sets.items() if entry is not None}
@@ -203,7 +219,10 @@ def _open_set(name: str, entry: SetConfig, stream: int, most_bad: float) -> Data
 
 
 def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
-    """Logs what the index found wrong. Raises InputError if more than the share `most_bad` of the recordings is of no use."""
+    """Logs what the index found wrong.
+
+    Raises InputError if more than the share `most_bad` of the recordings is of no use.
+    """
     for problem in data.problems[:NAMED]:
         logger.warning("Warning: %s: %s: %s.", name, problem.file, problem.reason)
     if len(data.problems) > NAMED:
@@ -216,8 +235,9 @@ def _report_losses(name: str, data: DiskSet, most_bad: float) -> None:
     lost = data.lost()
     if len(lost) > most_bad * len(data.names):
         raise InputError(
-            f"{len(lost)} of {len(data.names)} recordings of {name} cannot be used, more than the {100 * most_bad:.3g} % that are "
-            f"tolerated (the first: {lost[0]}); geo4d data check {data.root} says why, data.mixture.most_bad sets the share."
+            f"{len(lost)} of {len(data.names)} recordings of {name} cannot be used, more than the {100 * most_bad:.3g} "
+            f"% that are tolerated (the first: {lost[0]}); geo4d data check {data.root} says why, "
+            "data.mixture.most_bad sets the share."
         )
 
 

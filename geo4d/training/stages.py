@@ -1,4 +1,6 @@
-"""The kinds of stage. Each takes a model and gives back a better one; each can be killed at any time and goes on where it was.
+"""The kinds of stage.
+
+Each takes a model and gives back a better one; each can be killed at any time and goes on where it was.
 
     <out>/<stage>/config.yaml     all settings
     <out>/<stage>/<kind>/step_*   checkpoints
@@ -66,8 +68,8 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
 
     A new model's frame encoder is fitted to the frames, and stays as it is from then on.
 
-    One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and its
-    denoiser has to learn anew.
+    One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and
+    its denoiser has to learn anew.
     """
     config, own = stage.config, stage.config.autoencoder
     model = with_point_decoder(stage.model, 0)
@@ -118,7 +120,8 @@ def run_latents(stage: Stage) -> None:
         process.join()
     if any(process.exitcode for process in processes):
         raise InputError(
-            "A process that fills the latent pool failed; its message stands above. Started again, it goes on from there."
+            "A process that fills the latent pool failed; its message stands above. Started again, it goes on from "
+            "there."
         )
 
 

@@ -74,7 +74,8 @@ def _grown(model: GeometryModel, modalities: tuple[str, ...]) -> GeometryModel:
     lost = [name for name in model.spec.modalities if name not in modalities]
     if lost:
         raise ConfigError(
-            f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of them."
+            f"The model predicts {', '.join(lost)} already, which modalities {list(modalities)} leave out; name all of "
+            "them."
         )
     layout = spec_layout(model.spec, modalities)
     if layout.image_names == model.spec.image_names:

@@ -1,4 +1,7 @@
-"""How the optimiser's step is made: on one device, by DDP or FSDP, or with its state sharded by DeepSpeed (ZeRO 1 and 2)."""
+"""How the optimiser's step is made.
+
+On one device, by DDP or FSDP, or with its state sharded by DeepSpeed (ZeRO 1 and 2).
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ ZERO_STAGES = (1, 2)
 class AnyForward(nn.Module):
     """Calls any function as its own forward pass.
 
-    DDP, FSDP and DeepSpeed act on the forward of the module they wrap; wrapped in this one they serve every function that
-    uses the weights inside, whichever methods it calls and wherever it holds them.
+    DDP, FSDP and DeepSpeed act on the forward of the module they wrap; wrapped in this one they serve every function
+    that uses the weights inside, whichever methods it calls and wherever it holds them.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -38,9 +41,9 @@ class AnyForward(nn.Module):
 class Updates:
     """Gradients and steps through torch's own optimiser, which DDP and FSDP leave as it is.
 
-    In a step: `backward` for each micro-batch inside `micro_batch`, then `clip`, then `step` unless something was not finite,
-    then `clear`. `state` and `load_state` speak of whole tensors by the number of the trained weight, however many processes
-    hold them.
+    In a step: `backward` for each micro-batch inside `micro_batch`, then `clip`, then `step` unless something was not
+    finite, then `clear`. `state` and `load_state` speak of whole tensors by the number of the trained weight, however
+    many processes hold them.
     """
 
     def __init__(
@@ -87,11 +90,12 @@ class Updates:
 
 
 class ZeroUpdates(Updates):
-    """Steps by DeepSpeed's engine: every process keeps a part of the optimiser's state (stage 1) and of the gradients (2).
+    """Steps by DeepSpeed's engine.
 
-    The engine clips, steps and clears in one call, and leaves a step out on all processes if a gradient is not finite. So that
-    it does the same for a loss, gradients of one that is not finite are made to be so too. Weights stay in fp32 as elsewhere,
-    and bf16 arithmetic is torch's autocast, whatever the accelerate config says of it.
+    Every process keeps a part of the optimiser's state (stage 1) and of the gradients (2). The engine clips, steps and
+    clears in one call, and leaves a step out on all processes if a gradient is not finite. So that it does the same for
+    a loss, gradients of one that is not finite are made to be so too. Weights stay in fp32 as elsewhere, and bf16
+    arithmetic is torch's autocast, whatever the accelerate config says of it.
     """
 
     def __init__(
@@ -188,7 +192,10 @@ def make_updates(
 
 
 def leave_out_absent(plugin: Any, module: nn.Module) -> None:
-    """One accelerate config serves all stages: layers named in it that a stage's module does not have are not asked for."""
+    """One accelerate config serves all stages.
+
+    Layers named in it that a stage's module does not have are not asked for.
+    """
     names = {type(layer).__name__ for layer in module.modules()}
     if plugin.transformer_cls_names_to_wrap:
         plugin.transformer_cls_names_to_wrap = [name for name in plugin.transformer_cls_names_to_wrap if name in names]
@@ -199,8 +206,8 @@ def check_deepspeed(settings: dict[str, Any]) -> None:
     zero = settings.get("zero_optimization", {})
     if int(zero.get("stage", 0)) not in ZERO_STAGES:
         raise ConfigError(
-            f"Under DeepSpeed the loop runs with ZeRO stage 1 or 2, got stage {zero.get('stage', 0)}; set `zero_stage: 2`, or shard "
-            "the weights too by FSDP version 2 (`distributed_type: FSDP`, `fsdp_version: 2`)."
+            f"Under DeepSpeed the loop runs with ZeRO stage 1 or 2, got stage {zero.get('stage', 0)}; set `zero_stage: "
+            "2`, or shard the weights too by FSDP version 2 (`distributed_type: FSDP`, `fsdp_version: 2`)."
         )
     for name in ("fp16", "bf16"):
         if settings.get(name, {}).get("enabled") is True:

@@ -40,7 +40,8 @@ PEAKS = {
 class FlopCounter(TorchDispatchMode):
     """Adds up the floating-point operations of all that runs inside the block, backward passes included.
 
-    PyTorch's own FlopCounterMode follows the modules too, which fails where a weight is handed to a module as its input.
+    PyTorch's own FlopCounterMode follows the modules too, which fails where a weight is handed to a module as its
+    input.
     """
 
     def __init__(self) -> None:

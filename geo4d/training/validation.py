@@ -1,4 +1,7 @@
-"""A quick look at a denoiser in training: a figure for every modality, on fixed clips of a split of its own, one window each."""
+"""A quick look at a denoiser in training.
+
+A figure for every modality, on fixed clips of a split of its own, one window each.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,9 @@ def make_validator(
 ) -> Callable[[], dict[str, float]]:
     """Renders the validation clips once; each call scores the model as it is then, as it is meant to be sampled.
 
-    That is medians over the clips of `abs_rel_points` and `abs_rel_disparity` (depth after one L1 scale and shift a clip),
-    `ray_direction_deg`, and `ray_moment` (error by the true moments' mean). Without clips there is nothing to score.
+    That is medians over the clips of `abs_rel_points` and `abs_rel_disparity` (depth after one L1 scale and shift a
+    clip), `ray_direction_deg`, and `ray_moment` (error by the true moments' mean). Without clips there is nothing to
+    score.
     """
     if clips < 1:
         return dict

@@ -2,11 +2,12 @@
 
 Any page in any browser can open a websocket to this machine, so the headers that browsers write themselves are checked:
 
-- `Host`, of every request, must be an address that the server listens at, with its port. On a loopback address that is localhost,
-  127.0.0.1, [::1] or the host that was given; elsewhere localhost, any IP address, or the host that was given. Names are refused
-  beyond that, because whoever owns a name can point it at this machine after a browser has loaded his page (DNS rebinding).
-- `Origin`, where there is one, must be the same address. Browsers always send it with a websocket; a program that is no browser
-  sends none, and may connect: it could write any header, and is on a machine that can reach the port anyway.
+- `Host`, of every request, must be an address that the server listens at, with its port. On a loopback address that is
+  localhost, 127.0.0.1, [::1] or the host that was given; elsewhere localhost, any IP address, or the host that was
+  given. Names are refused beyond that, because whoever owns a name can point it at this machine after a browser has
+  loaded his page (DNS rebinding).
+- `Origin`, where there is one, must be the same address. Browsers always send it with a websocket; a program that is no
+  browser sends none, and may connect: it could write any header, and is on a machine that can reach the port anyway.
 
 Everything else gets the answer 403. A tunnel must therefore use the same port at both of its ends.
 """
@@ -34,18 +35,18 @@ _opening = threading.Lock()
 
 def refusal(hosts: list[str], origins: list[str], host: str, port: int) -> str | None:
     """Why a request with these headers is not let in to the server at host:port, in a few words; None: it is let in."""
-    if len(hosts) != 1 or not _is_own(hosts[0].lower(), host.lower(), port):
+    if len(hosts) != 1 or not _names_server(hosts[0].lower(), host.lower(), port):
         return f"the Host {' '.join(hosts)[:100]!r} is not this server's: open the address that geo4d view printed"
     if origins and (len(origins) != 1 or origins[0].lower() != f"http://{hosts[0].lower()}"):
         return f"the Origin {' '.join(origins)[:100]!r} is not this server's page"
     return None
 
 
-def _is_own(said: str, host: str, port: int) -> bool:
-    """Whether a Host header says an address of the server at host:port."""
-    name, colon, digits = said.rpartition(":") if not said.endswith("]") else (said, "", "")
+def _names_server(header: str, host: str, port: int) -> bool:
+    """Whether a Host header names an address of the server at host:port."""
+    name, colon, digits = header.rpartition(":") if not header.endswith("]") else (header, "", "")
     if not colon:
-        name, digits = said, "80"  # which browsers leave out
+        name, digits = header, "80"  # which browsers leave out
     if digits != str(port):
         return False
     if name in (f"[{host}]" if ":" in host else host, "localhost"):
@@ -73,8 +74,9 @@ def _is_loopback(host: str) -> bool:
 def gate(host: str) -> Iterator[list[int]]:
     """While this lasts, a server that viser opens gets the checks of this module, and complaints of one line.
 
-    Viser has no hook for either: it opens its port by `websockets.asyncio.server.serve`, looked up when it does, which is
-    exchanged meanwhile. Gives the list of ports that were so opened: if it stays empty, a version of viser did otherwise.
+    Viser has no hook for either: it opens its port by `websockets.asyncio.server.serve`, looked up when it does, which
+    is exchanged meanwhile. Gives the list of ports that were so opened: if it stays empty, a version of viser did
+    otherwise.
     """
     original = websockets.asyncio.server.serve
     opened: list[int] = []
@@ -109,7 +111,10 @@ def _process(
 
 
 class _OneLine(logging.LoggerAdapter):
-    """What the websockets library logs as errors with a traceback, as one line each; its reports of every message are left out."""
+    """What the websockets library logs as errors with a traceback, as one line each.
+
+    Its reports of every message are left out.
+    """
 
     def isEnabledFor(self, level: int) -> bool:
         """Whether records of the level are of interest: the library's own warnings and errors are."""
@@ -121,9 +126,9 @@ class _OneLine(logging.LoggerAdapter):
             return
         error = sys.exc_info()[1]
         expected = error is None or isinstance(error, (ConnectionClosed, InvalidHandshake, OSError, EOFError))
-        said = "" if error is None else f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        reason = "" if error is None else f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         shown = logging.DEBUG if expected else logging.WARNING
-        self.logger.log(shown, "A client of the viewer: %s%s", str(msg) % args if args else msg, said)
+        self.logger.log(shown, "A client of the viewer: %s%s", str(msg) % args if args else msg, reason)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Nothing is added."""

@@ -22,8 +22,8 @@ PLACEHOLDER = "/*DATA*/"
 def write_page(reconstruction: Reconstruction, path: str | Path, *, max_points: int = 6000) -> None:
     """Writes the page: time slider, play, confidence threshold, point size, cameras, orbit by mouse.
 
-    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written, `max_points`
-    is below 1, or cameras or times are not finite numbers.
+    Each frame holds at most `max_points` points as 16-bit floats. Raises InputError if the file cannot be written,
+    `max_points` is below 1, or cameras or times are not finite numbers.
     """
     if max_points < 1:
         raise InputError(f"The number of points a frame must be at least 1; got {max_points}.")

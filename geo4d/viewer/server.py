@@ -26,8 +26,9 @@ def serve(
 ) -> None:
     """Shows the result at http://host:port until interrupted (or until `stop` is set).
 
-    Only the page that this server itself serves, and programs outside of browsers, can connect; see `geo4d.viewer.gate`.
-    Raises InputError if the port is taken, if nothing can listen at this address, or if `max_points` is below 1.
+    Only the page that this server itself serves, and programs outside of browsers, can connect; see
+    `geo4d.viewer.gate`. Raises InputError if the port is taken, if nothing can listen at this address, or if
+    `max_points` is below 1.
     """
     import viser
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from geo4d._typing import Tensor
 from geo4d.errors import InputError
 from geo4d.models.geometry_model import GeometryModel
+from geo4d.scene.arrays import Unreadable, parse_json, read_json
 from geo4d.scene.atomic import whole_file
 
 MANIFEST = "manifest.json"
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 class WindowCache:
     """Finished windows in a folder, one file each, for one video with one model and one setting.
 
-    Every file says of which run it is and what its bytes hash to. What is cut, changed or of another run counts as not finished,
-    whatever a kill or a disk has left, so that a resumed run is made of nothing but its own windows.
+    Every file says of which run it is and what its bytes hash to. What is cut, changed or of another run counts as not
+    finished, whatever a kill or a disk has left, so that a resumed run is made of nothing but its own windows.
     """
 
     def __init__(self, directory: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -72,8 +73,12 @@ class WindowCache:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-            words = json.loads(metadata["words"])
-            whole = metadata["run"] == self._run and metadata["digest"] == _digest_fields(tensors, words)
+            words = parse_json(metadata["words"])
+            whole = (
+                isinstance(words, dict)
+                and metadata["run"] == self._run
+                and metadata["digest"] == _digest_fields(tensors, words)
+            )
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -94,10 +99,10 @@ def _window_file(g: int) -> str:
 def _differences(manifest: Path, fingerprint: Mapping[str, Any]) -> list[str]:
     """The settings in which the run of a manifest differs; none if it is not there or cannot be read."""
     try:
-        old = json.loads(manifest.read_text())
-    except (OSError, ValueError):
+        old = read_json(manifest)
+    except Unreadable:
         return []
-    new = json.loads(json.dumps(fingerprint))
+    new = parse_json(json.dumps(fingerprint))  # tuples as the lists that a file gives back
     return sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if isinstance(old, dict) else []
 
 

@@ -66,8 +66,9 @@ class Predictor:
     ) -> dict[str, Any]:
         """Fields of WindowPredictions for uint8 frames (t, h, w, 3) at a working resolution.
 
-        The result depends on how windows are batched by rounding alone, and not at all on what came from the cache: a batch of
-        which any window is missing there is computed whole, since a window's last bits depend on what it is computed with.
+        The result depends on how windows are batched by rounding alone, and not at all on what came from the cache: a
+        batch of which any window is missing there is computed whole, since a window's last bits depend on what it is
+        computed with.
         """
         results: dict[int, dict[str, Any]] = {} if cache is None else cache.load(len(windows))
         numbers = range(len(windows))

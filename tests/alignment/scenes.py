@@ -1,4 +1,7 @@
-"""Analytic windows with known answers: a room of planes seen by any camera, with the nuisances that networks leave open."""
+"""Analytic windows with known answers.
+
+A room of planes seen by any camera, with the nuisances that networks leave open.
+"""
 
 from __future__ import annotations
 

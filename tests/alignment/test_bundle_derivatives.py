@@ -1,4 +1,7 @@
-"""Normal equations of bundle adjustment and of perspective-n-point against numeric derivatives; covariances against simulated noise."""
+"""Normal equations of bundle adjustment and of perspective-n-point against numeric derivatives.
+
+Covariances against simulated noise.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -32,7 +35,10 @@ def normal(*shape, seed):
 
 
 def scene(*, points=POINTS, frames=FRAMES, travels=1.0):
-    """A state of steady speed and rotation, and evidence that fits it exactly; every point is seen in all frames but one."""
+    """A state of steady speed and rotation, and evidence that fits it exactly.
+
+    Every point is seen in all frames but one.
+    """
     t = torch.arange(frames, dtype=torch.float64)[:, None]
     centre = travels * t * double([0.15, -0.03, 0.05])
     world = normal(points, 3, seed=1) * double([1.2, 0.9, 0.6]) + double([0.3, 0.0, 4.0])
@@ -158,7 +164,10 @@ def test_the_gradient_of_smooth_rotations_is_that_of_small_angles():
 
 
 def test_the_gradient_of_the_expected_motion():
-    """Exact by the centres, that of small angles by the rotations; how a step rotates with its camera is left out, as is written."""
+    """Exact by the centres, that of small angles by the rotations.
+
+    How a step rotates with its camera is left out, as is written.
+    """
     evidence, truth = scene()
     state, tracks = off(truth), torch.ones(POINTS, dtype=torch.float64)
     for sigmas in ({}, {"step_sigma": torch.full((FRAMES - 1,), 1e4, dtype=torch.float64)}):

@@ -1,4 +1,7 @@
-"""Cameras from the tracks alone: a network that is wrong altogether, planes, moving groups, sizes, zooms, and what is said of little."""
+"""Cameras from the tracks alone.
+
+A network that is wrong altogether, planes, moving groups, sizes, zooms, and what is said of little.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,7 @@ def test_what_the_camera_does_is_said(shift: float, turn_deg: float, says: str) 
 
 @pytest.mark.parametrize("turn_deg", [4.0, 12.0])
 def test_noise_of_short_tracks_is_no_travel(turn_deg: float) -> None:
-    """Points that few keyframes see fit a camera that travels in any case; one that only turns must not be said to travel."""
+    """Points that few keyframes see fit a camera that travels; one that only turns must not be said to travel."""
     poses = path(24, shift=0.0, turn_deg=turn_deg)
     tracks, _, _ = scene(poses, points=500, noise=0.5)
     part = 4 + np.random.default_rng(5).integers(0, 20, tracks.num_tracks)  # each is seen in seven frames at most

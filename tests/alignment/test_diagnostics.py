@@ -1,4 +1,7 @@
-"""What is said of how a solve ended: whether it converged, why it stopped and after how many steps, for every kind of run."""
+"""What is said of how a solve ended.
+
+Whether it converged, why it stopped and after how many steps, for every kind of run.
+"""
 
 import json
 from dataclasses import replace

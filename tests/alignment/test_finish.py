@@ -49,7 +49,10 @@ def tracks_of(poses: torch.Tensor, *, noise: float = 0.1, seed: int = 0) -> Trac
 
 @pytest.fixture(scope="module")
 def case():
-    """A network that is wrong about the path, and tracks that are right; the truth; results without and with the tracks."""
+    """A network that is wrong about the path, and tracks that are right.
+
+    The truth; results without and with the tracks.
+    """
     true = camera_path(FRAMES)
     bent = true.clone()
     bent[:, :3, 3] += (
@@ -91,7 +94,10 @@ def test_metric_depth_is_kept(case) -> None:
 
 
 def test_covariances_are_of_the_final_cameras(case) -> None:
-    """Errors of the returned cameras are of the size that is said; the windows' own covariance would be far too small for theirs."""
+    """Errors of the returned cameras are of the size that is said.
+
+    The windows' own covariance would be far too small for theirs.
+    """
     _, _, true, before, after = case
     assert not np.allclose(after.pose_covariance, before.pose_covariance)
     rotation_error = so3_log(
@@ -134,7 +140,10 @@ def test_metres_scale_the_covariance_too(case) -> None:
 
 
 def test_a_zoom_that_the_tracks_settle_is_no_warning(case) -> None:
-    """The network's focal length drifts; with tracks one focal length is solved for, and there is nothing to be tried."""
+    """The network's focal length drifts.
+
+    With tracks one focal length is solved for, and there is nothing to be tried.
+    """
     windows, tracks, _, _, _ = case
     drifting = replace(windows, points=windows.points.clone())
     for g in range(len(windows.windows)):

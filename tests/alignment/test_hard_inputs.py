@@ -1,4 +1,7 @@
-"""Inputs that break alignments: wrong windows, outliers, cameras that do not move, skies, odd shapes, zooms, nothing at all."""
+"""Inputs that break alignments.
+
+Wrong windows, outliers, cameras that do not move, skies, odd shapes, zooms, nothing at all.
+"""
 
 from dataclasses import replace
 
@@ -218,9 +221,8 @@ def test_cameras_do_not_run_away_from_windows_that_disagree_across_the_view(seed
     generator = torch.Generator().manual_seed(seed)
     turn = so3_exp(0.1 * torch.randn(*predictions.points.shape[:2], 3, generator=generator))
     turned = torch.einsum("gvij,gvhwj->gvhwi", turn, predictions.points)
-    points = turned * (
-        predictions.points[..., 2:] / turned[..., 2:].clamp_min(0.05)
-    )  # each frame turned, its depth as it was
+    # each frame turned, its depth as it was
+    points = turned * (predictions.points[..., 2:] / turned[..., 2:].clamp_min(0.05))
     result = align(
         WindowPredictions(windows=predictions.windows, points=points, weight=predictions.weight, points_origin="camera")
     )

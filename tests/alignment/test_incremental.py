@@ -1,4 +1,7 @@
-"""Alignments that grow: as good as the one of all windows at once, and only what the new windows touch is solved again."""
+"""Alignments that grow.
+
+They are as good as the one of all windows at once, and only what the new windows touch is solved again.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,7 @@
-"""What an alignment says of itself: fits by window, suspects, the cameras' covariance, and how far depth is to be believed."""
+"""What an alignment says of itself.
+
+Fits by window, suspects, the cameras' covariance, and how far depth is to be believed.
+"""
 
 from dataclasses import replace
 
@@ -167,7 +170,10 @@ def test_confidence_is_one_where_typical_and_zero_where_nothing_is_known():
 
 
 def test_windows_that_differ_meet_in_the_middle(results):
-    """Where few windows share a frame, its camera could be that of one of them exactly, and the others would be outliers."""
+    """Where few windows share a frame, its camera could be that of one of them exactly.
+
+    The others would be outliers then.
+    """
     for _, result in results.values():
         turns = [entry["turn_deg"] for entry in result.diagnostics["windows"]]
         assert min(turns) > 0.2 * max(turns) > 0

@@ -17,7 +17,10 @@ STILL = AlignmentConfig(motion=False)
 
 
 def coarse_rays(predictions):
-    """Ray maps of a grid half as fine: directions and moments are linear in one another, so means of four rays are rays."""
+    """Ray maps of a grid half as fine.
+
+    Directions and moments are linear in one another, so means of four rays are rays.
+    """
 
     def halved(maps):
         g, v, h, w, c = maps.shape

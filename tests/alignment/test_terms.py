@@ -59,7 +59,10 @@ def given_poses(poses):
 
 
 def problem_with_truth(config=QUIET, *, kinds=("poses", "depth"), frames=FRAMES, noise=0.0, every=1):
-    """Every modality and kind of prior; and the unknowns at which all of them agree. With `every` 2 no windows share a frame."""
+    """Every modality and kind of prior; and the unknowns at which all of them agree.
+
+    With `every` 2 no windows share a frame.
+    """
     predictions, (depth, poses) = exact_windows(frames, length=6, stride=3, noise=noise)
     chosen = {
         name: getattr(predictions, name)[::every] for name in ("windows", "points", "weight", *RAYS_AND_DISPARITY)

@@ -10,9 +10,9 @@ from scenes import exact_windows
 
 from geo4d.alignment import AlignmentConfig, align
 from geo4d.alignment.depth.config import DepthConfig
-from geo4d.alignment.depth.dense import SOURCES, Evidence, register
+from geo4d.alignment.depth.dense import SOURCES, SourceInputs, register
 from geo4d.alignment.depth.fusion import Fusion
-from geo4d.alignment.depth.sources import Candidates, Source
+from geo4d.alignment.depth.sources import Candidates, DepthSource
 from geo4d.errors import ConfigError
 
 FRAMES = 20
@@ -38,7 +38,7 @@ def known(scene) -> Iterator[AlignmentConfig]:
     _, (depth, _) = scene
     log_depth = torch.from_numpy(depth).log().float()
 
-    def make(evidence: Evidence, fusion: Fusion) -> Source | None:
+    def make(evidence: SourceInputs, fusion: Fusion) -> DepthSource | None:
         offset = (fusion.at(evidence.index)[0] - log_depth.flatten(1)[:, evidence.index]).nanmedian()
         return Wall(log_depth + offset, fusion.windows)
 

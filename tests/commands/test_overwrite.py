@@ -20,7 +20,10 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint
 
 
 def contents(folder):
-    """Everything in a folder that somebody would miss: {relative name: bytes}, None for folders; lists of our files are left out."""
+    """Everything in a folder that somebody would miss: {relative name: bytes}, None for folders.
+
+    Lists of our files are left out.
+    """
     paths = [path for path in folder.rglob("*") if not path.name.startswith(".geo4d-files")]
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
 

@@ -147,9 +147,8 @@ def test_depth_gives_metres(clip, align, tmp_path):
     result = align("--depth", known)
     assert result.is_metric and metres(result, clip[0]) == pytest.approx(1, abs=0.02)
     assert result.diagnostics["metres_per_unit"]["depth"] > 0
-    doubled = align(
-        "--depth", saved(tmp_path / "doubled.npy", np.nan_to_num(2 * depth[:, ::2, ::2]))
-    )  # 0 is unknown too
+    # 0 is unknown too
+    doubled = align("--depth", saved(tmp_path / "doubled.npy", np.nan_to_num(2 * depth[:, ::2, ::2])))
     assert metres(doubled, clip[0]) == pytest.approx(0.5, abs=0.03)
     valid = result.valid & clip[0].valid.numpy()
 

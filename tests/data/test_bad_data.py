@@ -1,4 +1,7 @@
-"""Whatever is broken is named with its file, left out and counted; too much of it stops the run, and no worker dies or hangs."""
+"""Whatever is broken is named with its file, left out and counted.
+
+Too much of it stops the run, and no worker dies or hangs.
+"""
 
 import logging
 import struct
@@ -20,7 +23,7 @@ from trees import (
     write_vkitti2,
 )
 
-from geo4d.data import BadData, Mixture, MixtureConfig, Size, Tally, batches, load_batch, open_data
+from geo4d.data import BadData, BadWindows, Mixture, MixtureConfig, Size, batches, load_batch, open_data
 from geo4d.data.loading import FEW
 from geo4d.errors import ConfigError, InputError
 
@@ -273,15 +276,15 @@ def test_bad_windows_are_replaced_and_counted(tartan, caplog):
     mixture = tartan_mixture(tartan, most_bad=0.9)
     bad = tartan / "office/Easy/P001/image_left/000003_left.png"
     cut_short(bad)
-    tally = Tally(0.9)
+    bad_windows = BadWindows(0.9)
     with caplog.at_level(logging.WARNING, "geo4d"):
-        runs = [list(batches(mixture, range(12), workers=workers, tally=tally)) for workers in (0, 2)]
+        runs = [list(batches(mixture, range(12), workers=workers, bad_windows=bad_windows)) for workers in (0, 2)]
     assert len(runs[0]) == len(runs[1]) == 12
     for one, two in zip(*runs, strict=True):
         assert torch.equal(one.clip.rgb, two.clip.rgb) and one.problems == two.problems and one.draws == two.draws
         assert one.clip.depth.shape == (4, 2, 24, 32) and one.clip.valid.flatten(1).any(1).all()
-    assert tally.bad["tartanair"] >= 2 and tally.good["tartanair"] == 96
-    assert {problem.file for problem in tally.problems} == {str(bad)}
+    assert bad_windows.bad["tartanair"] >= 2 and bad_windows.good["tartanair"] == 96
+    assert {problem.file for problem in bad_windows.problems} == {str(bad)}
     assert str(bad) in caplog.text
 
 

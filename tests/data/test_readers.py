@@ -1,4 +1,7 @@
-"""Each data set, written in its true format from a procedural scene, comes back: cameras, depth, sky, and what follows of them."""
+"""Each data set, written in its true format from a procedural scene, comes back.
+
+Cameras, depth, sky, and what follows of them.
+"""
 
 import json
 

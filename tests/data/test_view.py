@@ -1,4 +1,4 @@
-"""Cuts, sizes and mirrors keep cameras true to pixels; films change colours and nothing else."""
+"""Cuts, sizes and mirrors keep cameras true to pixels; photometric augmentation changes colours and nothing else."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from trees import shoot
 
-from geo4d.data.film import Film, FilmConfig, draw_film
 from geo4d.data.frames import Frame, to_clip
+from geo4d.data.photometric import Photometric, PhotometricConfig, draw_photometric
 from geo4d.data.view import View, ViewConfig, draw_view, mirrored
 from geo4d.geometry.camera import project, unproject
 from geo4d.geometry.rigid import invert_rigid, transform_points
@@ -131,27 +131,27 @@ def test_boxes_lie_inside_and_never_enlarge_without_need():
 
 
 @pytest.mark.parametrize("compression", ["none", "jpeg", "video"])
-def test_films_are_the_same_for_all_frames_and_leave_their_input_alone(compression, truth):
+def test_colours_change_the_same_way_in_all_frames_and_leave_their_input_alone(compression, truth):
     frames = truth.rgb[:1].mul(255).byte().numpy().repeat(4, axis=0)
     before = frames.copy()
-    film = Film(1.2, 0.8, 1.3, 6.0, 0.9, blur_sigma=0.7, compression=compression, quality=30)
-    shot = film(frames)
+    photometric = Photometric(1.2, 0.8, 1.3, 6.0, 0.9, blur_sigma=0.7, compression=compression, quality=30)
+    shot = photometric(frames)
     assert np.array_equal(frames, before) and shot.shape == frames.shape and shot.dtype == np.uint8
     assert np.abs(shot.astype(int) - frames).mean() > 2
     assert np.abs(shot[0].astype(int) - shot[3]).mean() < 1.5
-    assert np.array_equal(film(frames), shot)
+    assert np.array_equal(photometric(frames), shot)
 
 
-def test_a_film_that_does_nothing(truth):
+def test_an_augmentation_that_does_nothing(truth):
     frames = truth.rgb.mul(255).byte().numpy()
-    assert np.array_equal(Film()(frames), frames)
-    grey = Film(saturation=0.0)(frames)
+    assert np.array_equal(Photometric()(frames), frames)
+    grey = Photometric(saturation=0.0)(frames)
     assert np.abs(grey[..., 0].astype(int) - grey[..., 2]).max() <= 3
 
 
-def test_films_are_drawn_from_their_ranges():
-    films = [draw_film(np.random.default_rng(i), FilmConfig()) for i in range(400)]
-    assert 0.1 < np.mean([film.compression == "video" for film in films]) < 0.3
-    assert 0.1 < np.mean([film.brightness == 1 for film in films]) < 0.3
-    assert all(35 <= film.quality <= 90 for film in films if film.compression == "jpeg")
-    assert draw_film(np.random.default_rng(3), FilmConfig()) == films[3]
+def test_augmentations_are_drawn_from_their_ranges():
+    drawn = [draw_photometric(np.random.default_rng(i), PhotometricConfig()) for i in range(400)]
+    assert 0.1 < np.mean([one.compression == "video" for one in drawn]) < 0.3
+    assert 0.1 < np.mean([one.brightness == 1 for one in drawn]) < 0.3
+    assert all(35 <= one.quality <= 90 for one in drawn if one.compression == "jpeg")
+    assert draw_photometric(np.random.default_rng(3), PhotometricConfig()) == drawn[3]

@@ -235,8 +235,9 @@ def test_whole_runs_are_the_released_ones(name: str, steps: int, scale: float, r
     schedule = make_schedule(dynamic_rescale=True)
     with torch.no_grad():
         out = ddim(denoise, start, schedule, steps=steps, compat="released", on_x0=seen.append)
-    # guidance multiplies the rounding of two answers by 7.5, and its outputs reach 7: the recorded run itself is 7e-5 away
-    # from the same run in float64, ours 0.8e-4 and 0.95e-4 from the recorded one, a little more with other instructions
+    # guidance multiplies the rounding of two answers by 7.5, and its outputs reach 7: the recorded run itself is 7e-5
+    # away from the same run in float64, ours 0.8e-4 and 0.95e-4 from the recorded one, a little more with other
+    # instructions
     tolerance = 1e-4 if scale == 1 else 2e-4
     assert np.abs(out.numpy() - recorded[name]).max() < tolerance
     fingerprints = torch.stack(

@@ -1,4 +1,7 @@
-"""Writes one procedural clip in the true on-disk layout of every evaluation set: its units, axes, encodings and numbering."""
+"""Writes one procedural clip in the true on-disk layout of every evaluation set.
+
+Its units, axes, encodings and numbering.
+"""
 
 from dataclasses import replace
 from datetime import datetime, timedelta

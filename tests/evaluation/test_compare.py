@@ -163,7 +163,8 @@ def test_variants_in_one_table(tmp_path, capsys):
     files = ["--shard", "2/2"]
     (tmp_path / "open").hardlink_to(out / "config.yaml")  # as another process has it open
     (tmp_path / "a.yaml").write_text(
-        f"dataset: rgbd\nroot: {tmp_path / 'data'}\nout: {out}\npipeline: {{model: tiny, device: cpu}}\nvariants:\n  fast: []\n"
+        f"dataset: rgbd\nroot: {tmp_path / 'data'}\nout: {out}\npipeline: {{model: tiny, device: cpu}}\n"
+        "variants:\n  fast: []\n"
     )
     assert main(["ablate", str(tmp_path / "a.yaml"), "-q"]) == 0
     assert (

@@ -1,4 +1,7 @@
-"""What a prediction offers and cannot be scored is counted, marked and named, whatever the task; what it never has is not."""
+"""What a prediction offers and cannot be scored is counted, marked and named, whatever the task.
+
+What it never has is not.
+"""
 
 import json
 
@@ -8,7 +11,7 @@ from layouts import write_davis, write_sintel, write_tum
 from test_runner import evaluate, numbers, predict, rooms
 
 from geo4d.evaluation.compare import compare_runs
-from geo4d.evaluation.methods import Folder, Guess
+from geo4d.evaluation.methods import Guess, SavedPredictions
 from geo4d.evaluation.protocols import PROTOCOLS
 from geo4d.evaluation.report import clip_summary
 from geo4d.evaluation.results import Results
@@ -134,7 +137,7 @@ def test_medians_where_not_every_clip_has_every_number(case, tmp_path):
         write_tum(tmp_path)
     opened = open_set(case, tmp_path)
     predict(opened, tmp_path / "predicted")
-    methods = [Folder("method", tmp_path / "predicted"), *([] if case == "davis" else [Guess("constant")])]
+    methods = [SavedPredictions("method", tmp_path / "predicted"), *([] if case == "davis" else [Guess("constant")])]
     run = Run(opened, methods, "geo4d", PROTOCOLS["geo4d"], Store(tmp_path / "out"))
     run.evaluate()
     result = clip_summary(Results.load(run.store), {})

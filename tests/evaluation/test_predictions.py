@@ -1,4 +1,7 @@
-"""Predictions in our format and under the names of other projects: all give the same arrays, and perfect ones perfect scores."""
+"""Predictions in our format and under the names of other projects.
+
+All give the same arrays, and perfect ones perfect scores.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""`geo4d evaluate` on miniature data sets in their true layouts: known answers, failures that count, shards, resuming."""
+"""`geo4d evaluate` on miniature data sets in their true layouts.
+
+Known answers, failures that count, shards, resuming.
+"""
 
 import csv
 import json
@@ -12,7 +15,7 @@ from test_sets import CASES
 
 from geo4d.cli import main
 from geo4d.errors import ConfigError, InputError
-from geo4d.evaluation.methods import Folder, Guess, PipelineConfig, local_device, make_methods
+from geo4d.evaluation.methods import Guess, PipelineConfig, SavedPredictions, local_device, make_methods
 from geo4d.evaluation.predictions import PredictionForm
 from geo4d.evaluation.protocols import PROTOCOLS, choose_protocol
 from geo4d.evaluation.results import Results
@@ -529,5 +532,5 @@ def test_names_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="There is no folder of predictions"):
         make_methods([], [f"x={tmp_path / 'nowhere'}"], PipelineConfig(), PredictionForm(), None)
     assert make_methods([], [str(tmp_path)], PipelineConfig(), PredictionForm(), None) == [
-        Folder(tmp_path.name, tmp_path)
+        SavedPredictions(tmp_path.name, tmp_path)
     ]

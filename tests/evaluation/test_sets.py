@@ -1,4 +1,7 @@
-"""Every evaluation set in its true layout, from a scene whose truth is known: what was written comes back, in our conventions."""
+"""Every evaluation set in its true layout, from a scene whose truth is known.
+
+What was written comes back, in our conventions.
+"""
 
 import re
 
@@ -28,7 +31,8 @@ from geo4d.io.video import read_video
 from geo4d.metrics import RELEASED_PROTOCOLS, depth_metrics, pose_metrics
 
 STEP = {"start": 0, "stride": 1}
-CASES = {  # set, rule, task -> how it is written, what is set otherwise, which frames of the clip come, step of stored depth in metres
+# set, rule, task -> how it is written, what is set otherwise, which frames of the clip come, step of stored depth (m)
+CASES = {
     ("sintel", "released", "depth"): (write_sintel, {}, slice(None), 0),
     ("sintel", "released", "pose"): (write_sintel, {}, slice(None), 0),
     ("bonn", "released", "depth"): (write_bonn, {"start": 1, "count": 4}, slice(1, 5), 1 / 5000),

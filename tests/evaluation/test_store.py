@@ -22,7 +22,10 @@ METHODS = [("m", {"kind": "baseline"})]
 
 
 def together(count, work):
-    """Runs `work` in so many threads, which wait for one another where it calls what it is given; raises what one of them raises."""
+    """Runs `work` in so many threads, which wait for one another where it calls what it is given.
+
+    Raises what one of them raises.
+    """
     start = threading.Barrier(count)
     with ThreadPoolExecutor(count) as pool:
         return [task.result() for task in [pool.submit(work, lambda: start.wait(60)) for _ in range(count)]]

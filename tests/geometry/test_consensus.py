@@ -14,7 +14,10 @@ TRANSLATION = np.array([0.5, 0.1, -0.2]) / np.linalg.norm([0.5, 0.1, -0.2])
 
 
 def views(*, plane: bool = False, wrong: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points, and their pixels in two views by the longer side around the principal point; the first `wrong` ones anywhere."""
+    """Points, and their pixels in two views by the longer side around the principal point.
+
+    The first `wrong` ones anywhere.
+    """
     rng = np.random.default_rng(0)
     points = rng.uniform([-2, -1.5, 3], [2, 1.5, 7], size=(120, 3))
     if plane:

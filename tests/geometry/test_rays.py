@@ -20,7 +20,8 @@ from geo4d.geometry.rigid import rigid
 from geo4d.geometry.rotation import rotation_angle, so3_exp
 
 DATA = Path(__file__).parents[1] / "data" / "raymap"
-# frames, height, width, focal length of the first and last frame, noise, whether the first camera is the frame of reference
+# frames, height, width, focal length of the first and last frame, noise, whether the first camera is the frame of
+# reference
 CASES = {
     "256x512_clean": (4, 256, 512, (400.0, 400.0), 0.0, True),
     "256x512_noisy": (4, 256, 512, (400.0, 400.0), 0.02, True),
@@ -59,11 +60,11 @@ def case(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return direction.float(), moment.float(), intrinsics, pose
 
 
-def of_maps(direction: Tensor, moment: Tensor, *, shared_lens: bool = False) -> RayCameras:
+def of_maps(direction: Tensor, moment: Tensor, *, shared_intrinsics: bool = False) -> RayCameras:
     """Of whole maps (*b, h, w, 3): unit directions, moments as they are, as the released script has it."""
     pixels = pixel_grid(*direction.shape[-3:-1], dtype=torch.float64).flatten(0, 1)
     unit = normalize(direction.double(), dim=-1).flatten(-3, -2)
-    return camera_from_rays(unit, moment.flatten(-3, -2), pixels, shared_lens=shared_lens)
+    return camera_from_rays(unit, moment.flatten(-3, -2), pixels, shared_intrinsics=shared_intrinsics)
 
 
 def released(direction: Tensor, moment: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def released(direction: Tensor, moment: Tensor) -> Tensor:
     height, width = direction.shape[1:3]
     side = min(height, width)
     rows, columns = (slice((full - side) // 2, (full - side) // 2 + side) for full in (height, width))
-    found = of_maps(direction[:, rows, columns], moment[:, rows, columns], shared_lens=True)
+    found = of_maps(direction[:, rows, columns], moment[:, rows, columns], shared_intrinsics=True)
     assert not found.problems
     return found.cam_to_win
 
@@ -160,7 +161,10 @@ def test_wild_rays_do_not_collapse_the_camera() -> None:
 
 
 def test_kornia_agrees_where_rays_are_exact_and_errs_where_they_are_not() -> None:
-    """Its homography of slopes and pixels: the same on exact rays; by 9 pixels where ours errs by half a pixel on noisy ones."""
+    """Its homography of slopes and pixels: the same on exact rays.
+
+    By 9 pixels where ours errs by half a pixel on noisy ones.
+    """
     for sigma, same in ((0.0, True), (0.05, False)):
         direction, moment, intrinsics = one_camera(3, sigma)
         cameras = of_maps(direction, moment)
@@ -174,7 +178,7 @@ def test_kornia_agrees_where_rays_are_exact_and_errs_where_they_are_not() -> Non
 @pytest.mark.parametrize("name", ["256x512_noisy", "384x512_noisy", "512x320_portrait_noisy"])
 def test_one_lens_for_all_frames(name: str) -> None:
     direction, moment, intrinsics, _ = case(name)
-    cameras = of_maps(direction, moment, shared_lens=True)
+    cameras = of_maps(direction, moment, shared_intrinsics=True)
     torch.testing.assert_close(cameras.cam_to_win[0, :3, :3], torch.eye(3, dtype=torch.float64))
     assert (cameras.intrinsics == cameras.intrinsics[:1]).all()
     assert (cameras.intrinsics[0, 0, 0] / intrinsics[0, 0, 0] - 1).abs() < 3e-4
@@ -256,10 +260,10 @@ def test_frames_that_say_nothing_are_named() -> None:
     direction, moment = direction[:, ::8, ::8].clone(), moment[:, ::8, ::8]
     direction[2] = direction.new_tensor([0.0, 0.0, 1.0])
     assert list(of_maps(direction, moment).problems) == [(2,)]
-    assert list(of_maps(direction, moment, shared_lens=True).problems) == [(2,)]
+    assert list(of_maps(direction, moment, shared_intrinsics=True).problems) == [(2,)]
     direction[0] = torch.nan
     assert "fewer than 4" in of_maps(direction, moment).problems[(0,)]
-    found = of_maps(direction, moment, shared_lens=True)
+    found = of_maps(direction, moment, shared_intrinsics=True)
     assert set(found.problems) == {(0,), (1,), (2,), (3,)}  # the first frame is the others' reference
     assert "first frame of its window" in found.problems[(1,)]
 

@@ -1,7 +1,9 @@
-"""What is written for the benchmarks reads back as their contracts say, with the true trajectories of a scene that is known exactly.
+"""What is written for the benchmarks reads back as their contracts say.
 
-The scene: a tilted plane, seen by a camera that moves and turns, with points that stand on it and points that slide over it. The
-first camera is not the origin of the world here, so that confusing the two frames shows.
+The true trajectories are of a scene that is known exactly.
+
+The scene: a tilted plane, seen by a camera that moves and turns, with points that stand on it and points that slide
+over it. The first camera is not the origin of the world here, so that confusing the two frames shows.
 """
 
 import io
@@ -65,9 +67,8 @@ def scene() -> Scene:
     world[:, :, 2] = (OFFSET - world[:, :, :2] @ NORMAL[:2]) / NORMAL[2]
     local = np.einsum("tij,tnj->tni", np.linalg.inv(pose)[:, :3, :3], world - pose[:, None, :3, 3])
     pixels = (local[..., :2] / local[..., 2:] * k[[0, 1], [0, 1]] + k[:2, 2]) * 2  # of the source
-    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(
-        -1
-    )  # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
+    # rows 0 to 2 have no depth; half a pixel from the border, it is not exact
+    seen = ((pixels > [1, 8]) & (pixels < [71, 47])).all(-1)
     assert seen[0].all() and seen.mean() > 0.9
     seen[5, HIDDEN] = False
     frame, track = np.nonzero(seen)

@@ -1,4 +1,7 @@
-"""What io must not get wrong quietly: rotation, damage, trimmed clips, long clocks, arrays that do not belong together."""
+"""What io must not get wrong quietly.
+
+Rotation, damage, trimmed clips, long clocks, arrays that do not belong together.
+"""
 
 import json
 import struct

@@ -44,8 +44,8 @@ def test_results_keep_them_on_disk(small_reconstruction: Reconstruction, tmp_pat
 def test_clips_keep_them() -> None:
     maps = {name: torch.zeros(2, 3, 4) for name in ("depth", "valid", "sky")}
     clip = Clip(
-        torch.zeros(2, 3, 4, 3), maps["depth"], maps["valid"].bool(), maps["sky"].bool(), torch.zeros(2, 3, 3), torch.zeros(2, 4, 4),
-        extra={"gravity": torch.arange(6.0).reshape(2, 3)},
+        torch.zeros(2, 3, 4, 3), maps["depth"], maps["valid"].bool(), maps["sky"].bool(), torch.zeros(2, 3, 3),
+        torch.zeros(2, 4, 4), extra={"gravity": torch.arange(6.0).reshape(2, 3)},
     )  # fmt: skip
     assert torch.equal(clip.map(lambda values: values[1:]).extra["gravity"], torch.tensor([[3.0, 4.0, 5.0]]))
 

@@ -33,7 +33,8 @@ def test_save_and_load(tmp_path, small_reconstruction):
 def test_every_class_has_its_files(tmp_path):
     """As methods of the classes themselves, complete when `geo4d.scene` alone is imported."""
     code = "import sys; from geo4d.scene import Reconstruction, Tracks, WindowPredictions as W; "
-    code += "print(*(callable(vars(c)[n].__get__(None, c)) for c in (Reconstruction, Tracks, W) for n in ('save', 'load'))); "
+    code += "print(*(callable(vars(c)[n].__get__(None, c)) "
+    code += "for c in (Reconstruction, Tracks, W) for n in ('save', 'load'))); "
     code += "print([m for m in sys.modules if m.startswith('geo4d.io')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == ["True " * 5 + "True", "[]"]

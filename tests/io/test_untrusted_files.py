@@ -1,7 +1,11 @@
-"""Results, tracks and window predictions that nobody meant well: wrong types, impossible numbers, sizes that are claimed alone."""
+"""Results, tracks and window predictions that nobody meant well.
+
+Wrong types, impossible numbers, sizes that are claimed alone.
+"""
 
 import io
 import json
+import os
 import resource
 import zipfile
 
@@ -9,13 +13,18 @@ import numpy as np
 import pytest
 
 from geo4d.cli import main
+from geo4d.data.index import Index, cache_folder, load_index
 from geo4d.errors import InputError
+from geo4d.evaluation.prepare import load_frame_list
+from geo4d.evaluation.store import Store
 from geo4d.io.contracts import lift_tracks
 from geo4d.scene import Reconstruction, Tracks
-from geo4d.scene.arrays import UNPACKED, Unreadable, read_archive
+from geo4d.scene.arrays import LARGEST_JSON, UNPACKED, Unreadable, read_archive, read_json
 from geo4d.scene.files.reconstruction import SUMMARY, load_reconstruction, save_reconstruction
 from geo4d.scene.files.tracks import load_tracks
 from geo4d.scene.files.windows import load_windows
+from geo4d.synthetic.benchmark import read_entry
+from geo4d.synthetic.files import write_clip
 
 HUGE = 2**31 - 1
 
@@ -275,6 +284,65 @@ def test_archives_are_read_whole_or_not_at_all(tmp_path):
                 read_archive(tmp_path / "b.npz", rows)
     with pytest.raises(Unreadable, match="no such file"):
         read_archive(tmp_path, rows)
+
+
+# JSON
+
+NESTED = "[" * 100_000 + "]" * 100_000  # deeper than the stack of whoever reads it
+
+
+def break_json(path, fault):
+    """Puts something in the place of a JSON file that no reader may stumble over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fault == "pipe":
+        os.mkfifo(path)  # would be waited for
+    elif fault == "huge":
+        path.touch()
+        os.truncate(path, LARGEST_JSON + 1)  # of no bytes on the disk
+    else:
+        path.write_text(NESTED)
+
+
+@pytest.mark.parametrize("fault,reason", [("nested", "recursion"), ("pipe", "no such file"), ("huge", "bytes long")])
+def test_json_is_small_plain_and_shallow(tmp_path, fault, reason):
+    break_json(tmp_path / "a.json", fault)
+    with pytest.raises(Unreadable, match=reason):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("fault", ["nested", "pipe", "huge"])
+@pytest.mark.parametrize(
+    "name,read",
+    [
+        ("list.json", load_frame_list),
+        ("sequences/a/method.json", lambda path: Store(path.parents[2]).methods()),
+        ("clip.json", lambda path: read_entry(path.parent)),
+    ],
+    ids=["frame list", "run", "clip of a benchmark"],
+)
+def test_json_that_nobody_meant_well_is_one_sentence(tmp_path, name, read, fault):
+    break_json(tmp_path / name, fault)
+    with pytest.raises(InputError) as error:
+        read(tmp_path / name)
+    assert str(tmp_path) in says(error)
+
+
+def test_a_clip_that_does_not_say_what_it_is_stays(tmp_path):
+    break_json(tmp_path / "c" / "clip.json", "nested")
+    with pytest.raises(InputError, match="holds no clip of geo4d synth that can be read"):
+        write_clip(tmp_path / "c", 1, frames=2, size=(8, 8))
+    assert (tmp_path / "c" / "clip.json").read_text() == NESTED
+
+
+def test_an_index_that_cannot_be_read_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = Index(("a",), (), (), ())
+    assert load_index(tmp_path, "spring", lambda: made) == made
+    (kept,) = cache_folder().iterdir()
+    assert load_index(tmp_path, "spring", lambda: pytest.fail("it is kept")) == made
+    kept.write_text(NESTED)
+    assert load_index(tmp_path, "spring", lambda: made) == made
+    assert json.loads(kept.read_text())["names"] == ["a"]
 
 
 # window predictions

@@ -60,7 +60,7 @@ def test_the_border_is_the_same_on_all_sides():
 
 
 def test_corners_keep_away_from_each_other_and_from_what_is_taken(image):
-    settings = {"most": 50, "quality": 0.01, "apart": 9.6, "clearance": 8.0, "block": 5}
+    settings = {"most": 50, "quality": 0.01, "min_distance": 9.6, "clearance": 8.0, "block": 5}
     first = find_corners(image, np.zeros((0, 2), np.float32), **settings)
     assert 20 < len(first) <= 50
     distance = np.linalg.norm(first[:, None] - first[None], axis=2) + 100 * np.eye(len(first))

@@ -58,9 +58,8 @@ def random_data(seed, num):
 def test_what_is_upside_down_is_no_better_than_constant_depth_in_any_protocol(name):
     true, valid = street()
     protocol, alignment = SAID[name], SAID[name].alignment
-    size = (
-        np.median(true[valid]) if alignment.kind == "none" else 1.0
-    )  # where nothing is fitted, a constant in the truth's unit
+    # where nothing is fitted, a constant in the truth's unit
+    size = np.median(true[valid]) if alignment.kind == "none" else 1.0
     constant = depth_metrics(np.full(true.shape, size), true, valid, protocol=protocol)
     for wrong in upside_down(true):
         found = depth_metrics(wrong, true, valid, protocol=protocol)
@@ -191,7 +190,6 @@ def test_points_that_are_turned_round_are_scaled_to_nothing():
         True,
         False,
     ]
-    mirrored = point_metrics(
-        -true, true, mask, alignment=PointAlignment("sim3")
-    )  # a similarity turns and never mirrors
+    # a similarity turns and never mirrors
+    mirrored = point_metrics(-true, true, mask, alignment=PointAlignment("sim3"))
     assert mirrored.rel > 0.05 and not mirrored.free_scale_is_negative.any()

@@ -148,7 +148,7 @@ def known_where(clip: Clip, known: torch.Tensor) -> Clip:
 
 
 def corner_hole() -> tuple[Clip, torch.Tensor, torch.Tensor]:
-    """A clip with a hole in the lower left, the pixels of it that are nearest to row 5 above it, and the depths there."""
+    """A clip with a hole in the lower left, the pixels of it nearest to row 5 above it, and the depths there."""
     clip = make_clip()
     known, near = torch.ones_like(clip.valid), torch.zeros_like(clip.valid)
     known[..., 6:, :6], near[..., 6:, :2] = False, True

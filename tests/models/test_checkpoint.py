@@ -15,7 +15,7 @@ from parity import CLIP, PARTS, RESAMPLER, SPEC, UNET, keys, load, manifest, noi
 from geo4d.diffusion.sampler import ddim
 from geo4d.diffusion.schedule import make_schedule
 from geo4d.errors import CheckpointError, ConfigError
-from geo4d.models.checkpoint import Place, load_part, load_released, read_released, save_released
+from geo4d.models.checkpoint import ReleasedModule, load_part, load_released, read_released, save_released
 from geo4d.models.conditioner import Conditioner
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.latents import SD_SCALE_FACTOR
@@ -89,12 +89,12 @@ def test_every_frame_may_have_image_tokens_of_its_own(files: tuple[Path, Path]) 
 # every name, both ways
 
 
-def full_places() -> list[Place]:
+def full_places() -> list[ReleasedModule]:
     """Our full-size modules, without memory, and where they lie in the published model."""
     with torch.device("meta"):
         model, conditioner = GeometryModel(PRESETS["geo4d"]), Conditioner.from_spec({})
     modules = {"unet": model.unet, "autoencoder": model.autoencoder, **dict(conditioner.named_children())}
-    return [Place(module, part, PREFIXES[part]) for part, module in modules.items()]
+    return [ReleasedModule(module, part, PREFIXES[part]) for part, module in modules.items()]
 
 
 def test_every_tensor_of_the_published_model_has_its_place() -> None:
@@ -108,7 +108,8 @@ def test_every_tensor_of_the_published_model_has_its_place() -> None:
     assert not missing
     assert unread == known
     assert len(published) == 2554
-    # all that is known not to be read: schedule, adaptors, the last text block, the projections, the image tower's text half
+    # all that is known not to be read: schedule, adaptors, the last text block, the projections, the image tower's text
+    # half
     assert len(known) == 13 + 34 + 14 + 7
     for place in places:  # and every tensor of ours is read from somewhere, q, k and v from one
         own = place.module.state_dict()
@@ -120,7 +121,7 @@ def test_every_tensor_of_the_published_point_decoder_has_its_place() -> None:
     published = manifest("pointmap_vae")
     with torch.device("meta"):
         decoder = GeometryModel(PRESETS["geo4d"]).point_decoder
-    place = Place(decoder, "autoencoder", ignored=r"encoder\..+|quant_conv\..+")
+    place = ReleasedModule(decoder, "autoencoder", ignored=r"encoder\..+|quant_conv\..+")
     read = place.shapes()
     assert all(published[key] == shape for key, shape in read.items())
     assert all(place.may_be_unread(key) for key in published if key not in read)

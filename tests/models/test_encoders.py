@@ -66,7 +66,7 @@ def test_one_feature_a_latent(encoder: DinoEncoder, size: tuple[int, int]) -> No
 
 
 def test_patches_lie_on_latents(in_float32: None) -> None:
-    """Without attention and positions a patch of the network sees the pixels of one latent, and no others but by resizing."""
+    """Without attention and positions a patch of the network sees the pixels of one latent."""
     network = build_encoder(TINY.encoder)
     network.network.embeddings.position_embeddings.data.zero_()
     for layer in network.network.encoder.layer:

@@ -78,6 +78,12 @@ def _without_metadata(path: Path) -> None:
     save_file(load_file(path), path)
 
 
+def _nested_spec(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata | {"spec": "[" * 100_000})
+
+
 def _cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -88,6 +94,7 @@ def _cut_short(path: Path) -> None:
         (_without_a_tensor, "does not fit its own spec: 1 missing"),
         (_of_another_shape, "does not fit its own spec: 1 of the wrong shape"),
         (_without_metadata, "not a geo4d model"),
+        (_nested_spec, "does not describe a geo4d model"),
         (_cut_short, "not a safetensors file"),
         (Path.unlink, "There is no model at"),
     ],

@@ -58,7 +58,10 @@ def test_specs_from_before_there_were_encoders_mean_none(tmp_path: Path) -> None
 
 
 def test_a_full_architecture_with_its_towers_comes_back(tmp_path: Path) -> None:
-    """Context tokens, image tower and query transformer are part of the folder; numbers no file stores are made anew."""
+    """Context tokens, image tower and query transformer are part of the folder.
+
+    Numbers no file stores are made anew.
+    """
     from dataclasses import replace
 
     one = build_model(replace(SPEC, per_frame=True)).eval()

@@ -1,4 +1,7 @@
-"""The damped loop on small problems of its own: where it ends, why it says that it ends, and that a batch is its members."""
+"""The damped loop on small problems of its own.
+
+Where it ends, why it says that it ends, and that a batch is its members.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,7 +43,10 @@ class Normal:
 
 @dataclass(frozen=True)
 class Fit:
-    """Residuals (n,) of parameters (k,) and data, for each of a batch; `fixed` is the typical size where the loss is robust."""
+    """Residuals (n,) of parameters (k,) and data, for each of a batch.
+
+    `fixed` is the typical size where the loss is robust.
+    """
 
     residuals: Callable
     data: torch.Tensor  # (b, ...)

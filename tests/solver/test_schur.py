@@ -8,7 +8,10 @@ from geo4d.solver.schur import PointElimination
 
 
 def rows(seed: int, *, cameras: int = 9, points: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Who sees whom: tracks of three frames, some with a gap, some pairs twice, one point that nobody sees, one seen by all."""
+    """Who sees whom.
+
+    Tracks of three frames, some with a gap, some pairs twice, one point that nobody sees, one seen by all.
+    """
     rng = np.random.default_rng(seed)
     pairs = [
         (p, (first + k) % cameras)

@@ -20,9 +20,8 @@ from geo4d.synthetic.render import make_batch
 
 CLIPS = BENCHMARKS["v1"]
 CLIP = CLIPS[40]  # a street, 32 frames, a camera that stands still
-WORLDS = (
-    "a3edae56e8df026bf417454f5c36f51fbc5b71b5d48c57204c46ac3918e2fbd5"  # of 150 scenes before there was a benchmark
-)
+# of 150 scenes before there was a benchmark
+WORLDS = "a3edae56e8df026bf417454f5c36f51fbc5b71b5d48c57204c46ac3918e2fbd5"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""A tiny training run, as a module for the tests and as a process of its own: `loop_worker.py FOLDER {settings as JSON}`."""
+"""A tiny training run, as a module for the tests and as a process of its own.
+
+`loop_worker.py FOLDER {settings as JSON}`.
+"""
 
 import json
 import os

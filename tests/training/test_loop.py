@@ -1,4 +1,7 @@
-"""The loop alone, on tiny modules: resume after a kill, several processes, checkpoints, what is not finite, logs, schedules."""
+"""The loop alone, on tiny modules.
+
+Resume after a kill, several processes, checkpoints, what is not finite, logs, schedules.
+"""
 
 import dataclasses
 import importlib.util
@@ -164,7 +167,10 @@ def test_draws_are_the_same_however_they_are_split():
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "zero 2"])
 def test_two_processes_equal_one_with_the_summed_batch(tmp_path, how):
-    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out. A sharded run begins at a checkpoint of one."""
+    """Draw 15 is not finite: process 1 of 2 meets it, and both leave step 7 out.
+
+    A sharded run begins at a checkpoint of one.
+    """
     options, sharded = (
         {"steps": 12, "bad_draws": [15], "checkpoint_steps": 5, "keep_every": 5, "clip_norm": 1e6},
         how != "ddp",
@@ -272,7 +278,7 @@ def test_retention(tmp_path):
     assert checkpoints.load(40).counters == {"step": 40.0}
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "no state"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "no state", "nested state"])
 @pytest.mark.parametrize("name", [TRAINING, EMA, STATE])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage, name, caplog):
     checkpoints = Checkpoints(tmp_path)
@@ -288,7 +294,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, damage, name
     elif damage == "missing":
         file.unlink()
     else:
-        (checkpoints.path(2) / STATE).write_text("")
+        (checkpoints.path(2) / STATE).write_text("" if damage == "no state" else "[" * 100_000)
     if damage == "flipped" and name == STATE:
         return  # a digit of a counter is not guarded by a checksum
     with caplog.at_level(logging.WARNING, "geo4d"):
@@ -375,7 +381,7 @@ def test_the_log_has_no_line_twice(tmp_path):
         log.write(step, {"loss": 1.0 / step, "odd": float("nan")})
     RunLog(tmp_path, "other", is_main=True, tensorboard=False).write(8, {"loss": 5.0})
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"stage": "s", "st')
+        file.write("5\n" + "[" * 100_000 + '\n{"stage": "s", "st')
     RunLog(tmp_path, "s", is_main=True, tensorboard=False).rewind(6)
     assert [(entry["stage"], entry["step"]) for entry in lines(tmp_path)] == [("s", 3), ("s", 6), ("other", 8)]
     assert lines(tmp_path)[0]["odd"] is None

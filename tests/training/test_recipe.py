@@ -1,4 +1,7 @@
-"""Stages from nothing to a model that reconstructs; killed ones go on to the same weights; what cannot be is said in a sentence."""
+"""Stages from nothing to a model that reconstructs.
+
+Killed ones go on to the same weights; what cannot be is said in a sentence.
+"""
 
 import json
 import shutil

@@ -162,8 +162,9 @@ def test_clients_that_leave_early_are_a_line_each(server, caplog, capfd):
     time.sleep(0.3)
     caplog.clear()
     upgrade = (
-        f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
+        f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Sec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
     ).encode()
     requests = (b"", b"GET / HTTP/1.1\r\nHost: 127", b"\x16\x03\x01\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\n\r\n")
     for data in requests:

@@ -37,9 +37,9 @@ class Browser:
     def __init__(self, folder):
         websocket = pytest.importorskip("websocket")
         port = free_port()
-        flags = "--headless --no-sandbox --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-        flags += " --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
-        flags += " --window-size=800,600"
+        flags = "--headless --no-sandbox --no-first-run --disable-background-networking --disable-component-update"
+        flags += " --disable-sync --disable-quic --hide-scrollbars --use-gl=angle --use-angle=swiftshader"
+        flags += " --enable-unsafe-swiftshader --window-size=800,600"
         command = [
             CHROMIUM,
             *flags.split(),
@@ -164,7 +164,8 @@ def test_the_page_in_a_browser(tmp_path, small_reconstruction, browser):
     browser.wait("document.body.dataset.drawn === '6'")
     assert (np.abs(browser.screenshot() - first).sum(-1) > 60).sum() > 500
     browser.evaluate(
-        "document.getElementById('confidence').value = 2; document.getElementById('confidence').dispatchEvent(new Event('input'))"
+        "document.getElementById('confidence').value = 2; "
+        "document.getElementById('confidence').dispatchEvent(new Event('input'))"
     )
     time.sleep(0.5)
     assert coloured(browser.screenshot()) < coloured(first) / 2

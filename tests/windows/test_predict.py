@@ -188,7 +188,7 @@ def two_to_a_batch(model: GeometryModel, tmp_path_factory: pytest.TempPathFactor
     return one, one.predict(FRAMES, WINDOWS, 24.0, cache=WindowCache(folder, {"seed": 0})), folder
 
 
-@pytest.mark.parametrize("content", [None, b"", b'{"seed": ', b"[1, 2]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"", b'{"seed": ', b"[1, 2]", b"\xff\xfe", b"[" * 100_000])
 def test_a_lost_or_damaged_manifest_costs_nothing(two_to_a_batch: tuple, tmp_path: Path, content: bytes | None) -> None:
     _, _, source = two_to_a_batch
     shutil.copytree(source, tmp_path / "cache")

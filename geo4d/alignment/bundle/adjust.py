@@ -1,8 +1,9 @@
 """Bundle adjustment of tracked points: cameras, focal length and static points by what the pixels themselves show.
 
-Residuals: reprojection (a Cauchy loss on every observation, and one on every track as a whole, so that what moves is left out),
-the network's depth as a soft prior on log z of each point, a prior on the focal length, an acceleration prior on the centres.
-Levenberg-Marquardt with an acceptance test; points are eliminated by their 3x3 Schur complement (`geo4d.solver.schur`).
+Residuals: reprojection (a Cauchy loss on every observation, and one on every track as a whole, so that what moves is
+left out), the network's depth as a soft prior on log z of each point, a prior on the focal length, an acceleration
+prior on the centres. Levenberg-Marquardt with an acceptance test; points are eliminated by their 3x3 Schur complement
+(`geo4d.solver.schur`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Solution:
 def solve_bundle(
     evidence: Evidence, state: State, *, iterations: int, free: Free | None = None, damping: Damping = DAMPING
 ) -> Solution:
-    """The state of least robust cost that is found from a start; scales are measured anew after each step that is taken."""
+    """The state of least robust cost that is found from a start.
+
+    Scales are measured anew after each step that is taken.
+    """
     found = minimise(_Bundle(evidence, free or Free()), state, iterations=iterations, damping=damping)
     sigma, tracks = found.fixed
     return Solution(found.state, sigma, tracks, found.summary)
@@ -42,7 +46,10 @@ def solve_bundle(
 
 @dataclass(frozen=True)
 class _Bundle:
-    """Bundle adjustment as a problem for `geo4d.solver.lm`; fixed are the size of a typical residual and each track's weight."""
+    """Bundle adjustment as a problem for `geo4d.solver.lm`.
+
+    Fixed are the size of a typical residual and each track's weight.
+    """
 
     evidence: Evidence
     free: Free
@@ -71,11 +78,11 @@ class _Bundle:
 def camera_covariance(
     evidence: Evidence, solution: Solution, free: Free | None = None
 ) -> tuple[Float[Tensor, "t 6 6"], float]:
-    """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit, points and focal length being free.
+    """Of each camera's rotation (radians, about the world's axes) and centre in the state's unit.
 
-    Then the sigma of the (first) log focal length. A track's observations share its error, so that `config.independent_frames` of them
-    count. Directions of which nothing is known have the little that depth and motion priors hold; nan where the system cannot be
-    inverted.
+    Points and focal length are free. Then the sigma of the (first) log focal length. A track's observations share its
+    error, so that `config.independent_frames` of them count. Directions of which nothing is known have the little that
+    depth and motion priors hold; nan where the system cannot be inverted.
     """
     frames, c = len(solution.state.centre), evidence.config
     weight = solution.track_weight * (c.independent_frames / evidence.length.clamp_min(1)).clamp_max(1.0)

@@ -1,7 +1,8 @@
-"""Cameras and focal length by what the pixels show (followed points): which of several solutions, and whether it is worth taking.
+"""Cameras and focal length by what the pixels show (followed points).
 
-The network's depth makes an initial guess of every tracked point and holds what parallax does not determine (a camera that only rotates, or
-stands still); bundle adjustment does the rest. Where there is too little to go by, the cameras stay as they were.
+Which of several solutions, and whether it is worth taking. The network's depth makes an initial guess of every tracked
+point and holds what parallax does not determine (a camera that only rotates, or stands still); bundle adjustment does
+the rest. Where there is too little to go by, the cameras stay as they were.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class Adjusted:
         return self.video.to_cameras(self.solution.state, log_scale)
 
     def covariance(self, log_scale: float) -> Float[Tensor, "t 6 6"]:
-        """Of each camera's rotation (radians, about the world's axes) and centre in the alignment's unit; the first one is exact."""
+        """Of each camera's rotation (radians, about the world's axes) and centre in the alignment's unit.
+
+        The first one is exact.
+        """
         assert self.video is not None and self.uncertainty is not None
         found = self.uncertainty.cameras
         unit = torch.tensor([1.0] * 3 + [self.video.unit * math.exp(-log_scale)] * 3, dtype=torch.float64)
@@ -84,7 +88,10 @@ class Adjusted:
         return FollowedPoints(self.video.tracks.frame, self.video.places, static.numpy())
 
     def residual_by_frame(self) -> Float[Tensor, "t"]:
-        """Median reprojection residual of the believed tracks in each frame, by the longer side; 0 where there are none."""
+        """Median reprojection residual of the believed tracks in each frame, by the longer side.
+
+        0 where there are none.
+        """
         assert self.video is not None and self.solution is not None
         e = self.video.evidence
         length = residuals(e, self.solution.state).pixel.norm(dim=1)
@@ -103,15 +110,15 @@ def adjust_cameras(
 ) -> Adjusted:
     """Bundle adjustment from the network's cameras and log depth (nan where there is none).
 
-    Of the `priors`, given intrinsics stay as they are (or as firm), given cameras stay altogether, and points on ignored pixels are
-    not used. Focal lengths that differ between frames are moved by one common factor. Raises InputError if the tracks belong to
-    another video.
+    Of the `priors`, given intrinsics stay as they are (or as firm), given cameras stay altogether, and points on
+    ignored pixels are not used. Focal lengths that differ between frames are moved by one common factor. Raises
+    InputError if the tracks belong to another video.
     """
     frames = len(log_depth)
     if tracks.num_frames != frames or tracks.source_size != source_size:
         raise InputError(
-            f"The tracks are of {tracks.num_frames} frames of {tracks.source_size[1]} x {tracks.source_size[0]} pixels, the video has "
-            f"{frames} of {source_size[1]} x {source_size[0]}; give its own tracks."
+            f"The tracks are of {tracks.num_frames} frames of {tracks.source_size[1]} x {tracks.source_size[0]} "
+            f"pixels, the video has {frames} of {source_size[1]} x {source_size[0]}; give its own tracks."
         )
     report: dict[str, Any] = {"tracks": tracks.num_tracks, "observations": len(tracks.track)}
     if priors.cam_to_world is not None:
@@ -180,8 +187,8 @@ def _cut_warning(cuts: np.ndarray) -> str | None:
         return None
     places = ", ".join(str(frame) for frame in cuts[:NAMED]) + (" and others" if len(cuts) > NAMED else "")
     return (
-        f"Nothing could be followed from frame {places} to the next, as where a video is cut: how the cameras before and after "
-        "lie to each other is a guess. Reconstruct each part by itself."
+        f"Nothing could be followed from frame {places} to the next, as where a video is cut: how the cameras before "
+        "and after lie to each other is a guess. Reconstruct each part by itself."
     )
 
 
@@ -200,8 +207,8 @@ def _chance(video: TrackedVideo) -> float:
 def _by_chance(video: TrackedVideo) -> float:
     """How many times the misfit of a camera that only turns is that of one that travels, where it does not travel.
 
-    By the squares that are left when directions and rotations are solved for, and when points and cameras are: a point that few
-    frames see is placed in depth so that its noise fits.
+    By the squares that are left when directions and rotations are solved for, and when points and cameras are: a point
+    that few frames see is placed in depth so that its noise fits.
     """
     observed, frames = 2 * len(video.evidence.point), video.tracks.num_frames - 1
     points = int((video.evidence.length > 0).sum())
@@ -227,7 +234,8 @@ class _Choice:
     def solve(self) -> _Choice:
         """On the keyframes, from several starts; the best then for all frames.
 
-        The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to them.
+        The starts: maps of the tracks alone, from several pairs of frames; the network's cameras, with points fitted to
+        them.
         """
         key, config = self.key, self.video.config
         fitted = self._solved(key, key.lifted(), Free(focal="held", cameras=False))
@@ -257,13 +265,19 @@ class _Choice:
         self.travels = travels
 
     def _stay(self, still: Zoomed) -> None:
-        """The camera doesn't travel, unless that explains more in all frames: of a few keyframes it does in any case."""
+        """The camera doesn't travel, unless that explains more in all frames.
+
+        Of a few keyframes it does in any case.
+        """
         self.gain = self._saved_by_travel(self.video, still[0], self.solution)
         if self.gain < (0 if still[1] else self.video.config.travel_gain):
             self._take(still, travels=False)
 
     def _of_all(self, found: Solution, *, travels: bool) -> Zoomed:
-        """For all frames, from the keyframes; with a focal length of each if that explains what one for all does not."""
+        """For all frames, from the keyframes.
+
+        With a focal length of each if that explains what one for all does not.
+        """
         plain = self._extended(found, Free("shared", travels=travels))
         if self.key.intrinsics_given:  # given ones stay in their ratio
             return plain, False
@@ -305,7 +319,10 @@ class _Choice:
         return (1 + self._saved(video, still, travelling)) / _by_chance(video) - 1
 
     def _saved_of_explained(self, before: Solution) -> float:
-        """The same of the tracks that either of it and the result explains: what moves neither does, and must not hide the difference."""
+        """The same of the tracks that either of it and the result explains.
+
+        What moves neither explains, and it must not hide the difference.
+        """
         after, e = self.solution, self.video.evidence
         reach = (e.config.track_width * min(before.sigma, after.sigma)) ** 2
         square = torch.stack(
@@ -321,7 +338,10 @@ class _Choice:
         return solve_bundle(video.evidence, state, iterations=iterations, free=free, damping=QUICK)
 
     def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
-        """The best camera that stays in its place: from rotations alone, and from those of the best one that travels where it is close."""
+        """The best camera that stays in its place.
+
+        From rotations alone, and from those of the best one that travels where it is close.
+        """
         still = torch.zeros_like(solution.state.centre)
         found: list[Solution] = []
         for rotation in (key.rotations_alone(), solution.state.rotation):

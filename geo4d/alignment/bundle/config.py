@@ -39,7 +39,8 @@ class ViewsConfig:
             and 0 <= self.keyframe_shared <= 1
         ):
             raise ConfigError(
-                "bundle.views needs 0 < least_noise <= usual_noise <= widest_noise, keyframe_motion above 0, keyframe_shared from 0 to 1."
+                "bundle.views needs 0 < least_noise <= usual_noise <= widest_noise, keyframe_motion above 0, "
+                "keyframe_shared from 0 to 1."
             )
 
 

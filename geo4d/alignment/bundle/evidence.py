@@ -21,7 +21,10 @@ LONGEST = 0.3  # log focal length: a step beyond is cut
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known; pixels are centred and divided by the longer side, lengths in units of the video's median depth."""
+    """What is known beside the tracks.
+
+    Pixels are centred and divided by the longer side, lengths in units of the video's median depth.
+    """
 
     point: Int[Tensor, "m"]
     frame: Int[Tensor, "m"]
@@ -46,15 +49,16 @@ class Evidence:
 
     @cached_property
     def focal_weight(self) -> float:
-        """Of a squared error of the log focal length: as if not more than `focal_evidence` observations spoke against what is known of it.
+        """Of a squared error of the log focal length.
 
-        All observations share what makes them wrong together (things that move a little, a rolling shutter): a valley along which the
-        cost falls by a hundredth says nothing, however many observations have made it.
+        As if not more than `focal_evidence` observations spoke against what is known of it. All observations share what
+        makes them wrong together (things that move a little, a rolling shutter): a valley along which the cost falls by
+        a hundredth says nothing, however many observations have made it.
         """
         return max(1.0, len(self.point) / self.config.focal_evidence) / self.log_focal_sigma**2
 
     def smooth_like(self, state: State) -> Evidence:
-        """With cameras expected to move as smoothly as they do in a state, and no more smoothly than the settings have it."""
+        """With cameras expected to move as smoothly as in a state, and no more smoothly than the settings have it."""
         if len(state.centre) <= 2:
             return self
         found = []
@@ -126,8 +130,9 @@ def track_square(evidence: Evidence, square: Float[Tensor, "m"]) -> Float[Tensor
 def scales(evidence: Evidence, r: Residuals) -> tuple[float, Float[Tensor, "n"]]:
     """Size of a typical reprojection residual of the tracks that are believed, and the weight of each track as a whole.
 
-    A track counts by its mean square residual through a Cauchy weight: near 1 it is static, near 0 it moves or was followed wrongly.
-    Things that move must not widen the scale by which they are judged, so it is measured a second time without them.
+    A track counts by its mean square residual through a Cauchy weight: near 1 it is static, near 0 it moves or was
+    followed wrongly. Things that move must not widen the scale by which they are judged, so it is measured a second
+    time without them.
     """
     c, square = evidence.config, r.pixel.square().sum(1)
     sigma = max(c.typical * float(square.median().sqrt()), evidence.noise)
@@ -140,9 +145,12 @@ def scales(evidence: Evidence, r: Residuals) -> tuple[float, Float[Tensor, "n"]]
 
 
 def misfit(evidence: Evidence, state: State, sigma: float) -> float:
-    """How badly all tracks as wholes fit a state, from 0 to 1, on average of the observations: comparable between states.
+    """How badly all tracks as wholes fit a state, from 0 to 1, on average of the observations.
 
-    What is far off counts 1, however far: of two states the one that explains more wins, not the one that is less wrong about what moves.
+    Comparable between states.
+
+    What is far off counts 1, however far: of two states the one that explains more wins, not the one that is less wrong
+    about what moves.
     """
     mean = (
         track_square(evidence, residuals(evidence, state).pixel.square().sum(1))

@@ -1,8 +1,9 @@
 """Cameras and points of keyframes from the tracks alone, in an arbitrary unit: incremental mapping from two views.
 
-Two keyframes with parallax give the first cameras (essential matrix) and points; the others are placed one by one by the points that
-they see (perspective-n-point), new points are triangulated, and bundle adjustment follows the growth. Which pair was lucky shows only
-at the end (a plane has two readings, few points have many), so that several are tried by whoever asks.
+Two keyframes with parallax give the first cameras (essential matrix) and points; the others are placed one by one by
+the points that they see (perspective-n-point), new points are triangulated, and bundle adjustment follows the growth.
+Which pair was lucky shows only at the end (a plane has two readings, few points have many), so that several are tried
+by whoever asks.
 """
 
 from __future__ import annotations
@@ -133,7 +134,10 @@ class Map:
         moving: list[int] | None = None,
         around: list[int] | None = None,
     ) -> None:
-        """Bundle adjustment of all, or of some cameras with those around them held; points that fit nowhere are forgotten."""
+        """Bundle adjustment of all, or of some cameras with those around them held.
+
+        Points that fit nowhere are forgotten.
+        """
         placed = np.array(sorted(self.cam_to_world if moving is None else [*moving, *(around or [])]))
         table = self.table[placed]
         known = np.flatnonzero(np.isfinite(self.points[:, 0]) & ((table >= 0).sum(0) >= 2))
@@ -172,8 +176,8 @@ def triangulate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (n, 3) nearest to all their rays, the widest angle (n,) between two of these, and the worst residual (n,).
 
-    Observations (m,) are in the order of the points, of which each has one at least. The residual is infinite for what would lie behind
-    a camera that sees it.
+    Observations (m,) are in the order of the points, of which each has one at least. The residual is infinite for what
+    would lie behind a camera that sees it.
     """
     rotation, centre = cam_to_world[camera, :3, :3], cam_to_world[camera, :3, 3]
     rays = np.einsum("mij,mj->mi", rotation, np.column_stack([pixel / focal, np.ones(len(pixel))]))
@@ -189,7 +193,10 @@ def triangulate(
 
 
 def _widest_angle(rays: np.ndarray, point: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(n,) about the largest angle in radians between two rays of a point: from the first one to any, and from the farthest of those."""
+    """(n,) about the largest angle in radians between two rays of a point.
+
+    From the first one to any, and from the farthest of those.
+    """
     start = rays[first]
     for _ in range(2):
         cosine = (rays * start[point]).sum(axis=1)
@@ -203,8 +210,8 @@ def starting_pairs(
 ) -> Iterator[Pair]:
     """Pairs of keyframes to begin with, the most promising first, none beside another.
 
-    Many points must agree with an essential matrix, at a large angle, and few of them with a homography: a plane, or a camera that
-    only turns, leaves it undetermined.
+    Many points must agree with an essential matrix, at a large angle, and few of them with a homography: a plane, or a
+    camera that only turns, leaves it undetermined.
     """
     pairs = []
     for gap in config.gaps:

@@ -39,7 +39,10 @@ class Motion:
     def system(
         self, rotation: Float[Tensor, "t 3 3"], centre: Float[Tensor, "t 3"]
     ) -> tuple[sparse.dia_array, np.ndarray]:
-        """Normal equations (7 t, 7 t) and gradient (t, 7) of the cameras; what is left out of them is left to acceptance."""
+        """Normal equations (7 t, 7 t) and gradient (t, 7) of the cameras.
+
+        What is left out of them is left to acceptance.
+        """
         rotation_error, step = self.residuals(rotation, centre)
         by_rotation, by_step = (self.loss.weight(r.square().sum(-1)) for r in (rotation_error, step))
         frames = len(centre)

@@ -1,4 +1,4 @@
-"""The tracks of one video as evidence, in the units of bundle adjustment, and the cameras and points from which it starts."""
+"""The tracks of one video as evidence, in the units of bundle adjustment, and the starts of its solutions."""
 
 from __future__ import annotations
 
@@ -111,7 +111,10 @@ class TrackedVideo:
 
     @cached_property
     def focal(self) -> float:
-        """Of the first frame by the longer side of the source: the one that is solved for; others keep their ratio to it."""
+        """Of the first frame by the longer side of the source: the one that is solved for.
+
+        Others keep their ratio to it.
+        """
         k = self.intrinsics[0]
         return float((k[0, 0] * k[1, 1]).sqrt()) / self.side
 
@@ -136,7 +139,10 @@ class TrackedVideo:
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Observations in which each track that is seen is seen first and last; observations are in the order of the frames."""
+        """Observations in which each track that is seen is seen first and last.
+
+        Observations are in the order of the frames.
+        """
         point, count = torch.from_numpy(self.tracks.track).long(), self.num_points
         rows = torch.arange(len(point))
         first = torch.full((count,), len(point)).scatter_reduce_(0, point, rows, "amin")
@@ -166,7 +172,7 @@ class TrackedVideo:
         )
 
     def _normalised(self, frame: Tensor, position: Float[Tensor, "m 2"]) -> Float[Tensor, "m 2"]:
-        """Pixels as the first frame's camera would see them, had it square pixels and its principal point in the middle."""
+        """Pixels as the first frame's camera would see them with square pixels and a centred principal point."""
         k = self.intrinsics[frame]
         slope = (position - k[:, :2, 2]) / torch.stack([k[:, 0, 0], k[:, 1, 1]], dim=-1)
         return self.focal * slope
@@ -197,14 +203,20 @@ class TrackedVideo:
         return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), focal, points)
 
     def maps(self) -> Iterator[State]:
-        """Cameras and points from the tracks alone, of these frames as keyframes, by several starts; in the network's unit."""
+        """Cameras and points from the tracks alone, of these frames as keyframes, by several starts.
+
+        In the network's unit.
+        """
         c, e, frames = self.config, self.evidence, np.arange(self.tracks.num_frames)
         for pair in starting_pairs(self.views, frames, self.focal, self.noise, c.mapping):
             grown = Map(self.views, frames, e.log_focal, self.log_focal_sigma, self.noise, c).grow(pair)
             yield self._in_unit(grown)
 
     def _in_unit(self, grown: Map) -> State:
-        """A map in the first camera's frame, so large that its points are as far as the network has them; what it lacks is lifted."""
+        """A map in the first camera's frame, so large that its points are as far as the network has them.
+
+        What it lacks is lifted.
+        """
         placed = np.array(sorted(grown.cam_to_world))
         nearest = placed[np.abs(placed[None] - np.arange(self.tracks.num_frames)[:, None]).argmin(axis=1)]
         poses = torch.from_numpy(np.stack([grown.cam_to_world[k] for k in nearest]))
@@ -222,7 +234,10 @@ class TrackedVideo:
         return replace(state, points=torch.where(mapped.isfinite(), mapped, state.points))
 
     def extended(self, solved: State, *, travels: bool) -> State:
-        """A solution of the keyframes, for all frames: cameras between by the points that they see, and points that they alone see."""
+        """A solution of the keyframes, for all frames.
+
+        Cameras between by the points that they see, and points that they alone see.
+        """
         keyframes, e = self.keyframes, self.evidence
         poses, log_focal = self._between(solved), float(solved.log_focal.mean())
         seen = torch.zeros(self.num_points, dtype=torch.bool)
@@ -247,7 +262,10 @@ class TrackedVideo:
         return normalize(torch.cat([pixel / math.exp(log_focal), torch.ones_like(pixel[:, :1])], dim=1), dim=1)
 
     def _locate(self, poses: Float[Tensor, "t 4 4"], rows: dict[int, Tensor], solved: State, log_focal: float) -> None:
-        """Sets the cameras of some frames by points that are known; many frames at once, padded to the same number of points."""
+        """Sets the cameras of some frames by points that are known.
+
+        Many frames at once, padded to the same number of points.
+        """
         e = self.evidence
         numbers = list(rows)
         for begin in range(0, len(numbers), AT_ONCE):
@@ -260,7 +278,9 @@ class TrackedVideo:
             poses[frames] = solve_pnp(poses[frames], solved.points[e.point[index]], weight, slopes, rounds=20)[0]
 
     def uncertainty(self, solution: Solution, free: Free) -> Uncertainty:
-        """Of a solution of all frames. In long videos it is that of the keyframes, and of each camera between against the points it sees.
+        """Of a solution of all frames.
+
+        In long videos it is that of the keyframes, and of each camera between against the points it sees.
 
         Little is lost: a track counts as the same few observations, however many frames it is seen in.
         """
@@ -303,7 +323,10 @@ class TrackedVideo:
         return found
 
     def rotations_alone(self) -> Float[Tensor, "t 3 3"]:
-        """Rotations chained from frame to frame as if the camera stood still, by the rays of the points that both see."""
+        """Rotations chained from frame to frame as if the camera stood still.
+
+        By the rays of the points that both see.
+        """
         e = self.evidence
         rays = normalize(torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1), dim=1)
         world = torch.zeros(self.num_points, 3, dtype=torch.float64)

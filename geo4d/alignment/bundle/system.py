@@ -79,7 +79,10 @@ class BundleSystem:
     def _rows(
         self, sigma: float, tracks: Tensor
     ) -> tuple[Float[Tensor, "k 2 10"], Float[Tensor, "k 2"], Tensor, Tensor]:
-        """Weighted derivatives by (rotation, centre, log focal length, point) and residuals, observations first, then depth priors."""
+        """Weighted derivatives by (rotation, centre, log focal length, point) and residuals.
+
+        Observations come first, then depth priors.
+        """
         e, c, state, r = self.evidence, self.evidence.config, self.state, residuals(self.evidence, self.state)
         by_camera, by_point = _jacobians(state, e.point, e.frame)
         focal, z = state.log_focal.exp()[e.frame, None], r.local[:, 2:]
@@ -126,13 +129,19 @@ class BundleSystem:
         return (matrix + focal).tocsr(), gradient.ravel()
 
     def _smoothness(self, frames: int) -> tuple[sparse.csr_array, sparse.dia_array, np.ndarray]:
-        """Normal equations of squared accelerations, the differences that make these of positions, and the weights (7,)."""
+        """Normal equations of squared accelerations.
+
+        Also the differences that make these of positions, and the weights (7,).
+        """
         second = sparse.diags_array([1.0, -2.0, 1.0], offsets=[0, 1, 2], shape=(frames - 2, frames))
         weights = np.array([self.evidence.rotation_smoothness] * 3 + [self.evidence.centre_smoothness] * 3 + [0.0])
         return sparse.kron(second.T @ second, sparse.diags_array(weights)).tocsr(), second, weights
 
     def _of_focal(self) -> tuple[sparse.csr_array, np.ndarray]:
-        """What is expected of the focal lengths, that is of every seventh unknown: their mean, and that they change slowly."""
+        """What is expected of the focal lengths, that is of every seventh unknown.
+
+        Their mean, and that they change slowly.
+        """
         e, frames, log_focal = self.evidence, len(self.state.centre), self.state.log_focal.numpy()
         last, weight = CAMERA * np.arange(frames) + CAMERA - 1, e.focal_weight
         if self.free.focal != "each":  # they do not change: a full matrix would be built for nothing
@@ -199,9 +208,9 @@ class BundleSystem:
         return sparse.csr_array(selection.T @ (self.matrix - lost) @ selection)
 
     def covariance(self) -> tuple[np.ndarray, float] | None:
-        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first, all being free, and the sigma of the log focal length.
+        """Blocks (t - 1, 6, 6) of the inverse for the cameras but the first, and the sigma of the log focal length.
 
-        None if the system is singular.
+        All cameras but the first are free. None if the system is singular.
         """
         e, frames = self.elimination, len(self.state.centre)
         by_inverse = (

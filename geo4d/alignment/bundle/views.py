@@ -20,7 +20,10 @@ GAUSSIAN = 0.6745  # median of the absolute value of a normal variable, in sigma
 
 @dataclass(frozen=True)
 class Views:
-    """Observations of tracks; pixels are centred and divided by the longer side, observations in the order of the frames."""
+    """Observations of tracks, in the order of the frames.
+
+    Pixels are centred and divided by the longer side.
+    """
 
     point: np.ndarray  # (m,)
     frame: np.ndarray  # (m,)
@@ -50,7 +53,10 @@ class Views:
 
 
 def breaks(views: Views, config: ViewsConfig) -> np.ndarray:
-    """Frames from which next to nothing is followed to the next one, though both show enough: as where a video is cut."""
+    """Frames from which next to nothing is followed to the next one, though both show enough.
+
+    As where a video is cut.
+    """
     first = np.full(views.num_points, views.num_frames)
     np.minimum.at(first, views.point, views.frame)
     last = np.zeros(views.num_points, np.int64)
@@ -63,7 +69,10 @@ def breaks(views: Views, config: ViewsConfig) -> np.ndarray:
 
 
 def choose_keyframes(views: Views, config: ViewsConfig) -> np.ndarray:
-    """Frames between which points move enough to say something, and most of them can still be followed; first and last are among them."""
+    """Frames between which points move enough to say something, and most of them can still be followed.
+
+    First and last are among them.
+    """
     chosen = [0]
     for frame in range(1, views.num_frames):
         before, here = views.shared(chosen[-1], frame)
@@ -77,10 +86,11 @@ def choose_keyframes(views: Views, config: ViewsConfig) -> np.ndarray:
 
 
 def tracking_noise(views: Views, frames: np.ndarray, config: ViewsConfig) -> float:
-    """Sigma of one followed position, by the longer side: how far points are from the epipolar lines of the best fundamental matrix.
+    """Sigma of one followed position, by the longer side.
 
-    That holds whatever the camera is, as long as most of what is followed stands still; where it does not, or where there is too
-    little to go by, more noise is found than there is, and nothing is told from chance that should not be.
+    How far points are from the epipolar lines of the best fundamental matrix. That holds whatever the camera is, as
+    long as most of what is followed stands still; where it does not, or where there is too little to go by, more noise
+    is found than there is, and nothing is told from chance that should not be.
     """
     distances = []
     for first, second in pairwise(frames.tolist()):
@@ -116,7 +126,10 @@ def thinned(tracks: Tracks, config: ViewsConfig) -> Tracks:
 
 
 def chosen(tracks: Tracks, keep: np.ndarray) -> Tracks:
-    """Some observations in the order of the frames, without the tracks of which less than two are left; the rest are numbered anew."""
+    """Some observations in the order of the frames, without the tracks of which less than two are left.
+
+    The rest are numbered anew.
+    """
     keep = keep & (np.bincount(tracks.track[keep], minlength=tracks.num_tracks)[tracks.track] > 1)
     rows = np.flatnonzero(keep)[np.argsort(tracks.frame[keep], kind="stable")]
     _, track = np.unique(tracks.track[rows], return_inverse=True)

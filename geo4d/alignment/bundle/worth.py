@@ -1,7 +1,8 @@
-"""What a solution explains, against what chance would: whether the points that were followed show a static world at all.
+"""What a solution explains, against what chance would.
 
-Lengths of descriptions are compared (nats). Of a track that a solution explains, all but three numbers need only be told to the
-follower's noise, not within all of the track's extent; for that the cameras must be told, and which tracks are explained.
+Whether the points that were followed show a static world at all. Lengths of descriptions are compared (nats). Of a
+track that a solution explains, all but three numbers need only be told to the follower's noise, not within all of the
+track's extent; for that the cameras must be told, and which tracks are explained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Worth:
     """Of a solution."""
 
     explained: float  # share of the observations that belong to tracks it explains
-    beyond_chance: float  # nats that it saves, by the numbers of its cameras: below 0 chance would do as well; 0 of one that stands still
+    # nats that it saves, by the numbers of its cameras: below 0 chance would do as well; 0 of one that stands still
+    beyond_chance: float
 
 
 def worth_of(evidence: Evidence, state: State, *, travels: bool) -> Worth:

@@ -1,8 +1,8 @@
 """Confidence of fused depth: the expected error of each pixel's log depth.
 
-It follows from three things: how much the windows disagree there, how steep the depth is (at edges near and far are mixed up), and how much
-evidence there is beside what is usual. What each is worth was fitted once, on simulated windows of procedural scenes under many
-laws of noise (`benchmarks/alignment.py --reliability` shows how it holds elsewhere).
+It follows from three things: how much the windows disagree there, how steep the depth is (at edges near and far are
+mixed up), and how much evidence there is beside what is usual. What each is worth was fitted once, on simulated windows
+of procedural scenes under many laws of noise (`benchmarks/alignment.py --reliability` shows how it holds elsewhere).
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ from geo4d.errors import ConfigError
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
-    """What predicts the expected error of a pixel's log depth; shares fitted once, on simulated windows under many laws of noise."""
+    """What predicts the expected error of a pixel's log depth.
+
+    Shares fitted once, on simulated windows under many laws of noise.
+    """
 
     disagreement: float = 0.206  # by the windows' spread
     steepness: float = 0.084  # by the difference to neighbours: at edges near and far are mixed up
@@ -28,18 +31,16 @@ class CorrectionConfig:
     space: float = 1.0  # weight of differences between neighbouring cells
     time: float = 1.0  # of one cell from frame to frame
     ridge: float = 0.3  # of the field itself
-    least_noise: float = (
-        2.0  # times the follower's noise, as which its error counts at least: it is not independent from frame to frame
-    )
+    # times the follower's noise, as which its error counts at least: it is not independent from frame to frame
+    least_noise: float = 2.0
     independent_frames: float = 2.0  # observations of a track that count
     worst_sigma: float = 0.15  # beyond which a point is left out
     point_floor: float = 0.1  # of a point's error
     robust: float = 0.25  # residual at which a point counts half
     least_points: float = 10.0  # a frame
     least_belief: float = 0.4  # in a track
-    least_gain: float = (
-        0.9  # of the misfit, saved by a camera that travels, from which parallax is trusted with the depth too
-    )
+    # of the misfit, saved by a camera that travels, from which parallax is trusted with the depth too
+    least_gain: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class DepthConfig:
     most_trust: float = 9.0  # of one modality by another
     odd_window: float = 3.0  # times the usual disagreement, from which a window is trusted less
     neighbours: int = 2  # earlier windows that each is compared with
-    line_width: float = (
-        2.0  # of a pixel off the line of a window's disparity, by the size of ordinary errors, at which it counts half
-    )
+    # of a pixel off the line of a window's disparity, by the size of ordinary errors, at which it counts half
+    line_width: float = 2.0
     given_weight: float = 8.0  # windows that depth given beforehand outweighs, where it is as precise as theirs
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)

@@ -1,8 +1,8 @@
 """Depth of every frame, corrected where tracked points have been triangulated: a smooth field of log depth per frame.
 
-The network's depth errs by whole regions; triangulated static points say by how much. Between them the field is interpolated
-(bilinear cells, smooth in space and time), and it falls back to nothing where there are none; how far each point is believed
-follows from its parallax, how far the network, from how well the two agree.
+The network's depth errs by whole regions; triangulated static points say by how much. Between them the field is
+interpolated (bilinear cells, smooth in space and time), and it falls back to nothing where there are none; how far each
+point is believed follows from its parallax, how far the network, from how well the two agree.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def depth_field(
 ) -> tuple[np.ndarray | None, float, float]:
     """The field of log depth to be added, or None where there are too few points; log scale; and points a frame.
 
-    `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `places` (m, 2) are
-    theirs in the frame, x and y from 0 to 1. The scale is by how much the solution's depths exceed the network's as a whole.
+    `network_depth` (m,) is that of every observation in units of the solution, nan where there is none; `places` (m, 2)
+    are theirs in the frame, x and y from 0 to 1. The scale is by how much the solution's depths exceed the network's as
+    a whole.
     """
     frames = len(solution.state.centre)
     point, frame = evidence.point.numpy(), evidence.frame.numpy()

@@ -15,13 +15,13 @@ from geo4d.alignment.bundle.choose import Adjusted
 from geo4d.alignment.depth.confidence import relative_error
 from geo4d.alignment.depth.config import ConfidenceConfig, CorrectionConfig, DepthConfig
 from geo4d.alignment.depth.correction import depth_field, sample_field
-from geo4d.alignment.depth.fusion import Fusion
+from geo4d.alignment.depth.fusion import SIGMA_BY_MEDIAN, Fusion
 from geo4d.alignment.depth.sources import (
+    DepthSource,
     DisparityFit,
     DisparitySource,
     GivenDepth,
     PointSource,
-    Source,
     fit_disparities,
 )
 from geo4d.alignment.joint.observations import Observations
@@ -32,8 +32,7 @@ from geo4d.geometry.pixels import sample_grid
 from geo4d.scene import WindowPredictions
 
 MIN_PIXELS = 10  # sampled ones at which there is given depth, from which the solve has settled its scale
-GIVEN_SAMPLES = 256  # pixels that settle it otherwise
-SIGMA_BY_MEDIAN = 1.48  # of normal errors
+GIVEN_SAMPLES = 256  # pixels with given depth that settle it otherwise, by a median
 
 Progress = Callable[[str, int, int], None]
 
@@ -64,7 +63,7 @@ class Fused:
 
     dense: Dense
     disagreement: dict[str, float]  # median difference of log depth between windows, by modality
-    sources: tuple[Source, ...]
+    sources: tuple[DepthSource, ...]
 
     @property
     def disparity_fits(self) -> list[DisparityFit] | None:
@@ -73,7 +72,7 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SourceInputs:
     """What sources of depth are made from."""
 
     predictions: WindowPredictions
@@ -94,8 +93,8 @@ def fuse_windows(
 ) -> Fused:
     """Depth of every pixel from all sources, given the windows' solved scales and PnP poses.
 
-    Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for one that is
-    unknown or comes before the points.
+    Sources are made in the order of the configuration, each with the fusion of those before it. Raises ConfigError for
+    one that is unknown or comes before the points.
     """
     height, width = predictions.grid_size
     index = sample_grid(height, width, config.samples)
@@ -106,11 +105,12 @@ def fuse_windows(
         joint.unknowns.windows.scale,
         joint.ready.config.joint.most_precision,
     )
-    evidence = Evidence(predictions, joint, priors, config, index, points)
+    evidence = SourceInputs(predictions, joint, priors, config, index, points)
     unknown = [name for name in config.sources if name not in SOURCES]
     if unknown or config.sources[:1] != ("points",):
         raise ConfigError(
-            f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got {', '.join(config.sources)}."
+            f"depth.sources must begin with points and be some of {', '.join(SOURCES)}; got "
+            f"{', '.join(config.sources)}."
         )
     fusion = Fusion(joint.observations.windows, [], config)
     for name in config.sources:
@@ -122,7 +122,7 @@ def fuse_windows(
     return Fused(dense, fusion.disagreements(index), tuple(fusion.sources))
 
 
-def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
+def _disparity(evidence: SourceInputs, fusion: Fusion) -> DepthSource | None:
     """The windows' disparities, each brought to the depth fused so far."""
     predictions, ignore = evidence.predictions, evidence.joint.priors.ignore
     if predictions.disparity is None:
@@ -135,7 +135,7 @@ def _disparity(evidence: Evidence, fusion: Fusion) -> Source | None:
     )
 
 
-def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
+def _given(evidence: SourceInputs, fusion: Fusion) -> DepthSource | None:
     """Depth that was given beforehand."""
     joint, given = evidence.joint, evidence.joint.priors.log_depth
     if given is None:
@@ -146,7 +146,7 @@ def _given(evidence: Evidence, fusion: Fusion) -> Source | None:
     return GivenDepth(joint.observations.windows, given, _scale_of_given(joint, given, fusion), precision)
 
 
-Factory = Callable[[Evidence, Fusion], Source | None]  # None: there is nothing of it
+Factory = Callable[[SourceInputs, Fusion], DepthSource | None]  # None: there is nothing of it
 
 SOURCES: dict[str, Factory] = {
     "points": lambda evidence, fusion: evidence.points,
@@ -156,7 +156,10 @@ SOURCES: dict[str, Factory] = {
 
 
 def register(name: str, factory: Factory) -> None:
-    """Makes a source of depth known under a name that the configuration can list. Raises ConfigError if the name is taken."""
+    """Makes a source of depth known under a name that the configuration can list.
+
+    Raises ConfigError if the name is taken.
+    """
     if name in SOURCES:
         raise ConfigError(f"There is a source of depth {name!r} already; choose another name.")
     SOURCES[name] = factory
@@ -169,7 +172,10 @@ def point_source(
     scale: Float[Tensor, "g"],
     most: float,
 ) -> PointSource:
-    """The point maps as a source of depth, seen from the per-window PnP poses; weights in the unit of the typical one."""
+    """The point maps as a source of depth, seen from the per-window PnP poses.
+
+    Weights in the unit of the typical one.
+    """
     z = ((observations.points - poses[..., None, :3, 3]) * poses[..., None, :3, 2]).sum(-1)
     weight = torch.ones_like(z)
     if predictions.weight is not None:
@@ -180,7 +186,7 @@ def point_source(
 
 
 def _scale_of_given(joint: Joint, given: Float[Tensor, "t h w"], fusion: Fusion) -> float:
-    """Where given depth is known at hardly any sampled pixel, its scale follows from the fused depth at those where it is."""
+    """Where given depth is known at hardly any sampled pixel, its scale follows from the fused depth there."""
     o = joint.observations
     at_samples = given.flatten(1)[:, o.index].isfinite()[o.windows] & (o.weight > 0)
     if int(at_samples.sum()) >= MIN_PIXELS:
@@ -206,7 +212,10 @@ class Corrected:
 
 
 def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) -> Corrected:
-    """Depth corrected by a smooth field where parallax is trusted with it; the scale of the whole stays that of the windows."""
+    """Depth corrected by a smooth field where parallax is trusted with it.
+
+    The scale of the whole stays that of the windows.
+    """
     assert adjusted.video is not None and adjusted.solution is not None
     video = adjusted.video
     depth, has_depth = video.network_depth

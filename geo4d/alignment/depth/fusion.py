@@ -1,7 +1,7 @@
 """Dense depth: the candidates of all windows, by points and by disparity, fused robustly in log depth.
 
-Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled on the
-solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
+Everything that is shared (the scale and shift of each window's disparity, how far each modality is trusted) is settled
+on the solver's sampled pixels; then one frame after the other is read, so that windows may be memory maps.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.depth.config import DepthConfig
-from geo4d.alignment.depth.sources import Source
+from geo4d.alignment.depth.sources import DepthSource
 from geo4d.solver.robust import Loss
 
 Progress = Callable[[str, int, int], None]
 
-SIGMA_BY_MEDIAN = 1.48  # of normal errors
+SIGMA_BY_MEDIAN = 1.48  # of normal errors: sigma by the median of their absolute values
 
 
 class Fusion:
@@ -27,15 +27,16 @@ class Fusion:
     def __init__(
         self,
         windows: Int[Tensor, "g v"],
-        sources: Sequence[Source],
+        sources: Sequence[DepthSource],
         config: DepthConfig,
         trust: Float[Tensor, "s g"] | None = None,
     ) -> None:
         self.windows, self.sources, self.config = windows, list(sources), config
-        self.trust = (
-            torch.ones(len(self.sources), len(windows)) if trust is None else trust
-        )  # factors of the precisions
-        self._compared: dict[int, tuple[Source, float, Tensor]] = {}  # by the source's identity, once they have been
+        # factors of the precisions
+        self.trust = torch.ones(len(self.sources), len(windows)) if trust is None else trust
+        self._compared: dict[
+            int, tuple[DepthSource, float, Tensor]
+        ] = {}  # by the source's identity, once they have been
         self.frames = int(windows.max()) + 1
         flat = windows.flatten()
         order = torch.argsort(flat, stable=True)
@@ -83,10 +84,10 @@ class Fusion:
         return log_depth, precision, spread
 
     def balanced(self, index: Int[Tensor, "p"]) -> Fusion:
-        """Each modality trusted by how well its own windows agree with one another, the first one's typical precision being 1.
+        """Each modality trusted by how well its windows agree with one another.
 
-        Agreement with the fused depth would favour the source of most weight. Windows that agree with no other one are trusted less.
-        What is no modality of the windows keeps its own trust.
+        The first one's typical precision is 1. Agreement with the fused depth would favour the source of most weight.
+        Windows that agree with no other one are trusted less. What is no modality of the windows keeps its own trust.
         """
         trust, usual, places = (
             self.trust.clone(),
@@ -104,19 +105,20 @@ class Fusion:
                 trust[k] *= min(max((usual[0] / size) ** 2, 1 / most), most)
         return self._with(self.sources, trust)
 
-    def plus(self, source: Source) -> Fusion:
+    def plus(self, source: DepthSource) -> Fusion:
         """With one more source, trusted by its own precision."""
         return self._with([*self.sources, source], torch.cat([self.trust, torch.ones(1, len(self.windows))]))
 
-    def _with(self, sources: list[Source], trust: Tensor) -> Fusion:
+    def _with(self, sources: list[DepthSource], trust: Tensor) -> Fusion:
         changed = Fusion(self.windows, sources, self.config, trust)
         changed._compared = self._compared
         return changed
 
-    def disagreement(self, source: Source, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
-        """Median difference of log depth between windows that see the same pixel; and of each window, from whom it differs least.
+    def disagreement(self, source: DepthSource, index: Int[Tensor, "p"]) -> tuple[float, Float[Tensor, "g"]]:
+        """Median difference of log depth between windows that see the same pixel.
 
-        For the first, each window is brought to the other's scale. nan without common frames.
+        Also, of each window, from whom it differs least. For the first, each window is brought to the other's scale.
+        nan without common frames.
         """
         if id(source) in self._compared:
             return self._compared[id(source)][1:]
@@ -166,8 +168,8 @@ def _robust_mean(
 ) -> tuple[Tensor, Tensor]:
     """Weighted median, then two reweighted means around it; and the weighted mean absolute deviation.
 
-    The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger: of the
-    few candidates of one pixel, two may agree by chance.
+    The size of ordinary errors is the median deviation at the pixel itself, or that of the whole frame if it is larger:
+    of the few candidates of one pixel, two may agree by chance.
     """
     centre, robust = _weighted_median(values, weight), Loss.cauchy(config.outlier_width)
     total, valid = weight.sum(0).clamp_min(1e-12), weight.sum(0) > 0

@@ -1,7 +1,8 @@
-"""Candidates for depth: by the windows' points, by their disparities, and given depth. Each is a source that fusion asks.
+"""Candidates for depth: by the windows' points, by their disparities, and given depth.
 
-A source is asked for one frame after the other, so that windows may be memory maps; what is shared by all frames (the scale and
-shift of a window's disparity) is settled before on the solver's sampled pixels.
+Each is a source that fusion asks. A source is asked for one frame after the other, so that windows may be memory maps;
+what is shared by all frames (the scale and shift of a window's disparity) is settled before on the solver's sampled
+pixels.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ class Candidates:
     most: float = float("inf")  # precision of one pixel
 
     def precision_at(self, log_depth: Float[Tensor, "*p"]) -> Float[Tensor, "r *p"]:
-        """Precision were the depth another one: a candidate that is far too far must not count as a precise one for that."""
+        """Precision were the depth another one.
+
+        A candidate that is far too far must not count as a precise one for that.
+        """
         if not self.by_length:
             return self.precision
         return (self.precision * (2 * (log_depth - self.log_depth).clamp(-3, 3)).exp()).clamp_max(self.most)
 
 
 @runtime_checkable
-class Source(Protocol):
+class DepthSource(Protocol):
     """One modality of the windows, or another source of depth."""
 
     @property
@@ -67,7 +71,7 @@ class PointSource:
     modality: str | None = "point"
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`."""
+        """See `DepthSource`."""
         assert self.predictions.points is not None
         points, camera = (
             _pixels(self.predictions.points, rows, index).float(),
@@ -105,7 +109,7 @@ class DisparitySource:
     modality: str | None = "disparity"
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`. The precision is the same in log depth near and far: measured to be the best."""
+        """See `DepthSource`. The precision is the same in log depth near and far: measured to be the best."""
         assert self.predictions.disparity is not None
         disparity = _pixels(self.predictions.disparity, rows, index).float()
         given = None
@@ -132,7 +136,7 @@ class GivenDepth:
     modality: str | None = None
 
     def __call__(self, rows: Int[Tensor, "r 2"], index: Int[Tensor, "p"] | None) -> Candidates:
-        """See `Source`: the same from every window, which share its precision."""
+        """See `DepthSource`: the same from every window, which share its precision."""
         depth = (self.log_depth[self.frames[rows[:, 0], rows[:, 1]]] + self.log_scale).float()
         depth = depth if index is None else depth.flatten(1)[:, index]
         has_depth = depth.isfinite()
@@ -167,7 +171,10 @@ def fit_disparity(
 
 
 def _line_through_most(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of lines through pairs of points, the one that a quarter of all points lie closest to: a, b of y = a x + b, and the residual."""
+    """Of lines through pairs of points, the one that a quarter of all points lie closest to.
+
+    a, b of y = a x + b, and the residual.
+    """
     some = torch.linspace(0, len(x) - 1, min(len(x), TRIED_PIXELS)).long()
     x, y = x[some], y[some]
     generator = torch.Generator().manual_seed(0)
@@ -189,7 +196,10 @@ def _size(residual: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
 def fit_disparities(
     predictions: WindowPredictions, frame_depth: Float[Tensor, "t p"], index: Int[Tensor, "p"], width: float
 ) -> list[DisparityFit]:
-    """Scale and shift of every window's disparity against the log depth (nan where unknown) of the frames at sampled pixels."""
+    """Scale and shift of every window's disparity against the log depth of the frames at sampled pixels.
+
+    The log depth is nan where it is unknown.
+    """
     assert predictions.disparity is not None
     fits = []
     for g, window in enumerate(predictions.windows.tolist()):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FallbackConfig:
-    """How scale and shift of disparity follow from cameras that move: those under which frames, seen from one another, agree."""
+    """How scale and shift of disparity follow from cameras that move.
+
+    Those under which frames, seen from one another, agree.
+    """
 
     gaps: tuple[int, ...] = (4, 8)  # frames between which depth must agree
     agreement: tuple[float, ...] = (0.1, 0.02)  # disparity by which frames may differ, at first and in the end

@@ -15,7 +15,7 @@ from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import Dense
 from geo4d.alignment.depth.fusion import Fusion
-from geo4d.alignment.depth.sources import Candidates, Source, fit_disparity, weigh_disparity
+from geo4d.alignment.depth.sources import Candidates, DepthSource, fit_disparity, weigh_disparity
 from geo4d.alignment.draft import Draft
 from geo4d.alignment.fallback.config import FallbackConfig
 from geo4d.alignment.fallback.rays_only import chain_cameras, ray_focal
@@ -40,7 +40,7 @@ class _Aligned:
         self.disparity, self.weight = disparity, weight
 
     def __call__(self, rows: Tensor, index: Tensor | None) -> Candidates:
-        """See `Source`."""
+        """See `DepthSource`."""
         disparity, weight = self.disparity[rows[:, 0], rows[:, 1]], self.weight[rows[:, 0], rows[:, 1]]
         if index is not None:
             disparity, weight = disparity.flatten(1)[:, index], weight.flatten(1)[:, index]
@@ -51,8 +51,8 @@ class _Aligned:
 def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
     """Depth: windows' disparities are brought to the first one's scale and shift through common frames.
 
-    Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and a warning
-    says so. Raises AlignmentError if fewer than ten pixels carry any weight.
+    Scale and shift of the whole follow from cameras that move, be they given or the rays'; else they stay unknown, and
+    a warning says so. Raises AlignmentError if fewer than ten pixels carry any weight.
     """
     aligned, weight, fits, falling = _chain(predictions, config.depth.line_width)
     resolved = priors.resolve(predictions, None)
@@ -79,7 +79,8 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
             focal = focal if both is None else torch.full_like(focal, (both[0] * both[1]) ** 0.5 / side)
     if given is None:
         warnings.append(
-            "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an unknown shift."
+            "Disparity alone says nothing of the camera: it is static with a default focal length, and depth has an "
+            "unknown shift."
         )
     else:
         poses = given
@@ -92,7 +93,7 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
             )
         else:
             aligned, is_metric = found[0] * aligned + found[1], priors.poses_are_metric
-    source: Source = _Aligned(aligned, weight)
+    source: DepthSource = _Aligned(aligned, weight)
     dense = Dense(*Fusion(predictions.windows.long(), [source], config.depth).dense(*predictions.grid_size))
     report: dict[str, Any] = {"terms": terms, "disparity_fits": fits}
     return Draft(
@@ -101,10 +102,12 @@ def align_disparity(predictions: WindowPredictions, config: AlignmentConfig, pri
 
 
 def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor, list[dict[str, float]], list[int]]:
-    """Disparities in the first window's scale and shift, their weights, what was done to each window, and which are left out.
+    """Disparities in the first window's scale and shift, and their weights.
 
-    No window is turned upside down: one whose disparity falls where the others' rises gets scale 0 and no weight. If that is
-    most of them, it is rather the first one, by which they were judged.
+    Also what was done to each window, and which are left out.
+
+    No window is turned upside down: one whose disparity falls where the others' rises gets scale 0 and no weight. If
+    that is most of them, it is rather the first one, by which they were judged.
     """
     assert predictions.disparity is not None
     disparity = torch.nan_to_num(predictions.disparity.float())
@@ -126,9 +129,10 @@ def _chain(predictions: WindowPredictions, width: float) -> tuple[Tensor, Tensor
 def _lines_to_first(
     predictions: WindowPredictions, disparity: Float[Tensor, "g v h w"], weight: Float[Tensor, "g v h w"], width: float
 ) -> list[tuple[float, float]]:
-    """Each window's disparity by the earlier ones' in the frames that they share: a, b of y = a x + b; a = 0 where it clearly falls.
+    """Each window's disparity by the earlier ones' in the frames that they share: a, b of y = a x + b.
 
-    A window that shares too little, or shows nothing but one distance, is taken as it is: (1, 0).
+    a = 0 where it clearly falls. A window that shares too little, or shows nothing but one distance, is taken as it is:
+    (1, 0).
     """
     merged = torch.full((predictions.num_frames, *predictions.grid_size), torch.nan)
     lines = []
@@ -157,7 +161,10 @@ def _affine_by_cameras(
     focal: Float[Tensor, "t"],
     config: FallbackConfig,
 ) -> tuple[float, float] | None:
-    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree; None if undetermined."""
+    """Inverse depth = p D + q under which frames, seen from one another by the given cameras, agree.
+
+    None if undetermined.
+    """
     height, width = predictions.grid_size
     disparity, weight = (torch.zeros(predictions.num_frames, height * width) for _ in range(2))
     for g, window in enumerate(predictions.windows.tolist()):
@@ -207,7 +214,8 @@ class _Pairs:
     def misfit(self, pairs: list[tuple[int, int]], agrees: float, parameters: Any) -> np.ndarray:
         """Robust residuals in units of disparity: in those of depth, all would agree infinitely far away.
 
-        Only what falls inside counts, as if it were all: to punish what does not would favour things so far that nothing moves.
+        Only what falls inside counts, as if it were all: to punish what does not would favour things so far that
+        nothing moves.
         """
         p, s = float(np.exp(parameters[0])), float(parameters[1])
         index, height, width = self.grid

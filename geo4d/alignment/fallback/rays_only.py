@@ -23,11 +23,15 @@ from geo4d.scene import WindowPredictions
 
 
 def align_rays(predictions: WindowPredictions, config: AlignmentConfig, priors: Priors) -> Draft:
-    """Cameras alone: windows are chained through the cameras that they share. Raises AlignmentError if the rays say nothing."""
+    """Cameras alone: windows are chained through the cameras that they share.
+
+    Raises AlignmentError if the rays say nothing.
+    """
     cameras = ray_cameras(predictions)
     if cameras is None or not cameras.usable.any():
         raise AlignmentError(
-            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look at the predictions."
+            "The ray maps are incomplete, not finite or do not spread, and there is no other modality to align; look "
+            "at the predictions."
         )
     frames = predictions.num_frames
     path, warnings = chain_cameras(predictions.windows.long(), cameras, frames)
@@ -82,9 +86,10 @@ def chain_cameras(
 
 
 def ray_focal(predictions: WindowPredictions, height: int, width: int) -> tuple[float, float] | None:
-    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians); None if no ray map determines them.
+    """Focal lengths fx, fy in pixels of a grid of that size, by the windows' first frames (medians).
 
-    Ray maps may be of another size, and of another aspect: then their own pixels are not square.
+    None if no ray map determines them. Ray maps may be of another size, and of another aspect: then their own pixels
+    are not square.
     """
     if predictions.ray_direction is None:
         return None

@@ -58,7 +58,8 @@ def scaled(result: Reconstruction, metres: float) -> Reconstruction:
     """The same scene, its unit taken for so many metres. Raises InputError for a number that no scene has."""
     if not UNITS[0] < metres < UNITS[1]:  # nan fails too
         raise InputError(
-            f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the lengths."
+            f"What is known of lengths makes a unit of this scene {metres:.3g} metres, which cannot be; check the "
+            "lengths."
         )
     poses = np.array(result.cam_to_world)
     poses[:, :3, 3] *= metres

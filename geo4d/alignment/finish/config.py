@@ -47,6 +47,5 @@ class FinishConfig:
     suspect: float = 5.0  # robust sigmas above what is usual, from which a window or frame is named
     least_excess: float = 2.0  # and times the usual
     most_suspects: int = 8  # that are named
-    correlated_frames: float = (
-        5.0  # by which errors shared by neighbouring frames of a window count less; from simulated windows
-    )
+    # by which errors shared by neighbouring frames of a window count less; from simulated windows
+    correlated_frames: float = 5.0

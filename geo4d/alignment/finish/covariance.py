@@ -13,9 +13,10 @@ CHI_SQUARE_6 = 5.35  # median of six squared normal errors
 
 
 def camera_covariance(joint: Joint, correlated_frames: float) -> Float[Tensor, "t 6 6"]:
-    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit; nan if undetermined.
+    """Of each camera's rotation (radians, about the first camera's axes) and centre in the alignment's unit.
 
-    The first camera is exact. Errors are shared by as many neighbouring frames of a window as are `correlated_frames`.
+    nan if undetermined. The first camera is exact. Errors are shared by as many neighbouring frames of a window as are
+    `correlated_frames`.
     """
     found = correlated_frames * shared_errors(joint) * joint.solved.camera_covariance()
     first = joint.unknowns.rotation[0]
@@ -36,7 +37,8 @@ def disagreement_of_cameras(joint: Joint) -> tuple[Float[Tensor, "g v 3"], Float
 def shared_errors(joint: Joint) -> float:
     """How many times more the windows disagree about cameras than errors independent between pixels would make them.
 
-    By the reweighted problem: the distance of each per-window PnP pose from the common camera, in the metric of its Hessian.
+    By the reweighted problem: the distance of each per-window PnP pose from the common camera, in the metric of its
+    Hessian.
     """
     points, fixed = joint.solved.term("points")
     seen, stiffness = points.seen(joint.unknowns), points.rows(joint.unknowns, fixed)[0].stiffness()

@@ -1,11 +1,12 @@
 """Which pixels move: what one frame saw, other frames must see too, or something in front of it.
 
-Every frame's points are carried into frames some way off. Where such a frame sees through the place of a point (its surface lies
-behind, by more than the expected errors), the point has moved away; hidden points say nothing. The evidence is then shared among
-neighbours of like depth and colour, because the inside of a large object overlaps with itself.
+Every frame's points are carried into frames some way off. Where such a frame sees through the place of a point (its
+surface lies behind, by more than the expected errors), the point has moved away; hidden points say nothing. The
+evidence is then shared among neighbours of like depth and colour, because the inside of a large object overlaps with
+itself.
 
-Depth errs by whole regions, and what errs seems to move. Where points were followed they know better: around a track that the cameras
-explain pixels stand still, around one that they do not they move.
+Depth errs by whole regions, and what errs seems to move. Where points were followed they know better: around a track
+that the cameras explain pixels stand still, around one that they do not they move.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from geo4d.geometry.pixels import pixel_grid
 from geo4d.geometry.resample import nearest_pixel
 from geo4d.scene import Reconstruction
 
-FAR = 4.0  # log depth that stands for sky
+FAR = 4.0  # log depth, in units of the median depth, that stands for sky: 55 times as far
 
 
 @torch.no_grad()
@@ -57,7 +58,10 @@ def find_motion(
 
 
 class _Judge:
-    """What depth says of motion, and what followed points say, each believed as far as it is right in this video (Bayes' rule)."""
+    """What depth says of motion, and what followed points say.
+
+    Each is believed as far as it is right in this video (Bayes' rule).
+    """
 
     def __init__(self, by_depth: Float[Tensor, "t h w"], followed: FollowedPoints, config: MovingConfig) -> None:
         self.by_depth, self.followed, self.config = by_depth, followed, config

@@ -15,6 +15,7 @@ from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.joint.terms import Rows
 from geo4d.scene import Reconstruction
 
+# misfits of a window, by name and in the unit that it says, up to which none is suspect
 NEGLIGIBLE = {
     "turn_deg": 0.01,
     "shift": 1e-3,
@@ -22,8 +23,8 @@ NEGLIGIBLE = {
     "along": 1e-3,
     "rays_deg": 0.01,
     "disparity": 1e-3,
-}  # never suspect
-NEGLIGIBLE_ACROSS = 3e-5  # of a frame, by the longer side
+}
+NEGLIGIBLE_ACROSS = 3e-5  # the same of a frame: misfit across the line of sight, by the longer side
 
 
 @dataclass(frozen=True)

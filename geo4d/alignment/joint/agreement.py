@@ -25,7 +25,10 @@ SMALLEST = 1e-6  # radians: rounding
 def describe_window_motion(
     observations: Observations, cameras: Float[Tensor, "g v 4 4"], start: Unknowns, rays: WindowRays | None
 ) -> WindowMotion:
-    """How the per-window PnP poses accelerate, and how far they disagree (of a single window: with its rays' cameras)."""
+    """How the per-window PnP poses accelerate, and how far they disagree.
+
+    Of a single window: how far they disagree with its rays' cameras.
+    """
     centre = rotation = 0.0
     if cameras.shape[1] >= 3:
         centres = cameras[..., :3, 3] / observations.extent[:, None, None]
@@ -39,7 +42,7 @@ def describe_window_motion(
 def solve_agreed(
     problem: JointProblem, start: Unknowns, held: Bool[Tensor, "n"] | None = None
 ) -> tuple[Solved, Float[Tensor, "g v 4 4"]]:
-    """`solve`, again while the windows turn out to agree far better than was assumed; and the per-window PnP poses there.
+    """`solve`, again while the windows agree far better than was assumed; and the per-window PnP poses there.
 
     How far the windows disagree bounds residual scales from below. At the start, outliers and badly linked windows make
     it look larger than it is.
@@ -60,7 +63,10 @@ def solve_agreed(
 
 
 def window_poses(observations: Observations, unknowns: Unknowns) -> Float[Tensor, "g v 4 4"]:
-    """Per-window PnP poses, cam_to_win, started at the common cameras: where the two differ, depth follows the window."""
+    """Per-window PnP poses, cam_to_win, started at the common cameras.
+
+    Where the two differ, depth follows the window.
+    """
     found = []
     slopes = observations.pixels / unknowns.log_focal.exp()[:, None, None]
     poses = rigid(unknowns.rotation, unknowns.centre)

@@ -16,18 +16,16 @@ class JointConfig:
     """
 
     terms: tuple[str, ...] = ("points", "rays", "poses", "depth", "smoothness", "focal")
-    loss: Literal["cauchy", "adaptive"] = (
-        "cauchy"  # adaptive: the general robust loss, its shape learnt from the residuals
-    )
+    # adaptive: the general robust loss, its shape learnt from the residuals
+    loss: Literal["cauchy", "adaptive"] = "cauchy"
     samples: int = 144  # pixels a frame that determine the cameras; more is slower in proportion, and hardly better
     most_precision: float = 9.0  # of one pixel, by the typical one: what the network is surest of may still be wrong
     iterations: int = 25  # steps of the solve, which ends long before
     worth_repeating: float = 0.5  # of the disagreement that a solve assumed, below which it is repeated
 
     # initial guess
-    focal_prior: float = (
-        0.8  # focal length by the longer side, where the evidence is weak: of a usual camera, 64 degrees
-    )
+    # focal length by the longer side, where the evidence is weak: of a usual camera, 64 degrees
+    focal_prior: float = 0.8
     focal_prior_log_sigma: float = 0.5
     min_field_of_view_deg: float = 20.0
     max_field_of_view_deg: float = 120.0
@@ -37,9 +35,8 @@ class JointConfig:
     # terms
     across_width: float = 1.0  # of the robust loss across rays, in median residuals: wider, outliers move cameras
     along_width: float = 2.0  # the same of log depth
-    least_residual: float = (
-        0.25  # of the windows' disagreement about cameras, below which residuals do not count as smaller
-    )
+    # of the windows' disagreement about cameras, below which residuals do not count as smaller
+    least_residual: float = 0.25
     ray_weight: float = 0.3  # of one ray camera; the paper's ray term is its weakest too
     smoothness: float = 0.1  # acceleration prior of the centres, relative to the typical residual
     rotation_smoothness: float = 0.7  # the same of the rotations

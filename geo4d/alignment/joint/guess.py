@@ -17,9 +17,8 @@ from geo4d.geometry.similarity import Similarity, fit_similarity
 from geo4d.solver.robust import Loss, absolute_weight
 
 LINK = Loss.cauchy(2.0)  # of a pixel between two windows, in median residuals
-BAD_LINK = (
-    3.0  # times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
-)
+# times the usual misfit, from which others are tried: needed for windows of noise; half and double do the same
+BAD_LINK = 3.0
 MOST_LINKS = 6  # earlier windows that are tried, if the first of them fits badly: a cap on time
 LINK_ROUNDS = 20  # by which a link moves no more
 
@@ -51,8 +50,9 @@ def fit_focal(
 ) -> InitialFocal:
     """Focal length from the windows' first frames, and each window's z shift z0; what is `given` (log, sigma) is kept.
 
-    Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The median
-    over the windows counts (weighed against the prior where the windows disagree), or one for every frame if it may vary.
+    Solves u (z + z0) = f x for f and, where the origin is unknown, z0: least absolute deviations by reweighting. The
+    median over the windows counts (weighed against the prior where the windows disagree), or one for every frame if it
+    may vary.
     """
     points, weight = observations.points[:, 0], observations.weight[:, 0]  # (g, p, 3)
     u = observations.pixels[observations.windows[:, 0]].flatten(1)  # (g, 2 p)
@@ -172,8 +172,8 @@ def chain_windows(
 ) -> tuple[Similarity, list[int]]:
     """Similarity window -> world for every window (world: the first window's first camera).
 
-    Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none is
-    attached to the previous one's last camera with the same scale, and its number is returned.
+    Each window is fitted to an earlier one through the points of the frames that both hold. A window that shares none
+    is attached to the previous one's last camera with the same scale, and its number is returned.
     """
     windows = observations.windows
     start = invert_rigid(cameras[0, 0])
@@ -223,7 +223,10 @@ def _shared_pixels(observations: Observations, g: int, other: int) -> int:
 
 
 def _link(observations: Observations, g: int, other: int, least: int) -> tuple[Similarity, float] | None:
-    """Similarity from window g to window `other` through their common frames, and its misfit; None without enough pixels."""
+    """Similarity from window g to window `other` through their common frames, and its misfit.
+
+    None without enough pixels.
+    """
     mine, theirs = torch.nonzero(observations.windows[g][:, None] == observations.windows[other]).unbind(1)
     source, target = observations.points[g, mine].flatten(0, 1), observations.points[other, theirs].flatten(0, 1)
     weight = (observations.weight[g, mine] * observations.weight[other, theirs]).sqrt().flatten()

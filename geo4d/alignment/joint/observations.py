@@ -70,12 +70,18 @@ class Observations:
 
 
 def relative_weight(points: Float[Tensor, "... 3"], weight: Float[Tensor, ...], most: float) -> Float[Tensor, ...]:
-    """Precision of the points relative to their distance: `log_precision` with the distance from the window's origin."""
+    """Precision of the points relative to their distance.
+
+    `log_precision` with the distance from the window's origin.
+    """
     return log_precision(points.norm(dim=-1), weight, most)
 
 
 def log_precision(depth: Float[Tensor, ...], weight: Float[Tensor, ...], most: float) -> Float[Tensor, ...]:
-    """Precision of log depth: (weight z)^2 by its median, at most `most`; 0 where the weight is 0 or anything is not finite."""
+    """Precision of log depth: (weight z)^2 by its median, at most `most`.
+
+    0 where the weight is 0 or anything is not finite.
+    """
     usable = (weight > 0) & depth.isfinite() & weight.isfinite()
     relative = torch.where(usable, weight * depth, 0.0).square()
     if not usable.any():
@@ -122,9 +128,10 @@ class WindowRays:
 
 
 def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
-    """Cameras as given, or from the ray maps (method 6: centre by Eq. 6, rotation by Procrustes); None if there are none.
+    """Cameras as given, or from the ray maps (method 6: centre by Eq. 6, rotation by Procrustes).
 
-    A frame whose rays are not finite or do not spread is left out alone, a window all of whose frames are with it.
+    None if there are none. A frame whose rays are not finite or do not spread is left out alone, a window all of whose
+    frames are with it.
     """
     if predictions.ray_cam_to_win is not None:
         given = predictions.ray_cam_to_win.double()
@@ -143,7 +150,7 @@ def ray_cameras(predictions: WindowPredictions) -> WindowRays | None:
     moment = torch.stack([_pool(moment) for moment in predictions.ray_moment])
     height, width = predictions.ray_direction.shape[2:4]
     pixels = _pool(pixel_grid(height, width, dtype=torch.float32)[None].expand(1, height, width, 2))[0]
-    found = camera_from_rays(unit, moment, pixels, shared_lens=True)
+    found = camera_from_rays(unit, moment, pixels, shared_intrinsics=True)
     usable = torch.ones(unit.shape[:2], dtype=torch.bool)
     for index in found.problems:
         usable[index] = False
@@ -156,7 +163,8 @@ def _by_window(problems: Mapping[tuple[int, ...], str], windows: Int[Tensor, "g 
     for (window, frame), reason in problems.items():
         frames.setdefault((window, reason), []).append(int(windows[window, frame]))
     return tuple(
-        f"Ray maps of window {window}, frame{'s' * (len(some) > 1)} {', '.join(map(str, some))}, were not used: {reason}."
+        f"Ray maps of window {window}, frame{'s' * (len(some) > 1)} {', '.join(map(str, some))}, were not used: "
+        f"{reason}."
         for (window, reason), some in frames.items()
     )
 

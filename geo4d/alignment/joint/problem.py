@@ -49,9 +49,8 @@ class JointProblem:
     log_focal_sigma: float  # how firmly; 0: exactly
     given: Given = field(default_factory=Given)
     zooms: bool = False
-    ray_log_scale: Tensor | None = (
-        None  # (g,) initial guess, around which the scale of ray cameras that show no path is kept
-    )
+    # (g,) initial guess, around which the scale of ray cameras that show no path is kept
+    ray_log_scale: Tensor | None = None
     window_motion: WindowMotion = field(default_factory=WindowMotion)
 
     def columns(self) -> Columns:

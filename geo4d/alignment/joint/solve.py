@@ -1,4 +1,7 @@
-"""The joint problem solved: all cameras, window similarities and focal lengths at once, as least squares over a list of terms."""
+"""The joint problem solved: least squares over a list of terms.
+
+All cameras, window similarities and focal lengths are solved for at once.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from geo4d.alignment.joint.unknowns import Columns, Unknowns
 from geo4d.solver.banded import NormalEquations, Structure
 from geo4d.solver.lm import Damping, Summary, minimise
 
+# small at first, for the initial guess is near; the loop ends when a step saves less than a ten-thousandth of the cost
 DAMPING = Damping(
     start=1e-4, raise_by=10.0, lower_by=10.0, least=1e-9, most=1e8, least_gain=1e-9, enough=1e-4, failures=8
 )
@@ -54,7 +58,10 @@ class Solved:
 
 @dataclass(frozen=True)
 class _State:
-    """The unknowns, and what was fixed for the step that led to them: the weights of the points' own depths are carried on."""
+    """The unknowns, and what was fixed for the step that led to them.
+
+    The weights of the points' own depths are carried on.
+    """
 
     unknowns: Unknowns
     before: tuple[Any, ...]

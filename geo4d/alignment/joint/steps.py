@@ -111,7 +111,8 @@ def prepare(predictions: WindowPredictions, config: AlignmentConfig, priors: Pri
     usable = int((observations.weight > 0).sum())
     if usable < MIN_PIXELS:
         raise AlignmentError(
-            f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video and the weights."
+            f"The point maps hold {usable} usable sampled pixels, at least {MIN_PIXELS} are needed; look at the video "
+            "and the weights."
         )
     given_focal = None if resolved.log_focal is None else (resolved.log_focal, priors.focal_sigma)
     guess = fit_focal(observations, predictions.points_origin, c, given_focal, per_frame=config.focal == "per_frame")

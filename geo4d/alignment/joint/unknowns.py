@@ -17,8 +17,8 @@ from geo4d.solver.banded import Structure, arrange
 class Columns:
     """Places of the unknowns.
 
-    Cameras (6 each), windows (7), ray similarities (7), focal lengths if they vary; then what touches all: the common focal
-    length, the similarity of given poses (7), the scale of given depth.
+    Cameras (6 each), windows (7), ray similarities (7), focal lengths if they vary; then what touches all: the common
+    focal length, the similarity of given poses (7), the scale of given depth.
     """
 
     frames: int
@@ -68,7 +68,10 @@ class Columns:
     def structure(
         self, windows: Int[Tensor, "g v"], nearest_window: Int[Tensor, "t"], beside: Int[Tensor, "e 2"] | None = None
     ) -> Structure:
-        """Their order for the linear algebra; `beside` are pairs of unknowns that meet besides those that follow from the windows."""
+        """Their order for the linear algebra.
+
+        `beside` are pairs of unknowns that meet besides those that follow from the windows.
+        """
         g, t = self.windows, self.frames
         index = windows.numpy()
         owner = np.repeat(np.arange(g), index.shape[1])
@@ -146,9 +149,10 @@ def ray_similarities(
     rays: Float[Tensor, "g v 4 4"],
     usable: Bool[Tensor, "g v"] | None = None,
 ) -> Similarity:
-    """Start of each window's ray similarity: rotation by Procrustes on the cameras' axes, then scale and shift of centres.
+    """Start of each window's ray similarity.
 
-    Cameras that are not usable take no part; a window without any gets the unit scale.
+    Rotation by Procrustes on the cameras' axes, then scale and shift of centres. Cameras that are not usable take no
+    part; a window without any gets the unit scale.
     """
     target = poses[windows]  # (g, v, 4, 4)
     w = torch.ones(windows.shape, dtype=rays.dtype) if usable is None else usable.to(rays.dtype)

@@ -1,8 +1,9 @@
 """The paper's own objective (method 7, Eq. 4 to 10) by first-order optimisation, for reference and ablation.
 
-Every pixel's depth, all cameras, one focal length, a similarity a window for its points, scale and shift for its disparity, a
-similarity for its ray cameras; Adam. The points' and disparities' terms are means over pixels (the weights of Eq. 10 make sense in
-no other way), those of cameras sums over frames. Weights are capped, as the released optimiser caps them.
+Every pixel's depth, all cameras, one focal length, a similarity a window for its points, scale and shift for its
+disparity, a similarity for its ray cameras; Adam. The points' and disparities' terms are means over pixels (the weights
+of Eq. 10 make sense in no other way), those of cameras sums over frames. Weights are capped, as the released optimiser
+caps them.
 """
 
 from __future__ import annotations
@@ -87,8 +88,11 @@ def solve_paper(
     rays: WindowRays | None,
     config: AlignmentConfig,
 ) -> PaperSolution:
-    """Runs `config.paper.steps` steps from a start; `similarities` are those of the windows' points and of their ray cameras."""
-    objective = _Objective(predictions, log_depth, poses, log_focal, similarities, rays)
+    """Runs `config.paper.steps` steps from a start.
+
+    `similarities` are those of the windows' points and of their ray cameras.
+    """
+    objective = _PaperObjective(predictions, log_depth, poses, log_focal, similarities, rays)
     optimizer = torch.optim.Adam(objective.parameters, lr=config.paper.learning_rate, betas=(0.9, 0.9))
     steps, losses = config.paper.steps, []
     for step in range(steps):
@@ -106,7 +110,7 @@ def solve_paper(
     return objective.solution(losses)
 
 
-class _Objective:
+class _PaperObjective:
     def __init__(
         self,
         predictions: WindowPredictions,

@@ -55,7 +55,8 @@ def open_set(
     folder = Path(root or ".").expanduser().absolute()
     if dataset is not PROCEDURAL and (root is None or not folder.is_dir()):
         raise InputError(
-            f"There is no folder {root} to read {name} from; expected {dataset.hint}; give the folder it was unpacked into."
+            f"There is no folder {root} to read {name} from; expected {dataset.hint}; give the folder it was unpacked "
+            "into."
         )
     rule_name, found = dataset.rule(rule)
     found = found.but(**changes)

@@ -16,14 +16,17 @@ def nearest(times: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not len(others):
         return np.zeros(len(times), np.int64), np.full(len(times), np.inf)
     order = np.argsort(others, kind="stable")
-    place = np.clip(np.searchsorted(others[order], times), 1, max(len(others) - 1, 1))
-    left, right = order[place - 1], order[np.minimum(place, len(others) - 1)]
+    after = np.clip(np.searchsorted(others[order], times), 1, max(len(others) - 1, 1))
+    left, right = order[after - 1], order[np.minimum(after, len(others) - 1)]
     index = np.where(np.abs(others[left] - times) <= np.abs(others[right] - times), left, right)
     return index, np.abs(others[index] - times)
 
 
 def associate_greedily(times: np.ndarray, others: np.ndarray, max_gap_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (k,), (k,) of pairs less than `max_gap_s` apart, the closest first and each used once; in order of `times`."""
+    """Indices (k,), (k,) of pairs less than `max_gap_s` apart, the closest first and each used once.
+
+    In order of `times`.
+    """
     near = [np.flatnonzero(np.abs(others - time) < max_gap_s) for time in times]
     first = np.repeat(np.arange(len(times)), [len(row) for row in near])
     second = np.concatenate(near) if near else np.zeros(0, np.int64)
@@ -39,18 +42,18 @@ def associate_greedily(times: np.ndarray, others: np.ndarray, max_gap_s: float) 
 
 
 def interpolate_poses(times: np.ndarray, pose_times: np.ndarray, cam_to_world: np.ndarray) -> np.ndarray:
-    """Poses (n, 4, 4) at `times` between the rows of a trajectory (m,), (m, 4, 4): centres on lines, rotations on great arcs.
+    """Poses (n, 4, 4) at `times` between the rows of a trajectory (m,), (m, 4, 4).
 
-    Times outside the trajectory get its first or last pose.
+    Centres on lines, rotations on great arcs. Times outside the trajectory get its first or last pose.
     """
-    known, index = np.unique(pose_times, return_index=True)
+    distinct_times, index = np.unique(pose_times, return_index=True)
     poses = cam_to_world[index]
-    if len(known) == 1:
+    if len(distinct_times) == 1:
         return np.repeat(poses, len(times), axis=0)
-    inside = np.clip(times, known[0], known[-1])
+    inside = np.clip(times, distinct_times[0], distinct_times[-1])
     result = np.tile(np.eye(4), (len(times), 1, 1))
-    result[:, :3, :3] = Slerp(known, Rotation.from_matrix(poses[:, :3, :3]))(inside).as_matrix()
-    result[:, :3, 3] = np.stack([np.interp(inside, known, poses[:, axis, 3]) for axis in range(3)], axis=1)
+    result[:, :3, :3] = Slerp(distinct_times, Rotation.from_matrix(poses[:, :3, :3]))(inside).as_matrix()
+    result[:, :3, 3] = np.stack([np.interp(inside, distinct_times, poses[:, axis, 3]) for axis in range(3)], axis=1)
     return result
 
 
@@ -66,8 +69,8 @@ def pair_by_time(
         max_gap_s: how far in time it may be.
 
     Returns:
-        Indices (k,) of the frames that have all of it, the indices (k,) of what is nearest to them, and a record of each frame
-        that lacks something. Raises InputError if no frame has one of the things.
+        Indices (k,) of the frames that have all of it, the indices (k,) of what is nearest to them, and a record of
+        each frame that lacks something. Raises InputError if no frame has one of the things.
     """
     keep = np.ones(len(times), dtype=bool)
     index: dict[str, np.ndarray] = {}

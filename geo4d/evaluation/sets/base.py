@@ -1,4 +1,7 @@
-"""What the evaluation sets share: rules that say which frames count, sequences with their truth, and sets that find them."""
+"""What the evaluation sets share.
+
+Rules that say which frames count, sequences with their truth, and sets that find them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which frames of which sequences count, and how the files of a frame are brought together: a preparation script as data."""
+    """Which frames of which sequences count, and how the files of a frame are brought together.
+
+    A preparation script as data.
+    """
 
     about: str  # one sentence for the user
     sequences: Mapping[str, tuple[str, ...]]  # for each task: names or patterns of names; none: all that are there
@@ -47,7 +53,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a number is out of range."""
-        numbers = f"start {self.start}, stride {self.stride}, count {self.count}, gap {self.max_gap_s}, scale {self.depth_scale}"
+        numbers = (
+            f"start {self.start}, stride {self.stride}, count {self.count}, gap {self.max_gap_s}, "
+            f"scale {self.depth_scale}"
+        )
         if (
             self.start < 0
             or self.stride < 1
@@ -77,8 +86,8 @@ class Rule:
 class EvaluationSequence:
     """One video with its truth; pictures and depth are read when they are asked for.
 
-    Cameras are in our convention: OpenCV axes, pixel centres at +0.5, lengths in the unit of depth; the world is the data set's.
-    `intrinsics` belong to the pictures; depth maps are of another size only where `depth_has_own_size`.
+    Cameras are in our convention: OpenCV axes, pixel centres at +0.5, lengths in the unit of depth; the world is the
+    data set's. `intrinsics` belong to the pictures; depth maps are of another size only where `depth_has_own_size`.
     """
 
     name: str
@@ -94,9 +103,8 @@ class EvaluationSequence:
     ] = ()  # frames that the rule wants but that cannot be had, and truth that is not to be trusted
     depth_has_own_size: bool = False
     read_moving: Callable[[int], np.ndarray] | None = None  # (h, w) bool, where what is seen moves, if that is known
-    clock: Literal["recorded", "nominal"] = (
-        "nominal"  # nominal: the data set tells no times, so there are 24 frames a second
-    )
+    # nominal: the data set tells no times, so there are 24 frames a second
+    clock: Literal["recorded", "nominal"] = "nominal"
 
     def __post_init__(self) -> None:
         """Raises InputError if there is no frame, or truth of another length."""
@@ -115,7 +123,10 @@ class EvaluationSequence:
         return len(self.frames)
 
     def images(self) -> np.ndarray:
-        """All pictures, (t, h, w, 3) uint8. Raises BadData, which names the file, if one is broken or of another size."""
+        """All pictures, (t, h, w, 3) uint8.
+
+        Raises BadData, which names the file, if one is broken or of another size.
+        """
         return self._stack(self.read_image, self.frames)
 
     def depth(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +138,10 @@ class EvaluationSequence:
         return np.where(valid, depth, 0).astype(np.float32), valid
 
     def depths(self) -> tuple[np.ndarray, np.ndarray]:
-        """All depth maps (t, h, w) and their masks. Raises BadData if sizes differ or nothing is known in any of them."""
+        """All depth maps (t, h, w) and their masks.
+
+        Raises BadData if sizes differ or nothing is known in any of them.
+        """
         depth = self._stack(lambda index: self.depth(index)[0], self.depth_frames or ())
         self.require_size(0, depth[0].shape, self.read_image(0).shape[:2])
         if not (depth > 0).any():
@@ -138,7 +152,10 @@ class EvaluationSequence:
         return depth, depth > 0
 
     def require_size(self, index: int, depth_size: tuple[int, ...], image_size: tuple[int, ...]) -> None:
-        """Raises BadData if the depth map of a frame does not have the size (h, w) of its picture, unless the data set has it so."""
+        """Raises BadData if the depth map of a frame does not have the size (h, w) of its picture.
+
+        Unless the data set has it so.
+        """
         if depth_size != image_size and not self.depth_has_own_size:
             file = (self.depth_frames or self.frames)[index]
             size, image = (" x ".join(map(str, reversed(shape))) for shape in (depth_size, image_size))
@@ -162,7 +179,10 @@ class EvaluationSequence:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A benchmark data set: where its sequences are, how one is read, and by which rules; the first rule is the default."""
+    """A benchmark data set: where its sequences are, how one is read, and by which rules.
+
+    The first rule is the default.
+    """
 
     name: str
     hint: str  # its layout in a few characters
@@ -191,16 +211,18 @@ class OpenSet:
     rule: Rule
     names: tuple[str, ...]
     missing: tuple[str, ...]  # sequences that the rule names but that are not there
-    unusable: Mapping[str, Problem] = field(
-        default_factory=dict
-    )  # of `names`, those that a frame list says cannot be used, and why
+    # of `names`, those that a frame list says cannot be used, and why
+    unusable: Mapping[str, Problem] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[EvaluationSequence]:
         """The sequences, one after the other. Raises InputError at the first that cannot be used."""
         return map(self.sequence, self.names)
 
     def sequence(self, name: str) -> EvaluationSequence:
-        """One sequence. Raises InputError if something that the task needs is not there or broken, or was when the list was made."""
+        """One sequence.
+
+        Raises InputError if something that the task needs is not there or broken, or was when the list was made.
+        """
         if name not in self.names:
             raise InputError(f"{self.dataset.name} has no sequence {name!r}; expected one of {', '.join(self.names)}.")
         if name in self.unusable:
@@ -210,7 +232,8 @@ class OpenSet:
         if self.task == "pose" and (poses is None or len(poses) < 2):
             reason = "; ".join(problem.reason for problem in sequence.left_out[:1]) or "check its ground truth"
             raise InputError(
-                f"{name} of {self.dataset.name} has {0 if poses is None else 1} true poses; expected at least 2 ({reason})."
+                f"{name} of {self.dataset.name} has {0 if poses is None else 1} true poses; expected at least 2 "
+                f"({reason})."
             )
         return sequence
 
@@ -222,7 +245,10 @@ class OpenSet:
 def open_sequences(
     dataset: EvaluationSet, root: Path, task: str | None, rule_name: str, rule: Rule, include: str
 ) -> OpenSet:
-    """Finds the sequences of a rule. Raises ConfigError for a task that the rule is not for, InputError if nothing is there."""
+    """Finds the sequences of a rule.
+
+    Raises ConfigError for a task that the rule is not for, InputError if nothing is there.
+    """
     task = task or next(iter(rule.sequences))
     root = root / dataset.inner if (root / dataset.inner).is_dir() else root
     if task not in rule.sequences:
@@ -238,7 +264,8 @@ def open_sequences(
     names = [name for name in names if fnmatchcase(name, include)]
     if not names:
         raise InputError(
-            f"{root} holds nothing of {dataset.name} that was asked for: expected {dataset.hint}; check the path or the rule."
+            f"{root} holds nothing of {dataset.name} that was asked for: expected {dataset.hint}; check the path or "
+            "the rule."
         )
     return OpenSet(
         dataset,
@@ -303,7 +330,10 @@ def read_matrices(file: Path, rows: int) -> np.ndarray:
 
 
 def list_images(folder: Path, *, order: Callable[[Path], Any] = natural_order) -> list[Path]:
-    """Images of a folder, by name with 2 before 10 as `geo4d infer` reads them, or in another order. Raises BadData if there is none."""
+    """Images of a folder, by name with 2 before 10 as `geo4d infer` reads them, or in another order.
+
+    Raises BadData if there is none.
+    """
     if not folder.is_dir():
         raise BadData(folder, "is missing; expected a folder of images")
     files = [
@@ -315,16 +345,19 @@ def list_images(folder: Path, *, order: Callable[[Path], Any] = natural_order) -
 
 
 def by_time(file: Path) -> str:
-    """The order of files whose names are seconds: a fraction with fewer digits is no earlier, so they are compared as text."""
+    """The order of files whose names are seconds.
+
+    A fraction with fewer digits is no earlier, so they are compared as text.
+    """
     return file.name
 
 
 def unless_needed(
     read: Callable[[], Item], left_out: list[Problem], root: Path, name: str, *, needed: bool
 ) -> Item | None:
-    """Truth of the sequence `name` that the task may do without: where it is broken, None, and why is added to `left_out`.
+    """Truth of the sequence `name` that the task may do without.
 
-    Raises InputError if it is `needed`.
+    Where it is broken, None, and why is added to `left_out`. Raises InputError if it is `needed`.
     """
     try:
         return read()
@@ -348,7 +381,10 @@ def without_root(problem: Problem, root: Path) -> Problem:
 def scaled_intrinsics(
     fx: float, fy: float, cx: float, cy: float, image: Path, size: tuple[int, int] = (480, 640)
 ) -> np.ndarray:
-    """(3, 3) for the size of `image`, from a calibration at `size` (height, width) that counts from a pixel's centre."""
+    """(3, 3) for the size of `image`, from a calibration at `size` (height, width).
+
+    The calibration counts from a pixel's centre.
+    """
     height, width = read_size(image)
     scale = np.array([width / size[1], height / size[0], 1.0])
     return scale[:, None] * np.array([[fx, 0, cx + 0.5], [0, fy, cy + 0.5], [0, 0, 1.0]])

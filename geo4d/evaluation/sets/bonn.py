@@ -42,7 +42,10 @@ _Paired = tuple[list[Path], list[Path], np.ndarray | None, list[Problem]]
 
 
 def marker_to_camera() -> np.ndarray:
-    """The published transform (4, 4) between the markers and the camera; its rotation, which is published scaled, made one."""
+    """The published transform (4, 4) between the markers and the camera.
+
+    Its rotation, which is published scaled, made one.
+    """
     transform = MARKER.copy()
     u, _, vt = np.linalg.svd(MARKER[:3, :3])
     transform[:3, :3] = u @ vt
@@ -121,7 +124,8 @@ BONN = EvaluationSet(
             depth_scale=5000.0,
         ),
         "right": Rule(
-            "pictures 30 to 139, each with the depth map nearest in time and the camera (not the markers) at its own time.",
+            "pictures 30 to 139, each with the depth map nearest in time and the camera (not the markers) at its own "
+            "time.",
             {"depth": SEQUENCES, "pose": SEQUENCES},
             "time",
             start=30,

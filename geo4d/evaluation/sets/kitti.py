@@ -89,7 +89,10 @@ def _read_times(file: Path, images: list[Path]) -> np.ndarray:
 
 KITTI = EvaluationSet(
     name="kitti",
-    hint="val/<drive>_sync/proj_depth/groundtruth/image_02/0000000005.png and <date>/<drive>_sync/image_02/data/0000000005.png",
+    hint=(
+        "val/<drive>_sync/proj_depth/groundtruth/image_02/0000000005.png and "
+        "<date>/<drive>_sync/image_02/data/0000000005.png"
+    ),
     rules={
         "released": Rule(
             "the first 110 frames with depth of each of the 13 drives, left colour camera.",

@@ -11,7 +11,7 @@ from geo4d.errors import ConfigError
 from geo4d.evaluation.sets.base import EvaluationSequence, EvaluationSet, OpenSet, Rule, open_sequences
 from geo4d.evaluation.synthetic import HELD_OUT_SEED, SyntheticSet, TrueClip, render_true_clip
 
-Place = tuple[int, int, tuple[int, ...]]  # split, scene, frames
+ClipFrames = tuple[int, int, tuple[int, ...]]  # split, scene, frames
 
 
 @lru_cache(maxsize=2)
@@ -23,38 +23,38 @@ def _load(root: Path, name: str, rule: Rule, task: str, *, seed: int = HELD_OUT_
     rows = rule.pick(range(rule.start + rule.stride * (rule.count or SyntheticSet().frames)))
     clip = _clip(seed, int(name), rows[-1] + 1)
     frames = tuple(f"procedural/{seed}/{name}/{row:04d}" for row in rows)
-    place = (seed, int(name), tuple(rows))
+    clip_frames = (seed, int(name), tuple(rows))
     return EvaluationSequence(
         name=name,
         frames=frames,
         timestamps=clip.timestamps[rows],
-        read_image=partial(_read_image, place),
+        read_image=partial(_read_image, clip_frames),
         depth_frames=frames,
-        read_depth=partial(_read_depth, place),
-        read_moving=partial(_read_moving, place),
+        read_depth=partial(_read_depth, clip_frames),
+        read_moving=partial(_read_moving, clip_frames),
         intrinsics=clip.intrinsics[rows],
         cam_to_world=clip.cam_to_world[rows],
         clock="recorded",
     )
 
 
-def _at(place: Place, index: int) -> tuple[TrueClip, int]:
-    seed, scene, rows = place
+def _at(clip_frames: ClipFrames, index: int) -> tuple[TrueClip, int]:
+    seed, scene, rows = clip_frames
     return _clip(seed, scene, rows[-1] + 1), rows[index]
 
 
-def _read_image(place: Place, index: int) -> np.ndarray:
-    clip, row = _at(place, index)
+def _read_image(clip_frames: ClipFrames, index: int) -> np.ndarray:
+    clip, row = _at(clip_frames, index)
     return clip.frames[row]
 
 
-def _read_depth(place: Place, index: int) -> np.ndarray:
-    clip, row = _at(place, index)
+def _read_depth(clip_frames: ClipFrames, index: int) -> np.ndarray:
+    clip, row = _at(clip_frames, index)
     return np.where(clip.valid[row], clip.depth[row], 0)
 
 
-def _read_moving(place: Place, index: int) -> np.ndarray:
-    clip, row = _at(place, index)
+def _read_moving(clip_frames: ClipFrames, index: int) -> np.ndarray:
+    clip, row = _at(clip_frames, index)
     return clip.dynamic[row]
 
 

@@ -110,7 +110,8 @@ def _read_intrinsics(folder: Path, frames: int) -> np.ndarray | None:
     if values.shape not in ((1, 4), (frames, 4)):
         raise BadData(
             file,
-            f"holds {len(values)} lines of {values.shape[-1]} numbers; expected fx fy cx cy, once or for {frames} frames",
+            f"holds {len(values)} lines of {values.shape[-1]} numbers; expected fx fy cx cy, once or for {frames} "
+            "frames",
         )
     values = np.repeat(values, frames // len(values), axis=0)
     intrinsics = np.tile(np.eye(3), (frames, 1, 1))
@@ -133,7 +134,10 @@ def _read_poses(folder: Path, frames: int) -> np.ndarray | None:
 ALL = {"depth": (), "pose": (), "pictures": ()}
 RGBD = EvaluationSet(
     name="rgbd",
-    hint="<recording>/rgb/0000.png with depth/0000.png (16 bits) or .npy, intrinsics.txt, and cam_to_world.txt or trajectory.txt",
+    hint=(
+        "<recording>/rgb/0000.png with depth/0000.png (16 bits) or .npy, intrinsics.txt, "
+        "and cam_to_world.txt or trajectory.txt"
+    ),
     rules={
         "name": Rule("pictures and depth maps of the same name.", ALL),
         "order": Rule("pictures and depth maps in the order of their names; there must be as many.", ALL, "order"),

@@ -74,7 +74,10 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
 
 
 def _read_poses(source: Path, images: list[Path]) -> np.ndarray:
-    """cam_to_world (t, 4, 4) of a file with 16 numbers a line or a folder of 4x4 matrices; not finite where the tracker was lost."""
+    """cam_to_world (t, 4, 4) of a file with 16 numbers a line or a folder of 4x4 matrices.
+
+    Not finite where the tracker was lost.
+    """
     if source.is_file():
         poses = read_matrices(source, 1)
         if len(poses) != len(images):
@@ -83,10 +86,10 @@ def _read_poses(source: Path, images: list[Path]) -> np.ndarray:
     rows = []
     for image in images:
         file = source / f"{number_of(image)}.txt"
-        pose = read_matrices(file, 4)
-        if len(pose) != 1:
-            raise BadData(file, f"holds {len(pose)} poses; expected one of four rows")
-        rows.append(pose[0])
+        cam_to_world = read_matrices(file, 4)
+        if len(cam_to_world) != 1:
+            raise BadData(file, f"holds {len(cam_to_world)} poses; expected one of four rows")
+        rows.append(cam_to_world[0])
     return np.stack(rows)
 
 

@@ -21,7 +21,7 @@ from geo4d.evaluation.sets.base import (
 
 COLOUR = (525.0, 525.0, 320.0, 240.0)  # at 640 x 480
 UNKNOWN, FAR_M = 65535, 10.0
-REGISTERED, RAW = "depth.proj.png", "depth.png"
+REGISTERED, RECORDED = "depth.proj.png", "depth.png"
 TEST = tuple(
     f"{scene}/seq-{number:02d}"
     for scene, numbers in {
@@ -69,10 +69,10 @@ def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
 def _read_poses(files: list[Path]) -> np.ndarray:
     rows = []
     for file in files:
-        pose = read_matrices(file, 4)
-        if len(pose) != 1 or not np.isfinite(pose).all():
+        cam_to_world = read_matrices(file, 4)
+        if len(cam_to_world) != 1 or not np.isfinite(cam_to_world).all():
             raise BadData(file, "holds no finite 4x4 pose")
-        rows.append(pose[0])
+        rows.append(cam_to_world[0])
     return np.stack(rows)
 
 
@@ -87,16 +87,18 @@ SEVEN_SCENES = EvaluationSet(
     hint="<scene>/seq-01/frame-000000.{color.png,depth.png,pose.txt}",
     rules={
         "usual": Rule(
-            "every 200th frame of the test sequences, depth registered to colour (depth.proj.png), poses of the depth camera.",
+            "every 200th frame of the test sequences, depth registered to colour (depth.proj.png), poses of the depth "
+            "camera.",
             TASKS,
             stride=200,
             depth_ending=REGISTERED,
         ),
         "raw": Rule(
-            "every 200th frame of the test sequences, depth as recorded, which is off by the sensors' distance of centimetres.",
+            "every 200th frame of the test sequences, depth as recorded, which is off by the sensors' distance of "
+            "centimetres.",
             TASKS,
             stride=200,
-            depth_ending=RAW,
+            depth_ending=RECORDED,
         ),
     },
     find=_find,

@@ -78,12 +78,14 @@ def read_cam(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_cameras(folder: Path, images: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     rows = [read_cam(folder / f"{file.stem}.cam") for file in images]
-    return np.stack([k for k, _ in rows]), np.stack([pose for _, pose in rows])
+    return np.stack([k for k, _ in rows]), np.stack([cam_to_world for _, cam_to_world in rows])
 
 
 SINTEL = EvaluationSet(
     name="sintel",
-    hint="training/final/<sequence>/frame_0001.png, training/depth/<sequence>/frame_0001.dpt, training/camdata_left/...",
+    hint=(
+        "training/final/<sequence>/frame_0001.png, training/depth/<sequence>/frame_0001.dpt, training/camdata_left/..."
+    ),
     rules={
         "released": Rule(
             "all frames; depth of all 23 sequences, cameras of the 14 in which they move.",

@@ -1,4 +1,7 @@
-"""Recordings in TUM layout: rgb.txt, depth.txt and groundtruth.txt with clocks of their own; TUM-dynamics among them."""
+"""Recordings in TUM layout: rgb.txt, depth.txt and groundtruth.txt with clocks of their own.
+
+TUM-dynamics among them.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,10 @@ def _load(
 
 
 def _greedy(folder: Path, rule: Rule) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """Pictures and poses as the usual script has them: closest pairs first, each used once, and of these every third."""
+    """Pictures and poses as the usual script has them.
+
+    Closest pairs first, each used once, and of these every third.
+    """
     times, files = read_list(folder / "rgb.txt")
     pose_times, poses = read_tum(folder / "groundtruth.txt")
     first, second = associate_greedily(times, pose_times, rule.max_gap_s)
@@ -106,7 +112,10 @@ def _gathered(folder: Path) -> tuple[list[Path], np.ndarray, np.ndarray]:
 def _by_time(
     folder: Path, rule: Rule, task: str
 ) -> tuple[list[Path], np.ndarray, list[Path] | None, np.ndarray | None, list[Problem]]:
-    """Pictures with the depth map nearest in time and the camera at their own time; what has no list restricts nothing."""
+    """Pictures with the depth map nearest in time and the camera at their own time.
+
+    What has no list restricts nothing.
+    """
     times, files = read_list(folder / "rgb.txt")
     maps, path = folder / "depth.txt", folder / "groundtruth.txt"
     depth = read_list(maps) if task == "depth" or maps.exists() else None
@@ -127,7 +136,10 @@ def _by_time(
 
 
 def _intrinsics(folder: Path, image: Path, calibration: Calibration | None) -> np.ndarray | None:
-    """(3, 3): intrinsics.txt (fx fy cx cy, pixel centres at +0.5) if it is there, else the calibration; None where neither is known."""
+    """(3, 3): intrinsics.txt (fx fy cx cy, pixel centres at +0.5) if it is there, else the calibration.
+
+    None where neither is known.
+    """
     file = folder / "intrinsics.txt"
     if file.is_file():
         with naming(file, "a text file of fx fy cx cy"):
@@ -164,7 +176,8 @@ TUM_DYNAMICS = EvaluationSet(
             count=90,
         ),
         "right": Rule(
-            "every third picture that has all, at most 90: the depth map nearest in time, the camera at the picture's own time.",
+            "every third picture that has all, at most 90: the depth map nearest in time, the camera at the picture's "
+            "own time.",
             {"pose": DYNAMIC, "depth": DYNAMIC},
             "time",
             stride=3,

@@ -21,7 +21,6 @@ VERSION = 1
 ARRAYS = ("depth", "confidence", "valid", "images", "intrinsics", "cam_to_world", "timestamps")
 OPTIONAL = ("dynamic", "pose_covariance")
 SUMMARY = "reconstruction.json"
-LARGEST_SUMMARY = 64 * 2**20  # bytes; that of an hour of video has about one tenth
 RIGID = 1e-2  # by which a rotation's rows may miss being orthonormal
 TRAJECTORY = "trajectory_tum.txt"
 FILES = (*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), TRAJECTORY, SUMMARY)
@@ -38,7 +37,10 @@ CONVENTIONS = {
 
 
 def save_reconstruction(reconstruction: Reconstruction, directory: str | Path) -> None:
-    """Writes the result into `directory` (made if need be); the summary comes last, so a folder that has one is whole."""
+    """Writes the result into `directory` (made if need be).
+
+    The summary comes last, so a folder that has one is whole.
+    """
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,8 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
         ) from error
     if summary.get("version") != VERSION or arrays["depth"].shape != shape:
         raise InputError(
-            f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected {VERSION} and {shape}."
+            f"{directory} holds version {summary.get('version')} with depth {arrays['depth'].shape}; expected "
+            f"{VERSION} and {shape}."
         )
     _check_arrays(directory, arrays)
     said = {"is_metric": summary["is_metric"], "diagnostics": summary["diagnostics"]}
@@ -103,7 +106,7 @@ def load_reconstruction(directory: str | Path) -> Reconstruction:
 
 def _read_summary(path: Path) -> dict[str, Any]:
     """The JSON file, its fields of the right types. Raises Unreadable."""
-    summary = read_json(path, LARGEST_SUMMARY)
+    summary = read_json(path)
     if not isinstance(summary, dict):
         raise Unreadable(f"{SUMMARY} is no table of fields")
     for name, kind in (("frames", int), ("is_metric", bool), ("diagnostics", dict)):
@@ -145,7 +148,8 @@ def _check_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
     )
     if focal.min() <= 0 or off.max() > RIGID or (np.linalg.det(rotation) < 0).any():
         raise InputError(
-            f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer again."
+            f"{directory} holds cameras that cannot be (focal lengths above 0 and rotations are); run geo4d infer "
+            "again."
         )
 
 
@@ -154,7 +158,7 @@ def is_intact(directory: str | Path) -> bool:
     directory = Path(directory)
     try:
         load_reconstruction(directory)
-        digests = read_json(directory / SUMMARY, LARGEST_SUMMARY)["sha256"]
+        digests = read_json(directory / SUMMARY)["sha256"]
         return bool(digests) and all(_sha256(directory / name) == digests[name] for name in digests)
     except (InputError, OSError, ValueError, KeyError, TypeError):
         return False

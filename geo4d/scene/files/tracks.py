@@ -17,7 +17,10 @@ DENSE = ("points", "visible")
 
 
 def save_tracks(path: str | Path, tracks: Tracks) -> None:
-    """Writes track (m,), frame (m,), position (m, 2), source_size (2,) and num_frames. Raises InputError if it cannot be written."""
+    """Writes track (m,), frame (m,), position (m, 2), source_size (2,) and num_frames.
+
+    Raises InputError if it cannot be written.
+    """
     with whole_file(Path(path), alone=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{key: np.asarray(getattr(tracks, key)) for key in KEYS})
 
@@ -25,8 +28,8 @@ def save_tracks(path: str | Path, tracks: Tracks) -> None:
 def load_tracks(path: str | Path) -> Tracks:
     """Reads what `save_tracks` wrote, or the usual dense form of other trackers.
 
-    That is: points (n, t, 2) in pixels of the source (centres at +0.5), visible (n, t) bool, source_size (height, width).
-    Raises InputError for anything else.
+    That is: points (n, t, 2) in pixels of the source (centres at +0.5), visible (n, t) bool, source_size (height,
+    width). Raises InputError for anything else.
     """
     try:
         content = read_archive(path, (*KEYS, *DENSE))
@@ -41,7 +44,8 @@ def load_tracks(path: str | Path) -> Tracks:
         count = content["num_frames"]
         if count.size != 1 or count.dtype.kind not in "iu":
             raise InputError(
-                f"The num_frames of the tracks {path} must be one whole number; got {count.dtype.name} {list(count.shape)}."
+                f"The num_frames of the tracks {path} must be one whole number; got {count.dtype.name} "
+                f"{list(count.shape)}."
             )
         tracks = Tracks(content["track"], content["frame"], content["position"], source_size, int(count.item()))
     else:
@@ -65,7 +69,8 @@ def _from_dense(path: str | Path, content: dict[str, np.ndarray], source_size: t
         or visible.shape != points.shape[:2]
     ):
         raise InputError(
-            f"The tracks {path} hold {sorted(content)}; expected {', '.join(KEYS)}, or points (n, t, 2) and visible (n, t)."
+            f"The tracks {path} hold {sorted(content)}; expected {', '.join(KEYS)}, or points (n, t, 2) and visible "
+            "(n, t)."
         )
     if visible.dtype.kind not in "biu":
         raise InputError(f"The visible of the tracks {path} must be bool; got {visible.dtype.name}.")

@@ -66,7 +66,8 @@ def load_windows(path: str | Path) -> WindowPredictions:
             arrays = read_archive(path, NAMES, prefix=PREFIX)
     except Unreadable as error:
         raise InputError(
-            f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows writes."
+            f"{path} is not a file of window predictions ({error}); expected an .npz as geo4d infer --save-windows "
+            "writes."
         ) from error
     if "windows" not in arrays or arrays["windows"].ndim != 2:
         raise InputError(f"{path} lacks the key 'windows' (G, V); it has {sorted(arrays)}.")

@@ -1,1 +1,4 @@
-"""Worlds nearer to what everyday video shows: furnished rooms, tables full of things, people, animals, traffic, gardens."""
+"""Worlds nearer to what everyday video shows.
+
+Furnished rooms, tables full of things, people, animals, traffic, gardens.
+"""

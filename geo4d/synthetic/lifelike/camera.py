@@ -47,7 +47,7 @@ class Obstacles:
 
 
 @dataclass(frozen=True)
-class View:
+class Vantage:
     """How far and from how high a target is looked at."""
 
     distance: tuple[float, float]  # horizontal, metres
@@ -58,16 +58,16 @@ class View:
     roll: float = 0.05  # standard deviation, radians
 
 
-ACROSS = View((1.2, 4.5), (1.1, 1.8), 0.35, 0.6)
-DOWN = View((0.4, 1.7), (1.2, 1.75), 0.3, 0.4)
-CLOSE = View((0.15, 0.8), (0.15, 0.7), 0.12, 0.15, above=True, roll=0.09)
+ACROSS = Vantage((1.2, 4.5), (1.1, 1.8), 0.35, 0.6)
+DOWN = Vantage((0.4, 1.7), (1.2, 1.75), 0.3, 0.4)
+CLOSE = Vantage((0.15, 0.8), (0.15, 0.7), 0.12, 0.15, above=True, roll=0.09)
 
 
 def look_at(
     rng: np.random.Generator,
     obstacles: Obstacles,
     targets: list[np.ndarray],
-    view: View,
+    view: Vantage,
     *,
     half: tuple[float, float] | None,
     style: CameraStyle | None,
@@ -103,7 +103,7 @@ def look_at(
 
 
 def _candidate(
-    rng: np.random.Generator, target: np.ndarray, view: View, style: CameraStyle | None, walk: float, *, calm: bool
+    rng: np.random.Generator, target: np.ndarray, view: Vantage, style: CameraStyle | None, walk: float, *, calm: bool
 ) -> Camera:
     bearing, away = rng.uniform(-np.pi, np.pi), rng.uniform(*view.distance)
     eye_height = rng.uniform(*view.height) + (-target[1] if view.above else 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from geo4d.synthetic.lifelike import materials as m
-from geo4d.synthetic.lifelike.camera import Obstacles, View, look_at
+from geo4d.synthetic.lifelike.camera import Obstacles, Vantage, look_at
 from geo4d.synthetic.lifelike.people import animal, person, wander
 from geo4d.synthetic.lifelike.piece import AHEAD, Piece
 from geo4d.synthetic.lifelike.vehicles import car, lorry
@@ -15,8 +15,8 @@ from geo4d.synthetic.world import DENSE_SECONDS, Camera, World, camera_track, dr
 
 LANE = (2.9, 3.6)
 DETAILED = 22.0  # metres ahead, up to which vehicles show their smaller parts
-OUTSIDE_VIEW = View((2.5, 9.0), (0.9, 1.8), 0.6, 1.2)
-NEAR_VIEW = View((1.0, 3.0), (0.7, 1.7), 0.4, 0.6, roll=0.07)
+OUTSIDE_VIEW = Vantage((2.5, 9.0), (0.9, 1.8), 0.6, 1.2)
+NEAR_VIEW = Vantage((1.0, 3.0), (0.7, 1.7), 0.4, 0.6, roll=0.07)
 
 
 def tree(rng: np.random.Generator, builder: Builder, place: np.ndarray, size: float) -> None:

@@ -26,7 +26,10 @@ def person(
     pose: Pose,
     motion: m.Columns | None = None,
 ) -> None:
-    """Faces +z of its own frame, feet on `place`, 1.5 to 1.9 metres tall; who walks needs a motion that leads along the ground."""
+    """Faces +z of its own frame, feet on `place`, 1.5 to 1.9 metres tall.
+
+    Who walks needs a motion that leads along the ground.
+    """
     tall = rng.uniform(0.9, 1.08) if rng.random() < 0.85 else rng.uniform(0.55, 0.8)
     piece = Piece(builder, place, yaw, dict(motion or {}))
     cloth, trousers, shoes = m.fabric(rng), m.fabric(rng, m.anything(rng) * 0.7), m.leather(rng)

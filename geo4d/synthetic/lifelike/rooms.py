@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from geo4d.synthetic.lifelike import fittings, things
 from geo4d.synthetic.lifelike import furniture as f
 from geo4d.synthetic.lifelike import materials as m
-from geo4d.synthetic.lifelike import things
 from geo4d.synthetic.lifelike.camera import ACROSS, CLOSE, DOWN, Obstacles, look_at
 from geo4d.synthetic.lifelike.people import animal, person, wander
 from geo4d.synthetic.lifelike.piece import Piece
@@ -117,7 +117,7 @@ def lived_in_room(rng: np.random.Generator, builder: Builder, staging: Staging) 
     for _ in range(room.extra):  # large rooms are for more than one purpose
         rng.choice([_living, _kitchen, _office, _dining_place])(room)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.9, 0.08, 0.02])) + room.extra):
-        wall = f.partition(rng, room.height)
+        wall = fittings.partition(rng, room.height)
         room.put(wall, room.anywhere(wall))
     _people(room, staging)
     view = {"across": ACROSS, "down": DOWN, "close": CLOSE}[
@@ -187,14 +187,16 @@ def _shell(room: Room, kind: str) -> np.ndarray:
         place = (off - 0.004) * out + rng.uniform(-0.75, 0.75) * max(wide - 0.4, 0.1) * along
         piece = Piece(builder, place, yaw)
         if number == 0 and wide > 1.2:
-            f.window(rng, piece)
+            fittings.window(rng, piece)
             lit = place + [0, -1.5, 0]
         elif number == 1 or (kind == "corridor" and rng.random() < 0.6):
-            f.door(rng, piece)
+            fittings.door(rng, piece)
         else:
-            f.on_the_wall(rng, piece)
+            fittings.on_the_wall(rng, piece)
     if rng.random() < 0.5:
-        f.ceiling_lamp(rng, Piece(builder, np.array([rng.uniform(-0.5, 0.5) * x, 0, rng.uniform(-0.5, 0.5) * z])), high)
+        fittings.ceiling_lamp(
+            rng, Piece(builder, np.array([rng.uniform(-0.5, 0.5) * x, 0, rng.uniform(-0.5, 0.5) * z])), high
+        )
     return lit
 
 

@@ -68,7 +68,10 @@ def _rounded(
     cabin: tuple[float, float],
     looks: tuple[m.Columns, m.Columns],
 ) -> None:
-    """Cabin and bonnet as ellipsoids; body is (half width, half length, belt, roof), cabin (middle, half length) along z."""
+    """Cabin and bonnet as ellipsoids.
+
+    `body` is (half width, half length, belt, roof), `cabin` (middle, half length) along z.
+    """
     (half, long, belt, roof), (middle, length), (paint, glass) = body, cabin, looks
     piece.ball((0, -belt + 0.2, middle - 0.1), (0.93 * half, roof - belt + 0.2, 1.2 * length), glass)
     piece.ball((0, -roof + 0.08, middle - 0.15), (0.72 * half, 0.1, 0.8 * length), paint)

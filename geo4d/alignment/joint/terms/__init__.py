@@ -34,7 +34,10 @@ def register(name: str, factory: Factory) -> None:
 
 
 def build_terms(problem: JointProblem) -> tuple[Term, ...]:
-    """The terms that the configuration lists and the problem has something for. Raises ConfigError for a list that cannot work."""
+    """The terms that the configuration lists and the problem has something for.
+
+    Raises ConfigError for a list that cannot work.
+    """
     names = problem.config.terms
     for name in names:
         if name not in TERMS:

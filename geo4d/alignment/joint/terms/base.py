@@ -1,4 +1,7 @@
-"""What a term of the joint problem is, and what is written once for all of them: cost, reweighting, normal equations."""
+"""What a term of the joint problem is, and what is written once for all of them.
+
+Cost, reweighting, normal equations.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,10 @@ class Term(Protocol):
         """In the configuration and in reports."""
 
     def fix(self, unknowns: Unknowns, before: Any) -> Any:
-        """What stays as it is while a step is tried: scales, losses. `before` is what it was for the last step; None at first."""
+        """What stays as it is while a step is tried: scales, losses.
+
+        `before` is what it was for the last step; None at first.
+        """
 
     def rows(self, unknowns: Unknowns, fixed: Any) -> tuple[Rows, ...]:
         """All residuals."""

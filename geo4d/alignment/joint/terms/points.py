@@ -1,8 +1,9 @@
 """The term of the point maps.
 
-Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (paper Eq. 4 seen from the camera: there depth noise
-cannot move it, and a longer focal length cannot make them small), and one along it, log z against the pixel's own log depth, which
-is eliminated in closed form (its scalar Schur complement). Losses are robust; scales come from the residuals' medians.
+Per sampled pixel three residuals: two across the viewing ray, f x / z - pixel (paper Eq. 4 seen from the camera: there
+depth noise cannot move it, and a longer focal length cannot make them small), and one along it, log z against the
+pixel's own log depth, which is eliminated in closed form (its scalar Schur complement). Losses are robust; scales come
+from the residuals' medians.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class PointsTerm:
         return cls(problem.observations, problem.columns(), problem.config, problem.window_motion.disagreement)
 
     def seen(self, unknowns: Unknowns) -> Seen:
-        """From the cameras of the unknowns; kept until others are asked for, since each state is looked at several times."""
+        """From the cameras of the unknowns.
+
+        Kept until others are asked for, since each state is looked at several times.
+        """
         if self._last is None or self._last[0] is not unknowns:
             self._last = unknowns, look(self.observations, unknowns)
         return self._last[1]
@@ -76,21 +80,22 @@ class PointsTerm:
     def fix(self, unknowns: Unknowns, before: PointsFixed | None) -> PointsFixed:
         """Medians of the residuals as they are, and with an adaptive loss its shapes.
 
-        Seen from ever farther off, points agree ever better in log depth and ever worse across the view: a scale across that grew
-        with its residuals would let cameras run away, so it only falls.
+        Seen from ever farther off, points agree ever better in log depth and ever worse across the view: a scale across
+        that grew with its residuals would let cameras run away, so it only falls.
         """
         o, seen = self.observations, self.seen(unknowns)
         weight, log_z = o.weight, seen.log_z
         along = log_z - pixel_mean(o, log_z, weight if before is None else before.mean_weight)[o.windows]
-        # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above all others
+        # a camera can fit one of few windows exactly: residuals that vanish must not raise that window's weight above
+        # all others
         across_size = median_size(seen.across.norm(dim=-1)[weight > 0]).clamp_min(
             self.config.least_residual * self.disagreement
         )
-        # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals would be 0
+        # against the plain mean: the robust one may choose one of two windows at every pixel, and half of all residuals
+        # would be 0
         plain = log_z - pixel_mean(o, log_z, weight)[o.windows]
-        along_size = median_size(
-            plain.abs()[o.shared]
-        )  # a pixel that one window alone sees has no residual, but for rounding
+        # a pixel that one window alone sees has no residual, but for rounding
+        along_size = median_size(plain.abs()[o.shared])
         across_loss, along_loss = Loss(size=self.config.across_width), Loss(size=self.config.along_width)
         if self.config.loss == "adaptive":
             across_loss = learn_loss((seen.across.square().sum(-1) / across_size**2).flatten(), weight.flatten(), 2)

@@ -1,4 +1,7 @@
-"""The term of the ray cameras: their rotations and centres against the trajectory (paper Eq. 8), a similarity for each window."""
+"""The term of the ray cameras.
+
+Their rotations and centres against the trajectory (paper Eq. 8), a similarity for each window.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ class RaysTerm:
         return self.weight * self.observations.weight.shape[-1]
 
     def errors(self, unknowns: Unknowns) -> tuple[Float[Tensor, "g v 3"], Float[Tensor, "g v 3"]]:
-        """Rotation vectors (radians), and centres in the unit of the ray cameras: in the world's, a smaller world would fit better."""
+        """Rotation vectors (radians), and centres in the unit of the ray cameras.
+
+        In the world's, a smaller world would fit better.
+        """
         o, r = self.observations, _rays(unknowns)
         rotation, centre = unknowns.rotation[o.windows], unknowns.centre[o.windows]
         rotation_error = so3_log(rotation.mT @ r.rotation[:, None] @ self.cameras.cam_to_win[..., :3, :3])

@@ -29,8 +29,8 @@ class SmoothnessFixed:
 class SmoothnessTerm:
     """See the module.
 
-    Centres count in the unit of the depth around them, which is solved for too: in the world's unit, a scene that shrinks along the
-    video would move more smoothly.
+    Centres count in the unit of the depth around them, which is solved for too: in the world's unit, a scene that
+    shrinks along the video would move more smoothly.
     """
 
     observations: Observations
@@ -62,7 +62,10 @@ class SmoothnessTerm:
         return acceleration(unknowns.centre) / unit[1:-1, None], angular_acceleration(unknowns.rotation)
 
     def fix(self, unknowns: Unknowns, before: SmoothnessFixed | None) -> SmoothnessFixed:
-        """Medians; without a floor, smoothing would lower what it is scaled by, and end in a camera that does not move."""
+        """Medians.
+
+        Without a floor, smoothing would lower what it is scaled by, and end in a camera that does not move.
+        """
         centre, rotation = (error.norm(dim=-1).median() for error in self.errors(unknowns))
         floors = (
             self.smoothest * self.window_motion.acceleration + LEAST,
@@ -79,7 +82,10 @@ class SmoothnessTerm:
         )
 
     def blocks(self, unknowns: Unknowns, fixed: SmoothnessFixed) -> Iterator[Block]:
-        """By three cameras in a row. Derivatives by the rotations are those of small angles; the acceptance test answers for the rest."""
+        """By three cameras in a row.
+
+        Derivatives by the rotations are those of small angles; the acceptance test answers for the rest.
+        """
         o = self.observations
         centres, rotations = self.rows(unknowns, fixed)
         frames = torch.arange(len(centres.residual))

@@ -1,4 +1,4 @@
-"""How a window was shot: colour, blur and compression, the same for all its frames. Geometry stays as it is."""
+"""Photometric augmentation: colour, blur and compression, the same for all frames of a window."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIDEO_FPS = 24.0
 
 
 @dataclass(frozen=True)
-class FilmConfig:
+class PhotometricConfig:
     """Ranges to draw from; a share is the chance that a window gets any of it."""
 
     colour_share: float = 0.8
@@ -35,8 +35,8 @@ class FilmConfig:
 
 
 @dataclass(frozen=True)
-class Film:
-    """One way to shoot a window; call it with uint8 frames (t, h, w, 3)."""
+class Photometric:
+    """One photometric augmentation of a window; call it with uint8 frames (t, h, w, 3)."""
 
     brightness: float = 1.0
     contrast: float = 1.0
@@ -48,7 +48,7 @@ class Film:
     quality: int = 0  # of JPEG, or the constant rate factor of H.264
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """The frames as this film shows them: a new array."""
+        """The frames with other colours: a new array."""
         frames = self._colour(frames)
         if self.blur_sigma > 0:
             frames = np.stack([cv2.GaussianBlur(frame, (0, 0), self.blur_sigma) for frame in frames])
@@ -65,15 +65,15 @@ class Film:
         image = frames.astype(np.float32) * np.float32(self.brightness / 255)
         mean = image.mean(dtype=np.float64)
         angle = np.deg2rad(self.hue_deg)
-        turn = self.saturation * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        chroma = np.block([[np.ones((1, 1)), np.zeros((1, 2))], [np.zeros((2, 1)), turn]])
+        chroma_rotation = self.saturation * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        chroma = np.block([[np.ones((1, 1)), np.zeros((1, 2))], [np.zeros((2, 1)), chroma_rotation]])
         mix = np.linalg.inv(TO_YIQ) @ chroma @ TO_YIQ * self.contrast
         image = image @ mix.T.astype(np.float32) + np.float32(mean * (1 - self.contrast))
         return (np.clip(image, 0, 1) ** np.float32(self.gamma) * 255).round().astype(np.uint8)
 
 
-def draw_film(generator: np.random.Generator, config: FilmConfig) -> Film:
-    """A random film."""
+def draw_photometric(generator: np.random.Generator, config: PhotometricConfig) -> Photometric:
+    """A random augmentation."""
     colour, blur, compression, quality = generator.random(4).tolist()
     changes = generator.uniform(-1, 1, 5).tolist()
     sigma = float(generator.uniform(*config.blur_sigma))
@@ -83,7 +83,7 @@ def draw_film(generator: np.random.Generator, config: FilmConfig) -> Film:
     if compression < config.jpeg_share + config.video_share:
         kind = "jpeg" if compression < config.jpeg_share else "video"
     low, high = config.jpeg_quality if kind == "jpeg" else config.video_crf
-    return Film(
+    return Photometric(
         brightness=1 + config.brightness * changes[0],
         contrast=1 + config.contrast * changes[1],
         saturation=1 + config.saturation * changes[2],
