@@ -41,7 +41,7 @@ class Conditions:
 
     mean: Float[Tensor, "t c y x"]
     std: Float[Tensor, "t c y x"] | None = None  # of the posterior, where samples of it are drawn
-    tokens: Float[Tensor, "t k c"] | None = None  # of the image tower, where every frame has its own
+    tokens: Float[Tensor, "t k d"] | None = None  # of the image tower, where every frame has its own
     features: Float[Tensor, "t f y x"] | None = None  # of the frame encoder, in half precision
 
 

@@ -252,7 +252,7 @@ def test_data_sets_are_encoded_once(roots, tmp_path, capsys):
     assert main(words) == 0
     pool = LatentPool(tmp_path / "pool")
     draw = pool.draw(Place(0), seed=0, frames=8, clip_frames=2)
-    assert set(draw) == {"rgb", "points", "ray_direction", "ray_moment", "disparity", "frame_index", "fps"}
+    assert set(draw) == {"rgb", "points", "ray_direction", "ray_moment", "disparity", "features", "frame_index", "fps"}
     assert draw["points"].shape == (4, 4, 2, 4, 6) and draw["points"].isfinite().all()
     assert main([*words, "--windows", "0"]) == 2
     assert "1 or more" in capsys.readouterr().err
