@@ -28,17 +28,13 @@ import numpy as np
 import torch
 from kornia.filters import gaussian_blur2d
 from PIL import Image
-from scipy.stats import rankdata
+from recordings import Recording, depth_error, row_correlation
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import Dinov2Model
 
 import geo4d.synthetic
-from geo4d.errors import ConfigError, Geo4DError
-from geo4d.evaluation.tum import read_tum_clip
-from geo4d.metrics.alignment import DepthAlignment
-from geo4d.metrics.depth import depth_metrics
-from geo4d.metrics.protocol import DepthProtocol
+from geo4d.errors import Geo4DError
 from geo4d.synthetic import WORLDS, SceneConfig, render_clips, scene_seed
 
 TRAINED, HELD_OUT = 77, 910077  # scene splits
@@ -51,7 +47,6 @@ FRAMES_A_SCENE, BETWEEN = 2, 60  # of 1/24 s
 BATCH, RATE = 8, 1e-3
 SILOG = 0.85  # share of the squared mean that the loss forgives
 GRADIENT_WEIGHT = 0.5
-DEPTH_PIXELS = 40_000  # of a recording's frame, at most, that are scored
 
 
 @dataclass
@@ -63,27 +58,6 @@ class Frames:
 
     features: Tensor
     depth: Tensor
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A clip in TUM layout."""
-
-    name: str
-    root: Path
-    scale: float
-    near: float
-    far: float
-
-    @classmethod
-    def read(cls, text: str) -> Recording:
-        """From NAME=DIR,DEPTH_SCALE,NEAR,FAR."""
-        try:
-            name, rest = text.split("=", 1)
-            root, scale, near, far = rest.rsplit(",", 3)
-            return cls(name, Path(root), float(scale), float(near), float(far))
-        except ValueError as error:
-            raise ConfigError(f"A recording is given as NAME=DIR,DEPTH_SCALE,NEAR,FAR; got {text!r}.") from error
 
 
 class Head(nn.Module):
@@ -250,12 +224,11 @@ def world_frames(
 
 def recording_frames(recording: Recording, args: argparse.Namespace, encoder: Encoder) -> Frames:
     """Of a recording; depth at the pixels of its own maps, thinned out."""
-    clip = read_tum_clip(recording.root, depth_scale=recording.scale, max_frames=None)
+    clip, depth = recording.clip()
     size = encoder_size(*clip.frames.shape[1:3])
     file = args.cache / f"{recording.name}-{len(clip.frames)}-{size[0]}x{size[1]}-features.npz"
     features = cached(file, lambda: {"features": encoder(clip.frames, size).numpy()})["features"]
-    depth = np.where(clip.valid & (clip.depth >= recording.near) & (clip.depth <= recording.far), clip.depth, 0.0)
-    return Frames(torch.from_numpy(features), torch.from_numpy(depth.astype(np.float32)))
+    return Frames(torch.from_numpy(features), torch.from_numpy(depth))
 
 
 @torch.no_grad()
@@ -270,31 +243,10 @@ def score(head: Head | None, frames: Frames, *, is_video: bool) -> dict[str, flo
         maps = [interpolate(head(features[None])[:, None], size, mode="bilinear")[0, 0] for features in frames.features]
         predicted = torch.stack(maps).clamp(-5, 7).exp()
     true, guess = frames.depth.numpy(), predicted.numpy()
-    mask = true > 0
-    kept = np.random.default_rng(0).random(true.shape) < DEPTH_PIXELS / max(DEPTH_PIXELS, mask.sum() / len(mask))
-    found: dict[str, float] = {}
-    for per in ("frame", "video") if is_video else ("frame",):
-        protocol = DepthProtocol(alignment=DepthAlignment("scale_shift", "l1", per=per, space="depth"))  # type: ignore[arg-type]
-        metrics = depth_metrics(guess, true, mask & kept, protocol=protocol)
-        found[per] = (
-            float(np.mean([each.abs_rel for each in metrics.frames if each])) if per == "frame" else metrics.abs_rel
-        )
+    found = {per: depth_error(guess, true, per=per) for per in ("frame", "video")[: 1 + is_video]}
     if head is not None:
         found["rows"] = row_correlation(guess, true)
     return found
-
-
-def row_correlation(guess: np.ndarray, true: np.ndarray, *, fewest: int = 20) -> float:
-    """Mean Spearman correlation within image rows that have some spread of depth.
-
-    What is left when the vertical ramp is gone.
-    """
-    found = []
-    for p, t in zip(guess.reshape(-1, guess.shape[-1])[::4], true.reshape(-1, true.shape[-1])[::4], strict=True):
-        known = t > 0
-        if known.sum() >= fewest and t[known].std() > 0.05 * t[known].mean():
-            found.append(np.corrcoef(rankdata(p[known]), rankdata(t[known]))[0, 1])
-    return float(np.nanmean(found))
 
 
 def count_scoring(cache: Path, names: list[str]) -> dict[str, int]:
