@@ -15,7 +15,7 @@ from geo4d.alignment import Priors
 from geo4d.alignment.bundle.choose import Adjusted, adjust_cameras
 from geo4d.alignment.bundle.config import BundleConfig, MappingConfig, ViewsConfig
 from geo4d.alignment.bundle.starts import TrackedVideo
-from geo4d.alignment.bundle.views import Views, choose_keyframes, thinned, tracking_noise
+from geo4d.alignment.bundle.views import Views, choose_keyframes, chosen, thinned, tracking_noise
 from geo4d.alignment.draft import Draft
 from geo4d.errors import ConfigError
 from geo4d.metrics.pose import pose_metrics
@@ -143,6 +143,24 @@ def test_a_cut_is_told() -> None:
         and "Reconstruct each part" in found.warning
     )
     assert adjusted(guess(24), tracks).report["cut_after_frames"] == []
+
+
+def test_corners_of_mere_noise_do_not_move() -> None:
+    """A point that drifts by random steps is followed badly; one that leaves as far, but smoothly, moves."""
+    poses, rng = path(24), np.random.default_rng(3)
+    tracks, _, _ = scene(poses, points=300, noise=0.05)
+    tracks = chosen(tracks, np.ones(len(tracks.track), bool))
+    position = tracks.position.copy()
+    drift = rng.normal(0, 0.35, (40, 24, 2)).cumsum(1)
+    for number in range(40):
+        rows = tracks.track == number
+        position[rows] += drift[number, tracks.frame[rows]]
+        rows = tracks.track == 40 + number
+        position[rows] += np.outer(tracks.frame[rows] - 12, rng.choice([-1, 1], 2) * 0.35)
+    found = adjusted(guess(24), replace(tracks, position=position.astype(np.float32)))
+    static = np.zeros(tracks.num_tracks)
+    static[tracks.track] = found.followed().is_static
+    assert np.median(static[:40]) > 0.4 and np.median(static[40:80]) < 0.1 and np.median(static[80:]) > 0.95
 
 
 def test_a_focal_length_that_nothing_shows_stays_the_networks() -> None:

@@ -17,7 +17,7 @@ import torch
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.bundle.adjust import QUICK, Solution, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
-from geo4d.alignment.bundle.evidence import State, misfit, residuals, track_square
+from geo4d.alignment.bundle.evidence import State, jitter_square, misfit, residuals, track_square
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import breaks, chosen, thinned
@@ -83,8 +83,10 @@ class Adjusted:
         """Which tracks stand still, and where they were seen."""
         assert self.video is not None and self.solution is not None
         e, c = self.video.evidence, self.video.config
-        mean = track_square(e, residuals(e, self.solution.state).pixel.square().sum(1))
-        static = Loss.cauchy(c.moving_width).weight(mean / self.solution.sigma**2)[e.point]
+        off = residuals(e, self.solution.state).pixel
+        mean = track_square(e, off.square().sum(1))
+        noise = jitter_square(e, off).clamp_min(self.solution.sigma**2)
+        static = Loss.cauchy(c.moving_width).weight(mean / noise)[e.point]
         return FollowedPoints(self.video.tracks.frame, self.video.places, static.numpy())
 
     def residual_by_frame(self) -> Float[Tensor, "t"]:

@@ -122,6 +122,21 @@ def _local(state: State, point: Tensor, frame: Tensor) -> Float[Tensor, "k 3"]:
     return torch.cat([local[:, :2], local[:, 2:].clamp_min(NEAREST)], dim=1)
 
 
+def jitter_square(evidence: Evidence, off: Float[Tensor, "m 2"]) -> Float[Tensor, "n"]:
+    """Mean squared noise of each track, both axes together, by how much it shakes from frame to frame; 0 of short ones.
+
+    From second differences, of which the square is six times that of independent noise. A corner of mere image noise
+    drifts by such steps, and seems to move by a few times as much; what moves does so smoothly.
+    """
+    order = evidence.point.argsort(stable=True)  # observations are in the order of the frames
+    point, sorted_off = evidence.point[order], off[order]
+    second = (sorted_off[2:] - 2 * sorted_off[1:-1] + sorted_off[:-2]).square().sum(1) / 6
+    inside = (point[2:] == point[:-2]).to(off.dtype)
+    size = len(evidence.length)
+    total, count = (torch.zeros(size, dtype=off.dtype).index_add_(0, point[1:-1], x) for x in (second * inside, inside))
+    return total / count.clamp_min(1)
+
+
 def track_square(evidence: Evidence, square: Float[Tensor, "m"]) -> Float[Tensor, "n"]:
     """Mean of what is given for each observation, by track."""
     return torch.zeros_like(evidence.length).index_add_(0, evidence.point, square) / evidence.length.clamp_min(1)
