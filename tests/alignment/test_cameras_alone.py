@@ -208,8 +208,8 @@ def test_keyframes_are_near_where_much_moves_and_never_far_apart() -> None:
     config = ViewsConfig()
     few, many = choose_keyframes(slow, config), choose_keyframes(fast, config)
     assert len(few) < len(many)
-    for chosen in (few, many):
-        assert chosen[0] == 0 and chosen[-1] == 39 and np.diff(chosen).max() <= config.keyframe_gap
+    for frames in (few, many):
+        assert frames[0] == 0 and frames[-1] == 39 and np.diff(frames).max() <= config.keyframe_gap
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.3, 0.6])
