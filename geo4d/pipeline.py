@@ -21,7 +21,7 @@ from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
 from geo4d.io.video import FOLDER_FPS, Selection, read_video, resample
 from geo4d.modalities import make_layout
-from geo4d.models.device import pick_device
+from geo4d.models.device import is_fast_in_bfloat16, pick_device
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, Video, WindowPredictions
@@ -101,10 +101,16 @@ class Geo4D:
     scales the two focal lengths apart by as much.
     """
 
-    def __init__(self, model: GeometryModel) -> None:
-        """The networks compute in the dtype of their weights; results are float32."""
+    def __init__(self, model: GeometryModel, *, is_mixed: bool | None = None) -> None:
+        """The networks compute in the dtype of their weights; results are float32.
+
+        With `is_mixed` weights of float32 compute in bfloat16 where torch's autocast does, as in training. Default: for
+        models with a frame encoder, on CPUs that are faster so.
+        """
         self.model = model
         spec = model.spec
+        usual = bool(spec.encoder) and model.dtype == torch.float32 and is_fast_in_bfloat16(model.device)
+        self.is_mixed = usual if is_mixed is None else is_mixed
         if not spec.modalities:
             raise ConfigError(
                 f"The model {spec.name!r} predicts no geometry; it is where training of a geometry model starts."
@@ -128,14 +134,15 @@ class Geo4D:
         `model` is "small", which ships with the package, a geo4d file or folder, a hub repository ("owner/name"), or a
         released model.ckpt with its point decoder as `vae`.
 
-        `dtype` is that of the networks; "auto" is bfloat16 on CUDA and float32 elsewhere. Raises CheckpointError for
-        weights that cannot be used, ConfigError for an unknown device or dtype.
+        `dtype` is that of the networks; "auto" is bfloat16 on CUDA and float32 elsewhere, mixed with bfloat16 for
+        models with a frame encoder on CPUs that are faster so. Raises CheckpointError for weights that cannot be used,
+        ConfigError for an unknown device or dtype.
         """
         place = pick_device(device)
         if dtype not in ("auto", *DTYPES):
             raise ConfigError(f"dtype must be auto, {' or '.join(DTYPES)}; got {dtype!r}.")
         own = DTYPES["bfloat16" if place.type == "cuda" else "float32"] if dtype == "auto" else DTYPES[dtype]
-        return cls(load_model(model, vae=vae, device=place, dtype=own))
+        return cls(load_model(model, vae=vae, device=place, dtype=own), is_mixed=None if dtype == "auto" else False)
 
     def save_pretrained(self, directory: str | Path, *, max_shard_size: str = "2GB", notice: str = "") -> None:
         """Writes the model's folder (config.json, safetensors in shards, NOTICE.md), whole or not at all."""
@@ -228,7 +235,7 @@ class Geo4D:
         cache = None if cache_dir is None else self.open_cache(clip, config, cache_dir)
         compat = self.model.spec.sampler_compat if config.compat == "model" else config.compat
         settings = PredictConfig(
-            config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released"
+            config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released", self.is_mixed
         )
         predictor = Predictor(self.model, self.layout, self.schedule, settings)
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
@@ -316,7 +323,7 @@ class Geo4D:
         return {
             "video": fingerprint_frames(clip.frames),
             "model": fingerprint_model(self.model),
-            "dtype": str(self.model.dtype),
+            "dtype": f"{self.model.dtype}{', mixed' * self.is_mixed}",
             "device": self.model.device.type,
             "torch version": torch.__version__,
             "windows per batch": config.windows_per_batch,  # a window's last bits depend on what it is computed with

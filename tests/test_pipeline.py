@@ -50,6 +50,17 @@ def test_any_length_is_reconstructed(geo: Geo4D, count: int, warning: str | None
     assert any(warning in text for text in found) if warning else not found
 
 
+def test_mixed_arithmetic_gives_nearly_the_same_in_float32(geo: Geo4D) -> None:
+    """Geometry is decoded from images in float32, whatever the networks compute in."""
+    video = geo.read(frames(16), InferConfig())
+    exact, mixed = (Geo4D(geo.model, is_mixed=is_mixed).predict(video) for is_mixed in (False, True))
+    for name in ("points", "disparity", "ray_direction"):
+        one, other = (torch.as_tensor(getattr(found, name)) for found in (exact, mixed))
+        assert other.dtype == torch.float32 and not torch.equal(one, other)
+        assert float((one - other).abs().median()) < 0.02 * float(one.abs().median())
+    assert not Geo4D.from_pretrained("tiny", device="cpu", dtype="float32").is_mixed
+
+
 def test_intrinsics_at_the_source_resolution(geo: Geo4D) -> None:
     result = geo.reconstruct(frames(3, 128, 192))
     depth, k = result.at_source_resolution(1)

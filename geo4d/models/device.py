@@ -28,3 +28,8 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         logger.debug("device %r: %s", name, error)
     raise ConfigError(f"There is no device {name!r} here; choose auto, cpu or, where there is one, cuda.")
+
+
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether this is a CPU that computes in bfloat16, far faster than in float32; others only emulate it."""
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())

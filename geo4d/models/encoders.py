@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 import geo4d.models._torchvision  # noqa: F401  (before transformers)
 from geo4d._typing import Float, Tensor
 from geo4d.errors import ConfigError
+from geo4d.models.device import is_fast_in_bfloat16
 from geo4d.models.eight_bit import rounded
 
 PIXELS = 8  # of a frame, each way, that one latent stands for
@@ -117,8 +118,7 @@ class DinoEncoder(nn.Module):
     def computing_dtype(self) -> torch.dtype:
         """That of the weights; bfloat16 on CPUs that compute in it: three times as fast, features move by 1 %."""
         own = self.network.dtype
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # elsewhere torch emulates it, slowly
-        return torch.bfloat16 if own == torch.float32 and self.mean.device.type == "cpu" and fast() else own
+        return torch.bfloat16 if own == torch.float32 and is_fast_in_bfloat16(self.mean.device) else own
 
     @torch.no_grad()
     def fit(self, states: Float[Tensor, "n d"]) -> None:

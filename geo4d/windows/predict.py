@@ -33,6 +33,7 @@ class PredictConfig:
     windows_per_batch: int = 2
     sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (compat 4)
     as_released: bool = False  # the released script's inputs: posterior samples, 24 fps, constant context
+    is_mixed: bool = False  # whether weights of float32 compute in bfloat16 where torch's autocast does
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,18 @@ class Predictor:
             progress("encode", 0, len(frames))
         for i in range(0, len(frames), size):
             rgb = torch.from_numpy(frames[i : i + size].copy()).to(self.model.device).movedim(-1, 1).float() / 127.5 - 1
-            if released:
-                posterior = self.model.encode_posterior(rgb)
-                mean.append(posterior[0])
-                std.append(posterior[1])
-            else:
-                mean.append(self.model.encode_rgb(rgb))
-            if self.model.spec.per_frame and not released:
-                tokens.append(self.model.image_tokens(rgb))
-            if self.model.spec.encoder:
-                features.append(self.model.encode_features(rgb).half())  # as in training; a long video's fill memory
+            with self._arithmetic():
+                if released:
+                    posterior = self.model.encode_posterior(rgb)
+                    mean.append(posterior[0])
+                    std.append(posterior[1])
+                else:
+                    mean.append(self.model.encode_rgb(rgb))
+                if self.model.spec.per_frame and not released:
+                    tokens.append(self.model.image_tokens(rgb))
+                if self.model.spec.encoder:
+                    # in half precision as in training: those of a long video fill memory
+                    features.append(self.model.encode_features(rgb).half())
             if progress is not None:
                 progress("encode", min(i + size, len(frames)), len(frames))
         optional = (torch.cat(parts) if parts else None for parts in (std, tokens, features))
@@ -131,32 +134,39 @@ class Predictor:
         features = None if conditions.features is None else conditions.features[picked].movedim(1, 2)
         rates = torch.full((len(batch),), rate, device=condition.device)
         denoise = self.model.denoiser(condition, rates, index, context, features)
-        shape = (self.layout.latent_channels, *condition.shape[2:])
-        if config.steps == 0 or (config.steps is None and self.model.spec.sampler == "one_step"):
-            x0 = one_step(denoise, condition.new_zeros(len(batch), *shape), self.schedule)
-        else:
-            start = torch.stack([_noise(shape, config.seed, key) for key in keys]).to(condition)
-            x0 = ddim(
-                denoise, start, self.schedule, steps=config.steps or self.model.spec.steps, compat=config.sampler_compat
-            )
+        with self._arithmetic():
+            x0 = self._sampled(denoise, condition, keys)
         return [
             self._decode({name: latent[b] for name, latent in self.layout.split(x0).items()}) for b in range(len(batch))
         ]
 
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.is_mixed)
+
+    def _sampled(self, denoise: Callable[[Tensor, Tensor], Tensor], condition: Tensor, keys: list[int]) -> Tensor:
+        """Latents of all images (b, c, v, y, x), from zero or from the noise of each window's key."""
+        config, shape = self.config, (self.layout.latent_channels, *condition.shape[2:])
+        if config.steps == 0 or (config.steps is None and self.model.spec.sampler == "one_step"):
+            return one_step(denoise, condition.new_zeros(len(keys), *shape), self.schedule)
+        start = torch.stack([_noise(shape, config.seed, key) for key in keys]).to(condition)
+        steps = config.steps or self.model.spec.steps
+        return ddim(denoise, start, self.schedule, steps=steps, compat=config.sampler_compat)
+
     def _decode(self, latents: dict[str, Tensor]) -> dict[str, Any]:
         """Fields of one window, on the CPU in float32."""
         images, sigma = {}, None
-        for name, latent in latents.items():
-            flat = latent.movedim(1, 0)  # (v, c, y, x)
-            parts = flat.split(_images_at_once(8 * flat.shape[2], 8 * flat.shape[3]))
-            if name == "points":
-                pairs = [self.model.decode_points(part) for part in parts]
-                images[name] = torch.cat([image for image, _ in pairs])[None].float().cpu()
-                sigma = torch.cat([s for _, s in pairs])[None].float().cpu()
-            else:
-                image = torch.cat([self.model.decode_images(name, part) for part in parts]).float().cpu()
-                images[name] = (avg_pool2d(image, RAY_POOL) if name.startswith("ray_") else image)[None]
-        fields = self.layout.decode(images, sigma)
+        with self._arithmetic():
+            for name, latent in latents.items():
+                flat = latent.movedim(1, 0)  # (v, c, y, x)
+                parts = flat.split(_images_at_once(8 * flat.shape[2], 8 * flat.shape[3]))
+                if name == "points":
+                    pairs = [self.model.decode_points(part) for part in parts]
+                    images[name] = torch.cat([image for image, _ in pairs])[None].float().cpu()
+                    sigma = torch.cat([s for _, s in pairs])[None].float().cpu()
+                else:
+                    image = torch.cat([self.model.decode_images(name, part) for part in parts]).float().cpu()
+                    images[name] = (avg_pool2d(image, RAY_POOL) if name.startswith("ray_") else image)[None]
+        fields = self.layout.decode(images, sigma)  # geometry is never in half precision
         return {key: value[0] if isinstance(value, Tensor) else value for key, value in fields.items()}
 
 
