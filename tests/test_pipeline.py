@@ -57,7 +57,7 @@ def test_mixed_arithmetic_gives_nearly_the_same_in_float32(geo: Geo4D) -> None:
     for name in ("points", "disparity", "ray_direction"):
         one, other = (torch.as_tensor(getattr(found, name)) for found in (exact, mixed))
         assert other.dtype == torch.float32 and not torch.equal(one, other)
-        assert float((one - other).abs().median()) < 0.02 * float(one.abs().median())
+        assert float((one - other).abs().median()) < 0.05 * float(one.abs().median())
     assert not Geo4D.from_pretrained("tiny", device="cpu", dtype="float32").is_mixed
 
 
