@@ -91,3 +91,31 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(n, c, y, x) to (n, c, *size); repeats each pixel twice where `size` is (2 y, 2 x)."""
         return self.conv(nn.functional.interpolate(x, size=size, mode="nearest"))
+
+
+class FrameHead(nn.Module):
+    """v of each frame by itself, from its own latents and features: cheap, and where the network begins."""
+
+    def __init__(self, channels: int, width: int, out_channels: int, *, blocks: int, embedding: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(channels, width, 1)
+        self.blocks = nn.ModuleList(self._block(width) for _ in range(blocks))
+        last = nn.Conv2d(width, out_channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.leave = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), last)
+        self.gate = nn.Linear(embedding, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -1.0)  # of zero input at the last step v is -x0
+
+    @staticmethod
+    def _block(width: int) -> nn.Sequential:
+        layers = (nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+        return nn.Sequential(*layers, nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n e"]) -> Float[Tensor, "n o y x"]:
+        """One row a frame; how much its x0 is worth depends on the noise, which the embedding tells."""
+        hidden = self.enter(x)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.gate(nn.functional.silu(embedding))[..., None, None] * self.leave(hidden)

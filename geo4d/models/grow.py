@@ -17,7 +17,8 @@ from geo4d.errors import ConfigError
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.unet import VideoUNet
 
-FIRST, LAST = "input_blocks.0.0.weight", ("out.2.weight", "out.2.bias")
+FIRST = "input_blocks.0.0.weight"
+LAST = ("out.2.weight", "out.2.bias", "frame_head.leave.2.weight", "frame_head.leave.2.bias")
 
 
 def grow_unet(unet: VideoUNet, slots: Sequence[int | None], *, channels: int = 4) -> VideoUNet:
@@ -40,7 +41,7 @@ def grow_unet(unet: VideoUNet, slots: Sequence[int | None], *, channels: int = 4
         range(unet.config.out_channels, state[FIRST].shape[1])
     )  # the frames' latents and features, and coordinates
     state[FIRST] = _take(state[FIRST].transpose(0, 1), [*places, *rest]).transpose(0, 1).contiguous()
-    for name in LAST:
+    for name in (name for name in LAST if name in state):
         state[name] = _take(state[name], places)
     grown.load_state_dict(state, assign=True)
     return grown.train(unet.training)

@@ -75,6 +75,7 @@ SMALL_UNET = {
     "learned_context_tokens": 4,
     "image_cross_attention": False,
     "addition_attention": False,
+    "frame_head_width": 160,
 }
 
 PRESETS = {
@@ -118,6 +119,8 @@ PRESETS = {
             "channel_mult": (1, 1),
             "attention_resolutions": (2,),
             "context_dim": 8,
+            "frame_head_width": 32,
+            "frame_head_blocks": 1,
         },
         autoencoder={**SMALL_AUTOENCODER, "block_out_channels": (8, 8, 8), "norm_groups": 4},
         points_normalization="asinh",

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from geo4d._typing import Float, Int, Tensor
 from geo4d.errors import ConfigError
 from geo4d.models.attention import IMAGE_TOKENS, TEXT_TOKENS, SpatialTransformer, TemporalTransformer
-from geo4d.models.blocks import Downsample, ResBlock, Upsample
+from geo4d.models.blocks import Downsample, FrameHead, ResBlock, Upsample
 
 
 def sinusoid(position: Tensor, dim: int) -> Float[Tensor, "n dim"]:
@@ -73,6 +73,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         coordinate_channels: bool = False,
         space_time_resolutions: tuple[int, ...] = (),
         learned_context_tokens: int = 0,
+        frame_head_width: int = 0,
+        frame_head_blocks: int = 4,
     ) -> None:
         super().__init__()
         if not use_linear or not temporal_selfatt_only or use_relative_position or use_causal_attention:
@@ -121,6 +123,11 @@ class VideoUNet(ModelMixin, ConfigMixin):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.out = nn.Sequential(nn.GroupNorm(32, model_channels), nn.SiLU(), last)
+        self.is_head_alone = False  # while the frame head is trained by itself
+        if frame_head_width:  # reads all but the noisy latents
+            self.frame_head = FrameHead(
+                first - out_channels, frame_head_width, out_channels, blocks=frame_head_blocks, embedding=embedding
+            )
 
     def forward(
         self,
@@ -141,6 +148,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
         hidden = x.transpose(1, 2).flatten(0, 1)  # (b v, c, y, x)
         if self.config.coordinate_channels:
             hidden = torch.cat([hidden, _coordinates(hidden)], dim=1)
+        by_frame = self._by_frame(hidden, embedding)
+        if by_frame is not None and self.is_head_alone:
+            return by_frame.unflatten(0, (b, v)).transpose(1, 2)
         if hidden.is_cuda or hidden.dtype != torch.float32 or torch.is_autocast_enabled(hidden.device.type):
             # faster in half precision; in float32 on a CPU it gains nothing and rounds a little worse
             hidden = hidden.contiguous(memory_format=torch.channels_last)
@@ -154,7 +164,14 @@ class VideoUNet(ModelMixin, ConfigMixin):
         for stage in self.output_blocks:
             hidden = torch.cat([hidden, skips.pop()], dim=1)
             hidden = self._run(stage, hidden, embedding, tokens, v, skips[-1].shape[-2:] if skips else None)
-        return self.out(hidden).unflatten(0, (b, v)).transpose(1, 2)
+        result = self.out(hidden) if by_frame is None else self.out(hidden) + by_frame
+        return result.unflatten(0, (b, v)).transpose(1, 2)
+
+    def _by_frame(self, hidden: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n e"]) -> Tensor | None:
+        """What the frame head makes of each frame, as v; None without one."""
+        if not self.config.frame_head_width:
+            return None
+        return self.frame_head(hidden[:, self.config.out_channels :], embedding)
 
     def _run(
         self,

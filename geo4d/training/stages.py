@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from geo4d._typing import Tensor
 from geo4d.diffusion.sampler import one_step
 from geo4d.diffusion.schedule import make_schedule
-from geo4d.errors import Geo4DError, InputError
+from geo4d.errors import ConfigError, Geo4DError, InputError
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.grow import with_point_decoder
 from geo4d.models.latents import LatentNormalizer
@@ -171,6 +171,9 @@ def run_denoiser(stage: Stage) -> GeometryModel:
     for layer in model.unet.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # faster by a fifteenth on a CPU, where that was measured
+    if own.frame_head_alone and not model.unet.config.frame_head_width:
+        raise ConfigError("This model has no frame head to train by itself; leave denoiser.frame_head_alone out.")
+    model.unet.is_head_alone = own.frame_head_alone
     loop = TrainingLoop("denoiser", model.unet, config.loop, stage.directory, stage.device)
     sizes = [(size.height, size.width) for size in config.data.sizes]
 
@@ -194,6 +197,7 @@ def run_denoiser(stage: Stage) -> GeometryModel:
         return numbers
 
     loop.run(diffusion_loss(model, layout, schedule, own.objective, draw), on_checkpoint=validate)
+    model.unet.is_head_alone = False
     return model
 
 

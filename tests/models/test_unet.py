@@ -234,3 +234,24 @@ def test_a_level_above_repeats_each_pixel_twice_where_it_can() -> None:
     doubled = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
     assert torch.equal(layer(x, (6, 8)), layer.conv(doubled))
     assert layer(x, (5, 7)).shape == (2, 3, 5, 7)
+
+
+def test_a_frame_head_reads_each_frame_by_itself_and_begins_at_zero() -> None:
+    """Its share of v is minus what it knows of x0; alone it hears of no other frame, noise or context."""
+    torch.manual_seed(0)
+    unet = VideoUNet(**{**PRESETS["tiny"].unet, "in_channels": 30, "out_channels": 16, "frame_head_width": 32}).eval()
+    x, t = torch.randn(1, 30, 3, 4, 6), torch.tensor([999])
+    assert not unet(x, t).any()
+    with torch.no_grad():
+        unet.frame_head.leave[2].weight.normal_(0, 0.1)
+        both = unet(x, t)
+        unet.is_head_alone = True
+        alone = unet(x, t)
+    torch.testing.assert_close(both, alone)  # what the U-Net itself writes begins at zero too
+    other = x.clone()
+    other[:, :16] += 1  # noise
+    other[:, :, 1:] += 1  # other frames
+    torch.testing.assert_close(unet(other, t)[:, :, 0], alone[:, :, 0])
+    assert not torch.equal(unet(other, t)[:, :, 1], alone[:, :, 1])
+    unet(x, t).square().sum().backward()
+    assert unet.input_blocks[0][0].weight.grad is None and unet.frame_head.enter.weight.grad is not None
