@@ -97,28 +97,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
                 model_channels, 8, num_head_channels, depth=transformer_depth, linear=False, ff_mult=ff_mult
             )
             self.init_attn = nn.ModuleList([initial])
-        skips = [model_channels]
-        channels, scale = model_channels, 1
-        for level, multiple in enumerate(channel_mult):
-            for _ in range(num_res_blocks):
-                self.input_blocks.append(self._stage(channels, model_channels * multiple, scale))
-                channels = model_channels * multiple
-                skips.append(channels)
-            if level < len(channel_mult) - 1:
-                self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
-                skips.append(channels)
-                scale *= 2
-        attention = [self._spatial(channels, scale)] + ([self._temporal(channels)] if temporal_attention else [])
-        self.middle_block = nn.ModuleList([self._res(channels, channels), *attention, self._res(channels, channels)])
-        self.output_blocks = nn.ModuleList()
-        for level, multiple in reversed(list(enumerate(channel_mult))):
-            for i in range(num_res_blocks + 1):
-                stage = self._stage(channels + skips.pop(), model_channels * multiple, scale)
-                channels = model_channels * multiple
-                if level > 0 and i == num_res_blocks:
-                    stage.append(Upsample(channels))
-                    scale //= 2
-                self.output_blocks.append(stage)
+        self._add_levels()
         last = nn.Conv2d(model_channels, out_channels, 3, padding=1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -128,6 +107,32 @@ class VideoUNet(ModelMixin, ConfigMixin):
             self.frame_head = FrameHead(
                 first - out_channels, frame_head_width, out_channels, blocks=frame_head_blocks, embedding=embedding
             )
+
+    def _add_levels(self) -> None:
+        """Down, middle and up; the released model's order."""
+        c = self.config
+        skips = [c.model_channels]
+        channels, scale = c.model_channels, 1
+        for level, multiple in enumerate(c.channel_mult):
+            for _ in range(c.num_res_blocks):
+                self.input_blocks.append(self._stage(channels, c.model_channels * multiple, scale))
+                channels = c.model_channels * multiple
+                skips.append(channels)
+            if level < len(c.channel_mult) - 1:
+                self.input_blocks.append(nn.ModuleList([Downsample(channels)]))
+                skips.append(channels)
+                scale *= 2
+        attention = [self._spatial(channels, scale)] + ([self._temporal(channels)] if c.temporal_attention else [])
+        self.middle_block = nn.ModuleList([self._res(channels, channels), *attention, self._res(channels, channels)])
+        self.output_blocks = nn.ModuleList()
+        for level, multiple in reversed(list(enumerate(c.channel_mult))):
+            for i in range(c.num_res_blocks + 1):
+                stage = self._stage(channels + skips.pop(), c.model_channels * multiple, scale)
+                channels = c.model_channels * multiple
+                if level > 0 and i == c.num_res_blocks:
+                    stage.append(Upsample(channels))
+                    scale //= 2
+                self.output_blocks.append(stage)
 
     def forward(
         self,
