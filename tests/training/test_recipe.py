@@ -231,12 +231,8 @@ def test_every_recipe_ends_with_all_modalities():
     for folder in CONFIGS.iterdir():
         stages = load_recipe([folder])
         denoisers = [stage for stage in stages if stage.kind == "denoiser"]
-        assert [stage.modalities for stage in denoisers] == [
-            ("points",),
-            ("points",),
-            ("points", "rays"),
-            ("points", "rays", "disparity"),
-        ]
+        grown = list(dict.fromkeys(stage.modalities for stage in denoisers))
+        assert grown == [("points",), ("points", "rays"), ("points", "rays", "disparity")]
         places = {f"{stage.out}/{stage.name}/model" for stage in stages}
         assert all(stage.start is None or stage.start in places or stage is stages[0] for stage in stages)
         assert len(denoisers[0].data.sizes) == 1 < len(denoisers[1].data.sizes)
