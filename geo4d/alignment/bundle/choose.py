@@ -21,7 +21,7 @@ from geo4d.alignment.bundle.evidence import State, jitter_square, misfit, residu
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import breaks, chosen, thinned
-from geo4d.alignment.bundle.worth import worth_of
+from geo4d.alignment.bundle.worth import shows_world, worth_of
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
@@ -161,7 +161,7 @@ def adjust_cameras(
         "gain": round(choice.gain, 3),
         "gain_over_network": round(choice.gain_over_network, 3),
     }
-    if worth.explained < (config.surely_explained if worth.beyond_chance < 0 else config.least_explained):
+    if not shows_world(worth, config):
         return _unused(report, "what was followed shows no static world, no more than chance would", warn=True)
     if choice.gain_over_network < max(config.least_gain, config.chances * _chance(video)):
         return _unused(report, "the network's cameras explain the points about as well as any")
@@ -272,7 +272,13 @@ class _Choice:
         Of a few keyframes it does in any case.
         """
         self.gain = self._saved_by_travel(self.video, still[0], self.solution)
-        if self.gain < (0 if still[1] else self.video.config.travel_gain):
+        if self.gain > (0 if still[1] else self.video.config.travel_gain):
+            return
+        worths = [
+            worth_of(self.video.evidence, solution.state, travels=travels)
+            for solution, travels in ((self.solution, True), (still[0], False))
+        ]
+        if shows_world(worths[1], self.video.config) or not shows_world(worths[0], self.video.config):
             self._take(still, travels=False)
 
     def _of_all(self, found: Solution, *, travels: bool) -> Zoomed:

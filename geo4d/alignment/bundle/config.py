@@ -128,7 +128,7 @@ class BundleConfig:
     believed: float = 0.5  # weight of a track from which it counts as static
     moving_width: float = 6.0  # typical residuals, from which a track rather moves than is followed badly
     all_covariances: int = 250  # frames up to which the covariances of all cameras are worked out together
-    independent_frames: float = 2.0  # observations of a track that count as independent in covariances
+    independent_frames: float = 1.2  # observations of a track that count as independent in covariances: errors go on
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from geo4d._typing import Float, Tensor
+from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import Evidence, State, residuals, track_square
 
 EXPLAINED = 3.0  # sigmas of the follower's noise up to which a track's root mean square residual is explained
@@ -43,6 +44,11 @@ def worth_of(evidence: Evidence, state: State, *, travels: bool) -> Worth:
     if numbers == 0:  # nothing is claimed but that it stands still
         return Worth(share, 0.0)
     return Worth(share, (float(saved[explains].sum()) - which) / numbers - math.log(1 / reach))
+
+
+def shows_world(worth: Worth, config: BundleConfig) -> bool:
+    """Whether a solution explains a static world, and not what chance would."""
+    return worth.explained >= (config.surely_explained if worth.beyond_chance < 0 else config.least_explained)
 
 
 def _extent(evidence: Evidence) -> Float[Tensor, "n"]:
