@@ -33,6 +33,7 @@ from geo4d.solver.robust import Loss
 
 EXACT = 1e-5  # sigma of a focal length that was given
 UNKNOWN_FOCAL = 0.8  # of what was known of the focal length beforehand, from which tracks have added nothing to it
+START_ITERATIONS = 15  # at most, of solves that choose a start: they mostly end earlier
 NAMED = 5  # cuts that a warning names
 STILL_DEG = 0.05  # and
 STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
@@ -342,8 +343,7 @@ class _Choice:
 
     def _solved(self, video: TrackedVideo, state: State, free: Free) -> Solution:
         """A solve that need only be good enough to choose."""
-        iterations = self.video.config.start_iterations
-        return solve_bundle(video.evidence, state, iterations=iterations, free=free, damping=QUICK)
+        return solve_bundle(video.evidence, state, iterations=START_ITERATIONS, free=free, damping=QUICK)
 
     def _rotation_only(self, key: TrackedVideo, solution: Solution) -> Solution:
         """The best camera that stays in its place.

@@ -84,9 +84,6 @@ class BundleConfig:
 
     # the network as a prior
     depth_sigma: float = 0.7  # of its log depth at one point: its errors are shared by whole regions
-    far: float = 15.0  # median depths, beyond which it is uninformative
-    far_sigma: float = 1.0  # of its log depth there
-    sky: float = 20.0  # median depths, where a pixel without depth is put
     log_focal_sigma: float = 0.2  # of its focal length
     turn_sigma_deg: float = 0.4  # of its cameras from frame to frame
     step_sigma: float = 1.0  # the same of their steps, relative, and
@@ -105,8 +102,6 @@ class BundleConfig:
     focal_evidence: float = 300.0  # observations, as which all together count against what is known of the focal length
     zoom_sigma: float = 0.01  # of the log focal length from frame to frame, where it may change
     iterations: int = 20  # steps of the last solve
-    start_iterations: int = 15  # of those that choose a start
-    min_shared: int = 6  # points by which one frame is placed by others
 
     views: ViewsConfig = field(default_factory=ViewsConfig)
     mapping: MappingConfig = field(default_factory=MappingConfig)
@@ -132,7 +127,7 @@ class BundleConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
-        sigmas = (self.depth_sigma, self.far_sigma, self.log_focal_sigma, self.turn_sigma_deg, self.step_sigma)
+        sigmas = (self.depth_sigma, self.log_focal_sigma, self.turn_sigma_deg, self.step_sigma)
         widths = (self.observation_width, self.track_width, self.prior_width, self.motion_width)
-        if min(*sigmas, *widths) <= 0 or min(self.iterations, self.start_iterations) < 1:
+        if min(*sigmas, *widths) <= 0 or self.iterations < 1:
             raise ConfigError("bundle needs sigmas, and widths above 0 and at least one iteration.")

@@ -29,6 +29,8 @@ from geo4d.solver.robust import Loss
 
 AT_ONCE = 256  # cameras that are placed together
 NEAREST = 1e-3  # least depth, in median depths
+SKY = 20.0  # median depths, where a pixel without depth is put: half or double makes no difference
+MIN_SHARED = 6  # points by which one frame is placed by others: what a pose asks for at least
 ROBUST = Loss.cauchy(1.0)  # of rays against a common rotation, in median residuals
 
 
@@ -135,7 +137,7 @@ class TrackedVideo:
         row, column = nearest_pixel(self.tracks.position, self.tracks.source_size, (height, width))
         depth = self.depth[self.frame, torch.from_numpy(row), torch.from_numpy(column)].double()
         has_depth = depth.isfinite()
-        return torch.where(has_depth, depth / self.unit, self.config.sky).clamp(NEAREST, self.config.sky), has_depth
+        return torch.where(has_depth, depth / self.unit, SKY).clamp(NEAREST, SKY), has_depth
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
@@ -162,7 +164,7 @@ class TrackedVideo:
             prior_point=point[rows],
             prior_frame=self.frame[rows],
             prior_log_depth=log_depth,
-            prior_sigma=torch.where(log_depth > math.log(c.far), c.far_sigma, c.depth_sigma),
+            prior_sigma=torch.full_like(log_depth, c.depth_sigma),
             log_focal=math.log(self.focal),
             log_focal_sigma=self.log_focal_sigma,
             noise=self.noise,
@@ -245,7 +247,7 @@ class TrackedVideo:
         between = np.setdiff1d(np.arange(len(poses)), keyframes).tolist()
         rows = {frame: torch.from_numpy(self.views.rows[frame]) for frame in between}
         rows = {frame: some[seen[e.point[some]]] for frame, some in rows.items()}
-        rows = {frame: some for frame, some in rows.items() if len(some) >= self.config.min_shared}
+        rows = {frame: some for frame, some in rows.items() if len(some) >= MIN_SHARED}
         if travels and rows:
             self._locate(poses, rows, solved, log_focal)
         for frame, some in rows.items() if not travels else ():
@@ -336,7 +338,7 @@ class TrackedVideo:
             rows = torch.from_numpy(self.views.rows[frame])
             both = rows[seen[e.point[rows]] == frame - 1]
             if frame > 0:
-                enough = len(both) >= self.config.min_shared
+                enough = len(both) >= MIN_SHARED
                 rotation.append(
                     _robust_rotation(rays[both], world[e.point[both]], rotation[-1]) if enough else rotation[-1]
                 )
