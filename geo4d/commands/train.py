@@ -72,6 +72,7 @@ def make_pipeline_validator(config: Any) -> Callable[[Any, Path, int], dict[str,
     settings = InferConfig(tracks=config.tracks)
 
     def validate(model: Any, folder: Path, step: int) -> dict[str, float]:
+        """Medians over the clips, of which the first is drawn into `folder`."""
         if not clips:
             dataset = SyntheticSet(VALIDATION_SPLIT, config.clips, config.frames)
             clips.extend(render_true_clip(dataset, index + FIRST_CLIP) for index in range(config.clips))
