@@ -39,8 +39,8 @@ class CorrectionConfig:
     robust: float = 0.25  # residual at which a point counts half
     least_points: float = 10.0  # a frame
     least_belief: float = 0.4  # in a track
-    # of the misfit, that a camera that travels saves beyond chance, from which parallax is trusted with the depth too: on
-    # development clips depth got worse below .30 (two of two), and mostly better above .33 (six of seven)
+    # of the misfit, that a camera that travels saves beyond chance, from which parallax is trusted with the depth too:
+    # on development clips depth got worse below .30 (two of two), and mostly better above .33 (six of seven)
     least_gain: float = 0.31
 
 
