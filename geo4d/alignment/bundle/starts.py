@@ -25,6 +25,7 @@ from geo4d.geometry.resample import nearest_pixel
 from geo4d.geometry.rigid import invert_rigid, rigid
 from geo4d.geometry.rotation import fit_rotation, so3_exp, so3_log
 from geo4d.scene import Tracks
+from geo4d.solver.information import bounded_covariance
 from geo4d.solver.robust import Loss
 
 AT_ONCE = 256  # cameras that are placed together
@@ -296,9 +297,7 @@ class TrackedVideo:
         share = torch.from_numpy((np.arange(frames) - at[right - 1]) / (at[right] - at[right - 1]))[:, None, None]
         between = torch.lerp(found[right - 1], found[right], share)
         of_frame = BundleSystem(self.evidence, state, solution.sigma, solution.track_weight, Free()).cameras[:, :6, :6]
-        alone = torch.linalg.inv(
-            of_frame + torch.eye(6, dtype=torch.float64)
-        )  # a camera that sees nothing is off by a unit
+        alone = torch.from_numpy(bounded_covariance(of_frame.numpy(), 1.0))  # who sees nothing is off by a unit
         alone[at] = 0.0
         return Uncertainty(between + alone, log_focal_sigma)
 

@@ -14,9 +14,11 @@ from scipy.sparse.linalg import splu
 from geo4d.alignment.bundle.adjust import Solution
 from geo4d.alignment.bundle.evidence import Evidence, residuals
 from geo4d.alignment.depth.config import CorrectionConfig
+from geo4d.solver.information import bounded_covariance
 from geo4d.solver.robust import Loss
 
 FARTHEST = 1e6  # median depths: a point beyond is as good as at infinity
+LEAST_INFORMATION = 1e-6  # of a log distance: off by a thousandfold, which is unknown
 
 
 def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig) -> np.ndarray:
@@ -36,12 +38,9 @@ def point_sigma(evidence: Evidence, solution: Solution, config: CorrectionConfig
     first = evidence.prior_frame[: len(length)]
     ray = (state.points - state.centre[first]).numpy()
     distance = np.linalg.norm(ray, axis=1).clip(1e-6, FARTHEST)
-    # by the distance: a point that lies anywhere has a system that can be solved
-    information = np.nan_to_num(information * distance[:, None, None] ** 2, posinf=0.0) + 1e-6 * np.eye(3)
+    covariance = bounded_covariance(information * distance[:, None, None] ** 2, LEAST_INFORMATION)  # by the distance
     ray = np.nan_to_num(ray / distance[:, None])
-    variance = np.einsum("ni,nij,nj->n", ray, np.linalg.inv(information), ray)
-    variance[~(variance > 0)] = np.inf  # beyond the precision of the inverse: undetermined
-    return np.sqrt(variance)
+    return np.sqrt(np.einsum("ni,nij,nj->n", ray, covariance, ray))
 
 
 def depth_field(
