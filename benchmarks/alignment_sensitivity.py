@@ -24,17 +24,25 @@ NOTHING = 1e-3  # relative change of a score, below which a number moves nothing
 MISS = 10.0  # times the usual score, that a run counts for which is refused
 
 
-def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float | int]]:
-    """Every number of a tree of settings, by its name."""
+Value = float | int | tuple[float | int, ...]
+
+
+def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
+    """Every number of a tree of settings, and every row of numbers, by its name."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{prefix}{item.name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        elif isinstance(value, (int, float, tuple)) and not isinstance(value, bool):
             yield prefix + item.name, value
 
 
-def changed(config: Any, name: str, value: float | int) -> Any:
+def times(value: Value, factor: float) -> Value:
+    """A number by a factor, or each of a row."""
+    return tuple(type(v)(v * factor) for v in value) if isinstance(value, tuple) else type(value)(value * factor)
+
+
+def changed(config: Any, name: str, value: Value) -> Any:
     """The settings with one number changed."""
     first, _, rest = name.partition(".")
     return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
@@ -58,7 +66,7 @@ def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
     for name, (part, value) in chosen.items():
         row = {}
         for word, factor in (("half", 0.5), ("double", 2.0)):
-            other = type(value)(value * factor)
+            other = times(value, factor)
             if other != value:
                 row[word] = _ratios(trials[part], before[part], usual, name, other)
         moved = any(
@@ -67,16 +75,14 @@ def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
         )
         result["numbers"][name] = {"value": value, "part": part, "moves": moved, **row}
         words = "; ".join(f"{word} {found if isinstance(found, str) else _text(found)}" for word, found in row.items())
-        sys.stdout.write(f"{name} = {value:g}: {words if moved else 'moves nothing'}\n")
+        sys.stdout.write(f"{name} = {value}: {words if moved else 'moves nothing'}\n")
         sys.stdout.flush()
     still = [name for name, row in result["numbers"].items() if not row["moves"]]
     sys.stdout.write(f"\n{len(result['numbers'])} numbers; these move nothing here: {', '.join(still) or 'none'}\n")
     return result
 
 
-def _ratios(
-    trials: list[Trial], before: list[Scores], usual: AlignmentConfig, name: str, value: float | int
-) -> Scores | str:
+def _ratios(trials: list[Trial], before: list[Scores], usual: AlignmentConfig, name: str, value: Value) -> Scores | str:
     """Geometric means over the clips of each score by the usual one; a sentence for what is refused."""
     try:
         config = changed(usual, name, value)

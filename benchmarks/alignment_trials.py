@@ -69,11 +69,12 @@ class Trial:
     tracks: Tracks | None = None
     settings: Settings = still
     refused: Scores = field(default_factory=dict)  # what it counts for where the alignment refuses it
+    is_joint: bool = True  # whether all windows are solved together
 
     def run(self, config: AlignmentConfig, *, as_usual: bool) -> Reconstruction:
         """Of a configuration; `as_usual` says that its joint solve is the usual one, which is done once."""
         config = self.settings(config)
-        if not as_usual:
+        if not as_usual or not self.is_joint:
             return align(self.predictions, tracks=self.tracks, priors=self.priors, config=config)
         windows = select(self.predictions, config)
         return complete(windows, draft_of(windows, self._joint, self.priors, config), self.tracks, self.priors, config)
@@ -357,14 +358,63 @@ def covariances(args: argparse.Namespace) -> Iterator[Trial]:
     """Errors of cameras by their stated covariance: how far their median is from what it should be, log."""
     for index in range(args.count):
         case = simulated(development_clip(60 + index), LAWS["usual"], index)
+        yield Trial(f"scene {index}", case.predictions, honest_cameras(case))
 
-        def scores(result: Reconstruction, case: Case = case) -> Scores:
-            known = case.valid & result.valid
-            scale = float(np.median(case.depth[known] / result.depth[known]))
-            centre, rotation = normalized_errors(result, case, scale)
-            return {"centres": abs(math.log(centre / 0.79)), "rotations": abs(math.log(rotation / 0.79))}
 
-        yield Trial(f"scene {index}", case.predictions, scores)
+def honest_cameras(case: Case) -> Callable[[Reconstruction], Scores]:
+    """How far squared errors by their covariance are from what they should be, log."""
+
+    def scores(result: Reconstruction) -> Scores:
+        known = case.valid & result.valid
+        scale = float(np.median(case.depth[known] / result.depth[known]))
+        centre, rotation = normalized_errors(result, case, scale)
+        return {"centres": abs(math.log(centre / 0.79)), "rotations": abs(math.log(rotation / 0.79))}
+
+    return scores
+
+
+def followed_covariances(args: argparse.Namespace) -> Iterator[Trial]:
+    """The same of cameras by followed points; those of the last clip are too many to be worked out together."""
+    for index in range(args.count + 1):
+        frames = 32 if index < args.count else 300
+        clip = development_clip(90 + index, frames=frames, size=(192, 288))
+        tracks = track_points((clip.rgb.clamp(0, 1) * 255).round().byte().numpy())
+        case = simulated(small(clip), LAWS["usual"], index)
+        yield Trial(f"scene {index}, {frames} frames", case.predictions, honest_cameras(case), tracks=tracks)
+
+
+def small(clip: Clip) -> Clip:
+    """A clip in the size of windows."""
+    return zoomed(clip, torch.ones(len(clip.depth)))
+
+
+def disparity_alone(args: argparse.Namespace) -> Iterator[Trial]:
+    """Without points: rays' cameras, given ones, and given ones that hardly move, by which no scale can be said."""
+    for index in range(args.count):
+        for law in ("soft", "usual"):
+            clip = development_clip(100 + index, frames=32)
+            case = simulated(clip, LAWS[law], index)
+            rays = replace(case.predictions, points=None, weight=None)
+            yield Trial(f"rays {index} {law}", rays, cameras_and_depth(case), is_joint=False)
+            alone = replace(rays, ray_direction=None, ray_moment=None)
+            given = Priors(cam_to_world=case.cam_to_world, intrinsics=case.intrinsics)
+            yield Trial(f"given {index} {law}", alone, cameras_and_depth(case), given, is_joint=False)
+            near = case.cam_to_world.copy()
+            near[:, :3, 3] *= 0.02
+            known = Priors(cam_to_world=near, intrinsics=case.intrinsics)
+            yield Trial(f"hardly moves {index} {law}", alone, says_unknown, known, is_joint=False)
+
+
+def says_unknown(result: Reconstruction) -> Scores:
+    """1 where it is said that the scale is unknown, else 2."""
+    said = any("unknown scale" in warning for warning in result.diagnostics["warnings"])
+    return {"ATE": 1.0, "RPE-r": 1.0, "Abs Rel": 2.0 - said, "focal": 1.0}
+
+
+def by_first_order(args: argparse.Namespace) -> Iterator[Trial]:
+    """The usual windows, by the paper's own optimisation."""
+    for trial in usual_windows(args):
+        yield replace(trial, settings=lambda config: replace(config, solver="paper", motion=False), is_joint=False)
 
 
 def suspects(args: argparse.Namespace) -> Iterator[Trial]:
@@ -465,6 +515,9 @@ PARTS = {  # the first that holds a number is the one on which it is tried
     "metres": Part(("finish.metric.*",), metres),
     "suspects": Part(("finish.suspect", "finish.least_excess", "finish.most_suspects"), suspects),
     "covariances": Part(("finish.correlated_frames",), covariances),
+    "followed covariances": Part(("bundle.all_covariances", "bundle.independent_frames"), followed_covariances),
+    "disparity alone": Part(("fallback.*",), disparity_alone),
+    "first order": Part(("paper.*",), by_first_order),
     "moving": Part(("finish.moving.*",), moving),
     "tracks": Part(("bundle.*", "depth.correction.*"), followed),
     "windows": Part(("joint.*", "depth.*"), usual_windows),
