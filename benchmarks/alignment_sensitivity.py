@@ -98,10 +98,13 @@ def _ratios(trials: list[Trial], before: list[Scores], usual: AlignmentConfig, n
 
 
 def _scored(trial: Trial, config: AlignmentConfig, *, as_usual: bool) -> Scores:
+    """What is refused has no scores, if it may be: the usual alignment does what is asked of it."""
     try:
         return trial.score(trial.run(config, as_usual=as_usual))
     except Geo4DError:
-        return trial.refused
+        if trial.refused is None and config == AlignmentConfig():
+            raise
+        return trial.refused or {}
 
 
 def _mean(rows: list[Scores]) -> Scores:

@@ -77,6 +77,7 @@ class AutoencoderConfig:
     clips: int = 64
     batch: int = 32  # images a step
     kl_weight: float = 1e-4
+    decoder_alone: bool = False  # latents, and with them the denoiser, stay what they are
     normalization: Normalization | None = None  # of point maps, from this stage on; none: the model's
 
 

@@ -69,13 +69,19 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
     A new model's frame encoder is fitted to the frames, and stays as it is from then on.
 
     One that is tuned further gives other latents: its model has no point decoder and no latent statistics any more, and
-    its denoiser has to learn anew.
+    its denoiser has to learn anew. With `decoder_alone` latents stay, and it loses the point decoder alone.
     """
     config, own = stage.config, stage.config.autoencoder
     model = with_point_decoder(stage.model, 0)
-    model.normalizer = LatentNormalizer(
-        ("rgb", *model.spec.image_names), model.normalizer.grid, model.spec.latent_channels
-    ).to(stage.device)
+    if not own.decoder_alone:
+        model.normalizer = LatentNormalizer(
+            ("rgb", *model.spec.image_names), model.normalizer.grid, model.spec.latent_channels
+        ).to(stage.device)
+    elif config.start is None or own.normalization is not None:
+        raise ConfigError(
+            "A decoder alone is tuned for the latents of a model that is there: set start, and leave "
+            "autoencoder.normalization out."
+        )
     if own.normalization is not None:
         model.spec = replace(model.spec, points_normalization=own.normalization)
     with ranks.main_first():
@@ -94,8 +100,12 @@ def run_autoencoder(stage: Stage) -> GeometryModel:
         picks = torch.from_numpy(np.random.default_rng([config.seed, number]).integers(len(images), size=own.batch))
         return images[picks].float().to(stage.device)
 
+    if own.decoder_alone:
+        model.autoencoder.requires_grad_(requires_grad=False)
+        model.autoencoder.decoder.requires_grad_()
     loop = TrainingLoop("autoencoder", model.autoencoder, config.loop, stage.directory, stage.device)
     loop.run(autoencoder_loss(model.autoencoder, draw, kl_weight=own.kl_weight))
+    model.autoencoder.requires_grad_()
     return model
 
 

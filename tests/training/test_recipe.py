@@ -23,6 +23,7 @@ from geo4d.pipeline import Geo4D
 from geo4d.training import stages as room
 from geo4d.training import validation
 from geo4d.training.config import StageConfig
+from geo4d.training.latents import latents_of
 from geo4d.training.recipe import DONE, SETTINGS, load_recipe, run_recipe, run_stage
 from geo4d.training.start import layout_of, starting_model
 from geo4d.training.validation import make_validator
@@ -133,6 +134,20 @@ def test_latents_of_another_autoencoder_are_refused(finished, tmp_path):
     points = replace(recipe(finished)[3], out=str(tmp_path), start=str(tmp_path / "other"))
     with pytest.raises(InputError, match=r"encoded by another autoencoder"):
         run_stage(points)
+
+
+def test_a_decoder_tuned_alone_leaves_latents_as_they_are(finished, tmp_path):
+    words = ["autoencoder.decoder_alone=true", f"start={finished / '7_disparity' / 'model'}", "preset=null"]
+    words += ["encoder=null", "modalities=[points,rays,disparity]"]
+    (config,) = load_recipe([CONFIGS / "tiny" / "1_autoencoder.yaml"], [f"out={tmp_path}", *QUICK, *words])
+    before = load_model(finished / "7_disparity" / "model")
+    after = load_model(run_stage(config) / "model")
+    assert latents_of(after) == latents_of(before) and after.normalizer.is_fitted("disparity")
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    assert torch.equal(before.encode_rgb(images), after.encode_rgb(images))
+    assert not torch.equal(*(m.decode_images("rgb", m.encode_rgb(images)) for m in (before, after)))
+    with pytest.raises(ConfigError, match="set start"):
+        run_stage(replace(config, name="new", start=None, preset="tiny", encoder="random"))
 
 
 def test_recipes_ask_for_what_their_modules_can_do():
