@@ -105,6 +105,7 @@ class ObjectiveConfig:
     channel_floor: float = 1.0  # channels count by their spread, at least by so much of the widest one's; 1: all alike
     pixel_weight: float = 0.0  # of the L1 between decoded images, of predicted and of true latents
     pixel_frames: int = 4  # of a batch, that are decoded
+    condition_noise: float = 0.0  # in frames' latents and features, by their spread, lest a small pool be memorised
     drop_text: float = 0.0  # shares of the clips that lose a condition (method 4)
     drop_image: float = 0.0
     drop_both: float = 0.0
@@ -112,8 +113,11 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Raises ConfigError for shares that are none."""
         shares = (self.zero_share, self.channel_floor, self.drop_text + self.drop_image + self.drop_both)
-        if min(shares) < 0 or max(shares) > 1 or self.pixel_weight < 0 or self.pixel_frames < 1:
-            raise ConfigError("Shares of the objective lie between 0 and 1, weights from 0, and pixel_frames from 1.")
+        weights = (self.pixel_weight, self.condition_noise)
+        if min(shares) < 0 or max(shares) > 1 or min(weights) < 0 or self.pixel_frames < 1:
+            raise ConfigError(
+                "Shares of the objective lie between 0 and 1, weights and noise from 0, and pixel_frames from 1."
+            )
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,9 @@ class _Objective:
         state = self._noisy(x0, generator)
         features = batch[FEATURES].float() if model.spec.encoder else None
         condition, features, context = self._dropped(condition, features, generator)
+        if self.config.condition_noise:
+            condition = self._noised(condition, generator)
+            features = None if features is None else self._noised(features, generator)
         rest = batch["fps"].float(), batch["frame_index"], context, features
         v = model.unet_forward(state.x_t, condition, state.t, *rest).float()
         predicted = x0_from_v(state.x_t, v, state.alpha)
@@ -146,6 +149,11 @@ class _Objective:
 
     def _decode(self, name: str, latents: Float[Tensor, "n c y x"]) -> Float[Tensor, "n 3 h w"]:
         return self.model.decode_points(latents)[0] if name == "points" else self.model.decode_images(name, latents)
+
+    def _noised(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """With noise of its own in every place and channel; latents and features have unit spread."""
+        noise = torch.randn(values.shape, generator=generator).to(values)
+        return values + self.config.condition_noise * noise
 
     def _dropped(
         self, condition: Tensor, features: Tensor | None, generator: torch.Generator

@@ -27,9 +27,10 @@ class CorrectionConfig:
 
     columns: int = 15
     rows: int = 10
-    network_sigma: float = 0.2  # of the network's depth, shared by whole regions
+    network_sigma: float = 0.15  # of the network's depth, shared by whole regions
+    frame_sigma: float = 0.2  # of the scale of a frame, by which a network that sees it in few windows errs
     space: float = 1.0  # weight of differences between neighbouring cells
-    time: float = 1.0  # of one cell from frame to frame
+    time: float = 0.3  # of one cell from frame to frame
     ridge: float = 0.3  # of the field itself
     # times the follower's noise, as which its error counts at least: it is not independent from frame to frame
     least_noise: float = 2.0

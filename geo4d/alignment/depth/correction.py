@@ -1,8 +1,8 @@
 """Depth of every frame, corrected where tracked points have been triangulated: a smooth field of log depth per frame.
 
-The network's depth errs by whole regions; triangulated static points say by how much. Between them the field is
-interpolated (bilinear cells, smooth in space and time), and it falls back to nothing where there are none; how far each
-point is believed follows from its parallax, how far the network, from how well the two agree.
+The network's depth errs by whole regions and by whole frames; triangulated static points say by how much. Between them
+the field is interpolated (bilinear cells, smooth in space and time, beside a scale of each frame), and it falls back to
+nothing where there are none; how far each point is believed follows from its parallax.
 """
 
 from __future__ import annotations
@@ -86,29 +86,38 @@ def fit_field(
     index, share = _corners(x, y, c)
     size = frames * cells
     rows = np.tile(np.arange(len(target)), 4)
-    sample = sparse.csr_array((share.ravel(), (rows, (frame * cells + index).ravel())), shape=(len(target), size))
-    prior = _prior(frames, c)
-    field, robust = np.zeros(size), Loss.cauchy(c.robust)
+    rows = np.concatenate([rows, np.arange(len(target))])
+    columns = np.concatenate([(frame * cells + index).ravel(), size + frame])  # the last are scales of whole frames
+    shares = np.concatenate([share.ravel(), np.ones(len(target))])
+    sample = sparse.csr_array((shares, (rows, columns)), shape=(len(target), size + frames))
+    prior = sparse.block_diag([_prior(frames, c), _frame_prior(frames, c)]).tocsr()
+    field, robust = np.zeros(size + frames), Loss.cauchy(c.robust)
     for _ in range(6):
         w = weight * robust.weight((target - sample @ field) ** 2)
         system = (sample.T @ sparse.diags_array(w) @ sample + prior).tocsc()
         field = splu(system).solve(sample.T @ (w * target))
-    return field.reshape(frames, c.rows, c.columns)
+    return field[:size].reshape(frames, c.rows, c.columns) + field[size:, None, None]
 
 
 def _prior(frames: int, c: CorrectionConfig) -> sparse.csr_array:
     """Smoothness in space and time, and a pull to zero."""
-
-    def differences(n: int) -> sparse.dia_array:
-        return sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(n - 1, 0), n))
-
     t, y, x = (sparse.identity(n) for n in (frames, c.rows, c.columns))
-    across = sparse.kron(t, sparse.kron(y, differences(c.columns)))
-    down = sparse.kron(t, sparse.kron(differences(c.rows), x))
-    onward = sparse.kron(differences(frames), sparse.kron(y, x))
+    across = sparse.kron(t, sparse.kron(y, _differences(c.columns)))
+    down = sparse.kron(t, sparse.kron(_differences(c.rows), x))
+    onward = sparse.kron(_differences(frames), sparse.kron(y, x))
     space = c.space * (across.T @ across + down.T @ down)
     total = space + c.time * frames * (onward.T @ onward) + c.ridge * sparse.identity(frames * c.rows * c.columns)
     return (total / (c.network_sigma**2 * frames)).tocsr()
+
+
+def _frame_prior(frames: int, c: CorrectionConfig) -> sparse.csr_array:
+    """That scales of frames are small, and neighbours' twice as near: one without points follows them."""
+    onward = 2 * _differences(frames)
+    return ((sparse.eye_array(frames) + onward.T @ onward) / c.frame_sigma**2).tocsr()
+
+
+def _differences(n: int) -> sparse.dia_array:
+    return sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(n - 1, 0), n))
 
 
 def _corners(x: np.ndarray, y: np.ndarray, c: CorrectionConfig) -> tuple[np.ndarray, np.ndarray]:
