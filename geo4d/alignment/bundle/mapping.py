@@ -99,15 +99,16 @@ class Map:
         Near ones are looked at first, until those farther off could not be chosen whatever they see.
         """
         c, count = self.settings, len(self.cam_to_world)
-        open_ = np.array([k for k in np.flatnonzero(~self.is_placed) if failed.get(k, 0) <= count], int)
+        candidates = np.flatnonzero(~self.is_placed)
+        candidates = candidates[[failed.get(k, 0) <= count for k in candidates.tolist()]]
         placed = np.flatnonzero(self.is_placed)
-        after = np.searchsorted(placed, open_).clip(1, len(placed) - 1)
-        away = np.minimum(np.abs(open_ - placed[after - 1]), np.abs(open_ - placed[after]))
+        after = np.searchsorted(placed, candidates).clip(1, len(placed) - 1)
+        away = np.minimum(np.abs(candidates - placed[after - 1]), np.abs(candidates - placed[after]))
         best, chosen = -math.inf, None
-        for index in np.lexsort((open_, away)):
+        for index in np.lexsort((candidates, away)):
             if c.plenty + 1 - c.away * away[index] < best:
                 break
-            k = int(open_[index])
+            k = int(candidates[index])
             seen = int(np.isfinite(self.points[self.views.point[self.seen[k]], 0]).sum())
             score = min(seen, c.plenty) - c.away * away[index] + seen / self.views.num_points
             if score > best or (score == best and chosen is not None and k < chosen):
