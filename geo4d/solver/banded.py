@@ -167,22 +167,29 @@ class _Dense:
 
 
 class _Banded:
-    """Cholesky of the band, and the border by its Schur complement."""
+    """Cholesky of the band, and the border by its Schur complement.
 
-    def __init__(self, band: np.ndarray, beside: np.ndarray, corner: np.ndarray) -> None:
-        self.band, self.main = band, band.shape[1]
-        self.factor = cholesky_banded(band, lower=True, check_finite=False), True
+    `sign` is that of the border's Schur complement: -1 for a border that stands for a term of low rank.
+    """
+
+    def __init__(
+        self, band: np.ndarray, beside: np.ndarray, corner: np.ndarray, *, sign: float = 1.0, overwrite: bool = False
+    ) -> None:
+        self.band, self.main, self.sign = band, band.shape[1], sign  # overwritten, it has no blocks of the inverse
+        self.factor = cholesky_banded(band, overwrite_ab=overwrite, lower=True, check_finite=False), True
         self.beside = beside
         self.reach = cho_solve_banded(self.factor, beside, check_finite=False) if beside.shape[1] else beside
         self.border = (
-            cho_factor(corner - beside.T @ self.reach, lower=True, check_finite=False) if beside.shape[1] else None
+            cho_factor(sign * (corner - beside.T @ self.reach), lower=True, check_finite=False)
+            if beside.shape[1]
+            else None
         )
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         inner = cho_solve_banded(self.factor, right[: self.main], check_finite=False)
         if self.border is None:
             return np.asarray(inner)
-        outer = cho_solve(self.border, right[self.main :] - self.beside.T @ inner, check_finite=False)
+        outer = self.sign * cho_solve(self.border, right[self.main :] - self.beside.T @ inner, check_finite=False)
         return np.concatenate([inner - self.reach @ outer, outer])
 
     def inverse_blocks(self, at: np.ndarray) -> np.ndarray:
@@ -193,8 +200,57 @@ class _Banded:
             spread = cho_solve(self.border, reach.reshape(-1, reach.shape[-1]).T, check_finite=False).T.reshape(
                 reach.shape
             )
-            result += reach @ spread.transpose(0, 2, 1)
+            result += self.sign * reach @ spread.transpose(0, 2, 1)
         return result
+
+
+class BorderedSystem:
+    """A symmetric system of a band and a border, that is gathered, damped and solved in place.
+
+    The band is kept column by column from the diagonal downwards, as LAPACK takes it: nothing of its size is copied.
+    """
+
+    def __init__(self, size: int, bandwidth: int, border: int) -> None:
+        """`size` unknowns of the band, of which those meet that are up to `bandwidth` apart; `border` follow them."""
+        self.size, self.border, self.bandwidth = size, border, bandwidth
+        self.band = np.zeros((size, bandwidth + 1))
+        self.beside, self.corner = np.zeros((size, border)), np.zeros((border, border))
+        self.right = np.zeros(size + border)
+
+    def add(self, matrix: sparse.csr_array) -> None:
+        """A whole (size + border) square matrix; what it holds beyond the band must be zero."""
+        lower = sparse.coo_array(matrix[: self.size, : self.size])
+        row, column = lower.coords
+        near = row >= column
+        np.add.at(self.band, (column[near], (row - column)[near]), lower.data[near])
+        self.beside += matrix[: self.size, self.size :].toarray()
+        self.corner += matrix[self.size :, self.size :].toarray()
+
+    def subtract(self, index: np.ndarray, product: np.ndarray) -> None:
+        """A (k + border + 1) square product: of unknowns `index` (k,) in rising order, the border, and the right."""
+        count, end = len(index), len(index) + self.border
+        flat, lead = self.band.reshape(-1), self.bandwidth  # column j holds row i at j * lead + i
+        last = np.searchsorted(index, index + lead, side="right")
+        contiguous = bool(count) and int(index[-1] - index[0]) + 1 == count
+        for k, (unknown, stop) in enumerate(zip(index.tolist(), last.tolist(), strict=True)):
+            at: slice | np.ndarray = index[k:stop] + unknown * lead
+            if contiguous:
+                start = unknown * (lead + 1)
+                at = slice(start, start + stop - k)
+            flat[at] -= product[k, k:stop]
+        self.beside[index] -= product[:count, count:end]
+        self.corner -= product[count:end, count:end]
+        self.right[index] -= product[:count, end]
+        self.right[self.size :] -= product[count:end, end]
+
+    def factored(self, ridge: np.ndarray, *, sign: float = 1.0, overwrite: bool = True) -> _Banded:
+        """Its factor, with `ridge` (size + border,) on the diagonal. The band is gone then, if it is overwritten.
+
+        Raises LinAlgError if it is not positive.
+        """
+        self.band[:, 0] += ridge[: self.size]
+        self.corner[np.diag_indices(self.border)] += ridge[self.size :]
+        return _Banded(self.band.T, self.beside, self.corner, sign=sign, overwrite=overwrite)
 
 
 def _tridiagonal_inverse(band: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -133,6 +133,7 @@ def minimise(
             fixed = problem.fix(state)
             before = problem.cost(state, fixed)
             if not reason and trials != d.trials:
+                del system  # the next one takes its memory
                 system = problem.linearise(state, fixed)
         else:
             failures += 1

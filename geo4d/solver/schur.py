@@ -1,20 +1,24 @@
 """Points eliminated from the normal equations of cameras and points, by their Schur complement.
 
-Points are taken by the hundred, those that the same cameras see together: each such group is one dense product, so that
-the cost grows with the number of observations and the length of tracks, not with the square of the video's length.
+Points are taken by the hundred, those that the same cameras see together: each such group is one dense product, which
+goes into a band. So cost and memory grow with the number of observations and the length of tracks, not with the square
+of the video's length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-DENSE_UNKNOWNS = 2000  # of the cameras, up to which a dense matrix is the faster one
-TOGETHER = 4  # groups whose entries are summed at once, where the matrix is sparse
-GROUP = 192  # points that are eliminated together: products are large enough to run fast, and few cameras see them all
+from geo4d.solver.banded import BorderedSystem
+
+GROUP = 96  # points that are eliminated together: products are large enough to run fast, and few cameras see them all
+SHORT = 100  # cameras, up to which no order is looked for in which the band is narrower
 
 
 @dataclass(frozen=True)
@@ -22,77 +26,107 @@ class _Group:
     """Points that are eliminated together, and the cameras that see any of them."""
 
     entries: slice  # of the couplings
-    points: int
-    camera: np.ndarray  # (u,) numbers of the cameras
+    point: np.ndarray  # (p,) numbers of the points
+    camera: np.ndarray  # (u,) numbers of the cameras, in the order of the band
     at_point: np.ndarray  # (e,) of each coupling: its point within the group
     at_camera: np.ndarray  # (e,) and its camera
 
 
 class PointElimination:
-    """Who sees whom, worked out once for all solves of a problem."""
+    """Who sees whom, worked out once for all solves of a problem.
 
-    def __init__(self, point: np.ndarray, camera: np.ndarray, num_points: int, num_cameras: int) -> None:
-        """Rows (m,) of who sees whom; the same pair may come several times."""
+    Cameras have an order (their own, or reverse Cuthill-McKee where distant ones see the same points), in which all
+    that meet are at most `width` apart.
+    """
+
+    def __init__(
+        self, point: np.ndarray, camera: np.ndarray, num_points: int, num_cameras: int, *, chained: int = 2
+    ) -> None:
+        """Rows (m,) of who sees whom; the same pair may come several times.
+
+        Cameras up to `chained` apart meet though they see no common point.
+        """
         self.num_cameras = num_cameras
-        first, last, count = (
-            np.full(num_points, num_cameras),
-            np.zeros(num_points, int),
-            np.bincount(point, minlength=num_points),
-        )
-        np.minimum.at(first, point, camera)
-        np.maximum.at(last, point, camera)
+        self.place, first, last = self._arranged(point, camera, num_points, chained)
         # points with a gap come last: their cameras are few and far apart
+        order = np.lexsort((first, last - first + 1 > 2 * np.bincount(point, minlength=num_points)))
         rank = np.empty(num_points, int)
-        order = np.lexsort((first, last - first + 1 > 2 * count))
         rank[order] = np.arange(num_points)
         pair, self.entry = np.unique(rank[point].astype(np.int64) * num_cameras + camera, return_inverse=True)
         ranks, self.camera = np.divmod(pair, num_cameras)
         self.point = order[ranks]  # of each coupling, as is its camera
         ends = np.searchsorted(ranks, np.arange(0, num_points + GROUP, GROUP).clip(max=num_points))
-        self._groups = [self._group(slice(a, b), ranks) for a, b in pairwise(ends) if b > a]
+        self._groups = [self._group(slice(a, b)) for a, b in pairwise(ends) if b > a]
 
-    def _group(self, entries: slice, ranks: np.ndarray) -> _Group:
-        camera, at_camera = np.unique(self.camera[entries], return_inverse=True)
-        first = int(ranks[entries.start])
-        at_point = ranks[entries] - first
-        return _Group(entries, int(at_point[-1]) + 1, camera, at_point, at_camera)
+    def _arranged(
+        self, point: np.ndarray, camera: np.ndarray, num_points: int, chained: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The place of each camera; the first and the last place of each point."""
+        natural = np.arange(self.num_cameras)
+        found = [self._spans(natural, point, camera, num_points, chained)]
+        if self.num_cameras > SHORT and 3 * found[0][0] > self.num_cameras:
+            shape = (num_points, self.num_cameras)
+            seen = sparse.csr_array((np.ones(len(point)), (point, camera)), shape=shape)
+            chain = sparse.eye_array(self.num_cameras, k=1)
+            order = reverse_cuthill_mckee(sparse.csr_matrix(seen.T @ seen + chain + chain.T), symmetric_mode=True)
+            found.append(self._spans(np.argsort(order), point, camera, num_points, chained))
+        self.width, *rest = min(found, key=lambda each: each[0])
+        return rest[0], rest[1], rest[2]
 
-    def reduced(self, coupling: np.ndarray, by_inverse: np.ndarray) -> np.ndarray | sparse.csr_array:
-        """Sum over points of coupling V^-1 coupling^T, which the cameras' own system loses.
+    @staticmethod
+    def _spans(
+        place: np.ndarray, point: np.ndarray, camera: np.ndarray, num_points: int, chained: int
+    ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        first, last = np.full(num_points, len(place)), np.zeros(num_points, int)
+        np.minimum.at(first, point, place[camera])
+        np.maximum.at(last, point, place[camera])
+        chains = [int(np.abs(place[k:] - place[:-k]).max(initial=0)) for k in range(1, chained + 1)]
+        return max(int((last - first).max(initial=0)), *chains), place, first, last
 
-        Both arguments are (e, c, 3), by entry: the coupling of a camera's c unknowns with a point's three, and the same
-        times the inverse of the point's own block. Dense where there are few unknowns.
+    def _group(self, entries: slice) -> _Group:
+        place, at_camera = np.unique(self.place[self.camera[entries]], return_inverse=True)
+        point = self.point[entries]
+        starts = np.flatnonzero(np.diff(point, prepend=-1))
+        at_point = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(point)))
+        return _Group(entries, point[starts], np.argsort(self.place)[place], at_point, at_camera)
+
+    def unknowns(self, is_free: np.ndarray) -> np.ndarray:
+        """(t, c) numbers of the free ones of each camera's unknowns in the order of the band; -1 of the others."""
+        numbers = np.full(is_free.shape, -1)
+        order = np.argsort(self.place)
+        found = numbers[order]
+        found[is_free[order]] = np.arange(is_free.sum())
+        numbers[order] = found
+        return numbers
+
+    def bandwidth(self, unknowns: np.ndarray) -> int:
+        """How far apart two unknowns are at most that meet."""
+        return min((self.width + 1) * unknowns.shape[1], int((unknowns >= 0).sum())) - 1
+
+    def eliminate(
+        self,
+        system: BorderedSystem,
+        unknowns: np.ndarray,
+        coupling: Callable[[slice], np.ndarray],
+        pull: np.ndarray,
+    ) -> None:
+        """Takes off the cameras' system what it loses by the points: the sum of C V^-1 C^T, and of C V^-1 g.
+
+        `unknowns` (t, c) numbers those of the cameras (those of the border come after those of the band, and several
+        cameras may share one; -1: fixed). `coupling` gives the (k, c, 3) couplings of some entries times the root R of
+        the inverse V^-1 = R R^T of the point's own block, `pull` (n, 3) is R^T times the point's gradient g.
         """
-        size = coupling.shape[1]
-        unknowns = size * self.num_cameras
-        if unknowns <= DENSE_UNKNOWNS:
-            total = np.zeros((unknowns, unknowns))
-            for group in self._groups:
-                index = self._indices(group.camera, size)
-                total[np.ix_(index, index)] += self._product(group, coupling, by_inverse)
-            return total
-        shape, sums = (unknowns, unknowns), []
-        for first in range(0, len(self._groups), TOGETHER):  # neighbours overlap: summed soon, they take little memory
-            parts = []
-            for group in self._groups[first : first + TOGETHER]:
-                index = self._indices(group.camera, size).astype(np.int32)
-                where = np.repeat(index, len(index)), np.tile(index, len(index))
-                parts.append((self._product(group, coupling, by_inverse).ravel(), *where))
-            values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-            sums.append(sparse.csr_array((values, (rows, columns)), shape=shape))
-        while len(sums) > 1:  # in pairs: the whole is not copied for each part
-            sums = [sum(sums[k + 1 : k + 2], start=sums[k]) for k in range(0, len(sums), 2)]
-        return sums[0] if sums else sparse.csr_array(shape)
-
-    @staticmethod
-    def _indices(camera: np.ndarray, size: int) -> np.ndarray:
-        return (size * camera[:, None] + np.arange(size)).ravel()
-
-    @staticmethod
-    def _product(group: _Group, coupling: np.ndarray, by_inverse: np.ndarray) -> np.ndarray:
-        def laid_out(blocks: np.ndarray) -> np.ndarray:
-            out = np.zeros((group.points, 3, len(group.camera), blocks.shape[1]))
-            out[group.at_point, :, group.at_camera] = blocks[group.entries].transpose(0, 2, 1)
-            return out.reshape(3 * group.points, -1)
-
-        return laid_out(by_inverse).T @ laid_out(coupling)
+        size, border = system.size, system.border
+        for group in self._groups:
+            count = len(group.camera) * unknowns.shape[1]
+            laid = np.zeros((len(group.point), 3, count + border + 1))
+            by_camera = laid[:, :, :count].reshape(len(group.point), 3, len(group.camera), -1)
+            by_camera[group.at_point, :, group.at_camera] = coupling(group.entries).transpose(0, 2, 1)
+            index = unknowns[group.camera].ravel()
+            for number in range(border):
+                laid[:, :, count + number] = laid[:, :, :count][:, :, index == size + number].sum(axis=2)
+            laid[:, :, -1] = pull[group.point]
+            main = np.append((index >= 0) & (index < size), np.ones(border + 1, bool))
+            flat = laid.reshape(-1, laid.shape[2])
+            flat = flat if main.all() else flat[:, main]
+            system.subtract(index[main[:count]], flat.T @ flat)

@@ -96,8 +96,11 @@ def gradient_of(system):
 def matrix_of(system):
     """The whole matrix, written out."""
     cameras, points = torch.from_numpy(system.matrix.toarray()), torch.block_diag(*system.points)
+    if system.free.focal == "each":  # what is expected of their mean couples all of them
+        frames = len(cameras) // CAMERA
+        cameras[CAMERA - 1 :: CAMERA, CAMERA - 1 :: CAMERA] += system.evidence.focal_weight / frames**2
     blocks = torch.zeros(len(cameras) // CAMERA, len(points) // 3, CAMERA, 3, dtype=torch.float64)
-    blocks[system.elimination.camera, system.elimination.point] = torch.from_numpy(system.coupling)
+    blocks[system.elimination.camera, system.elimination.point] = system.moments.coupling(slice(None))
     coupling = blocks.transpose(1, 2).flatten(0, 1).flatten(1)
     return torch.cat([torch.cat([cameras, coupling], dim=1), torch.cat([coupling.T, points], dim=1)])
 
@@ -209,29 +212,55 @@ def test_where_all_fits_the_matrix_is_the_cost_s_curvature(name):
         assert found == pytest.approx(float(step @ matrix @ step), rel=0.02 if name in TO_ROTATIONS else 0.002)
 
 
-@pytest.mark.parametrize("dense", [True, False])
+def selection_of(free, frames):
+    """(7 t, k) of zeros and ones: which unknowns of the cameras each of the k free ones moves."""
+    columns = list(np.eye(CAMERA * frames)[free.is_free(frames).ravel()])
+    if free.focal == "shared":
+        columns.append(np.tile(np.eye(CAMERA)[-1], frames))
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+HELD = torch.arange(FRAMES) == 2
+
+
+@pytest.mark.parametrize("held", [None, HELD])
 @pytest.mark.parametrize("travels", [True, False])
 @pytest.mark.parametrize("focal", ["held", "shared", "each"])
-def test_a_step_solves_the_damped_system_of_the_free_unknowns(dense, travels, focal, monkeypatch):
-    monkeypatch.setattr(schur, "DENSE_UNKNOWNS", 10_000 if dense else 0)
+def test_a_step_solves_the_damped_system_of_the_free_unknowns(held, travels, focal, monkeypatch):
+    """Written out as one dense system, that of the points included."""
     monkeypatch.setattr(schur, "GROUP", 4)  # so that there are several
     evidence, truth = scene()
     evidence, state = replace(replace(evidence, **SMOOTH), motion=expected_motion(truth)), off(truth)
     tracks, damping = torch.ones(POINTS, dtype=torch.float64), 0.01
-    free = Free(focal=focal, travels=travels)
+    free = Free(focal=focal, travels=travels, held=held)
     system = BundleSystem(evidence, state, SIGMA, tracks, free)
-    assert isinstance(system.elimination.reduced(system.coupling, system.coupling), np.ndarray) == dense
     camera, points = system.step(double([damping]))
     step = torch.cat([camera.flatten(), points.flatten()])
-    matrix = matrix_of(system)
-    left = matrix @ step + damping * matrix.diagonal() * step + gradient_of(system)
-    selection = torch.from_numpy(free.selection(FRAMES).toarray())
+    matrix, selection = matrix_of(system), selection_of(free, FRAMES)
+    whole = torch.block_diag(selection, torch.eye(3 * POINTS, dtype=torch.float64))
+    damped = whole.T @ (matrix + damping * matrix.diagonal().diag()) @ whole
+    expected = -whole @ torch.linalg.solve(damped, whole.T @ gradient_of(system))
+    torch.testing.assert_close(step, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
     still = selection.sum(1) == 0
-    of_free = torch.cat([selection.T @ left[: CAMERA * FRAMES], left[CAMERA * FRAMES :]])
-    assert float(of_free.abs().max()) < 1e-6 * float(gradient_of(system).abs().max())
     assert not camera.flatten()[still].any() and bool(camera.flatten()[~still].ne(0).all()) and bool(points.ne(0).all())
-    assert int(still.sum()) == (6 if travels else 3 * FRAMES + 3) + (FRAMES if focal == "held" else 0)
+    fixed = 1 if held is None else 2
+    assert int(still.sum()) == (6 * fixed if travels else 3 * (FRAMES + fixed)) + (FRAMES if focal == "held" else 0)
     assert bool((camera[:, 6] == camera[0, 6]).all()) == (focal != "each")
+
+
+@pytest.mark.parametrize("focal", ["shared", "each"])
+def test_covariances_are_blocks_of_the_inverse_written_out(focal):
+    evidence, truth = scene()
+    tracks = torch.ones(POINTS, dtype=torch.float64)
+    system = BundleSystem(evidence, off(truth), SIGMA, tracks, Free(focal=focal))
+    found, log_focal_sigma = system.covariance()
+    selection = selection_of(system.free, FRAMES)
+    whole = torch.block_diag(selection, torch.eye(3 * POINTS, dtype=torch.float64))
+    inverse = whole @ torch.linalg.inv(whole.T @ matrix_of(system) @ whole) @ whole.T
+    each = inverse[: CAMERA * FRAMES, : CAMERA * FRAMES].reshape(FRAMES, CAMERA, FRAMES, CAMERA)
+    expected = torch.stack([each[k, :6, k, :6] for k in range(1, FRAMES)])
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+    assert log_focal_sigma == pytest.approx(float(each[0, 6, 0, 6].sqrt()), rel=1e-5)
 
 
 def test_the_solve_finds_its_way_back_with_few_steps():

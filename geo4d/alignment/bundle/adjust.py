@@ -9,12 +9,12 @@ prior on the centres. Levenberg-Marquardt with an acceptance test; points are el
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from geo4d._typing import Bool, Float, Tensor
-from geo4d.alignment.bundle.evidence import Evidence, State, cost, residuals, scales
+from geo4d.alignment.bundle.evidence import Evidence, Residuals, State, cost, residuals, scales
 from geo4d.alignment.bundle.system import BundleSystem, Free, Step
 from geo4d.solver.lm import Damping, Summary, minimise
 
@@ -53,14 +53,21 @@ class _Bundle:
 
     evidence: Evidence
     free: Free
+    last: list[tuple[State, Residuals]] = field(default_factory=list)  # the one state that was looked at last
+
+    def _residuals(self, state: State) -> Residuals:
+        """Worked out once, where scales and costs are asked for at the same state."""
+        if not self.last or self.last[0][0] is not state:
+            self.last[:] = [(state, residuals(self.evidence, state))]
+        return self.last[0][1]
 
     def fix(self, state: State) -> tuple[float, Float[Tensor, "n"]]:
         """Measured at a state."""
-        return scales(self.evidence, residuals(self.evidence, state))
+        return scales(self.evidence, self._residuals(state))
 
     def cost(self, state: State, fixed: tuple[float, Tensor]) -> Float[Tensor, "1"]:
         """The robust objective."""
-        return torch.tensor([cost(self.evidence, state, *fixed)], dtype=torch.float64)
+        return torch.tensor([cost(self.evidence, state, *fixed, self._residuals(state))], dtype=torch.float64)
 
     def linearise(self, state: State, fixed: tuple[float, Tensor]) -> BundleSystem:
         """Blocks of cameras and of points."""

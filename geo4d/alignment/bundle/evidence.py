@@ -17,6 +17,7 @@ from geo4d.solver.schur import PointElimination
 
 NEAREST = 1e-3  # median depths: a point behind its camera counts as one as near as this
 LONGEST = 0.3  # log focal length: a step beyond is cut
+ROWS = 8192  # observations whose points are placed in their cameras at once
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,25 @@ class Residuals:
 
 def residuals(evidence: Evidence, state: State) -> Residuals:
     """All residuals; a point behind its camera counts as one just before it."""
-    local = _local(state, evidence.point, evidence.frame)
-    prior_local = _local(state, evidence.prior_point, evidence.prior_frame)
-    pixel = state.log_focal.exp()[evidence.frame, None] * local[:, :2] / local[:, 2:] - evidence.pixel
-    return Residuals(
-        pixel, local, (prior_local[:, 2].log() - evidence.prior_log_depth) / evidence.prior_sigma, prior_local
-    )
+    pixel, count = torch.empty_like(evidence.pixel), len(evidence.pixel)
+    local = pixel.new_empty(count, 3)
+    for begin in range(0, count, ROWS):
+        some = slice(begin, begin + ROWS)
+        pixel[some], local[some] = reprojection(evidence, state, some)
+    return Residuals(pixel, local, *depth_error(evidence, state))
+
+
+def reprojection(evidence: Evidence, state: State, some: slice) -> tuple[Float[Tensor, "k 2"], Float[Tensor, "k 3"]]:
+    """Residuals of some observations, and their points in the cameras that see them."""
+    frame = evidence.frame[some]
+    local = _local(state, evidence.point[some], frame)
+    return state.log_focal.exp()[frame, None] * local[:, :2] / local[:, 2:] - evidence.pixel[some], local
+
+
+def depth_error(evidence: Evidence, state: State) -> tuple[Float[Tensor, "q"], Float[Tensor, "q 3"]]:
+    """Residuals of the depth priors, and their points in the cameras."""
+    local = _local(state, evidence.prior_point, evidence.prior_frame)
+    return (local[:, 2].log() - evidence.prior_log_depth) / evidence.prior_sigma, local
 
 
 def _local(state: State, point: Tensor, frame: Tensor) -> Float[Tensor, "k 3"]:
@@ -174,9 +188,11 @@ def misfit(evidence: Evidence, state: State, sigma: float) -> float:
     return float((evidence.length * mean / (1 + mean)).sum()) / max(len(evidence.point), 1)
 
 
-def cost(evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"]) -> float:
-    """The robust objective at given scale and track weights."""
-    c, r = evidence.config, residuals(evidence, state)
+def cost(
+    evidence: Evidence, state: State, sigma: float, tracks: Float[Tensor, "n"], r: Residuals | None = None
+) -> float:
+    """The robust objective at given scale and track weights; `r` are the residuals, where they are there already."""
+    c, r = evidence.config, residuals(evidence, state) if r is None else r
     square = r.pixel.square().sum(1) / sigma**2
     total = (tracks[evidence.point] * Loss.cauchy(c.observation_width).value(square)).sum()
     total = total + Loss.cauchy(c.prior_width).value(r.prior.square()).sum()

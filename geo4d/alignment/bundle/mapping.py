@@ -48,8 +48,16 @@ class Map:
 
     def __post_init__(self) -> None:
         self.points = np.full((self.views.num_points, 3), np.nan)
-        self.table = self.views.table(self.frames)
+        self.seen = [self.views.sorted_rows(frame) for frame in self.frames.tolist()]  # observations by keyframe
+        rows = np.concatenate([*self.seen, np.zeros(0, int)])
+        keyframe = np.repeat(np.arange(len(self.frames)), [len(rows) for rows in self.seen])
+        order = np.argsort(self.views.point[rows], kind="stable")  # by point, and the keyframes of each in their order
+        self.by_point = rows[order], keyframe[order]
+        self.starts = np.searchsorted(self.views.point[rows[order]], np.arange(self.views.num_points + 1))
         self.prior_log_focal = self.log_focal
+        self.is_placed = np.zeros(len(self.frames), bool)
+        self.changed: set[int] = set()  # cameras that were placed or moved since points were triangulated
+        self.forgotten = np.zeros(0, int)  # points that an adjustment has taken since
 
     @property
     def settings(self) -> MappingConfig:
@@ -63,7 +71,8 @@ class Map:
 
     def grow(self, pair: Pair) -> Map:
         """From two views to as many as can be placed."""
-        self.cam_to_world = {pair.first: np.eye(4), pair.second: np.linalg.inv(pair.first_to_second)}
+        self._put(pair.first, np.eye(4))
+        self._put(pair.second, np.linalg.inv(pair.first_to_second))
         self._triangulate()
         self._adjust(iterations=6, focal="held")
         adjusted_at, failed = 2, dict[int, int]()
@@ -85,43 +94,62 @@ class Map:
         return self
 
     def _next(self, failed: dict[int, int]) -> int | None:
-        """The keyframe that sees most points, rather a near one; None if none is left that may be placed."""
-        known = np.isfinite(self.points[:, 0])
-        placed = np.array(list(self.cam_to_world))
+        """The keyframe that sees most points, rather a near one; None if none is left that may be placed.
+
+        Near ones are looked at first, until those farther off could not be chosen whatever they see.
+        """
+        c, count = self.settings, len(self.cam_to_world)
+        candidates = np.flatnonzero(~self.is_placed)
+        candidates = candidates[[failed.get(k, 0) <= count for k in candidates.tolist()]]
+        placed = np.flatnonzero(self.is_placed)
+        after = np.searchsorted(placed, candidates).clip(1, len(placed) - 1)
+        away = np.minimum(np.abs(candidates - placed[after - 1]), np.abs(candidates - placed[after]))
         best, chosen = -math.inf, None
-        for k in range(len(self.frames)):
-            if k in self.cam_to_world or failed.get(k, 0) > len(self.cam_to_world):
-                continue
-            seen = int(((self.table[k] >= 0) & known).sum())
-            score = (
-                min(seen, self.settings.plenty)
-                - self.settings.away * np.abs(placed - k).min()
-                + seen / self.views.num_points
-            )
-            if score > best:
+        for index in np.lexsort((candidates, away)):
+            if c.plenty + 1 - c.away * away[index] < best:
+                break
+            k = int(candidates[index])
+            seen = int(np.isfinite(self.points[self.views.point[self.seen[k]], 0]).sum())
+            score = min(seen, c.plenty) - c.away * away[index] + seen / self.views.num_points
+            if score > best or (score == best and chosen is not None and k < chosen):
                 best, chosen = score, k
         return chosen
 
     def _place(self, k: int) -> bool:
         """A camera by the points that it sees; whether enough of them agree."""
-        seen = np.flatnonzero((self.table[k] >= 0) & np.isfinite(self.points[:, 0]))
-        rays = self.views.pixel[self.table[k, seen]] / math.exp(self.log_focal)
-        found = consensus_pose(self.points[seen], rays, threshold=1.5 * self.tolerance / math.exp(self.log_focal))
-        if found is None or found[1].sum() < max(self.settings.least_seen, self.settings.least_agreeing * len(seen)):
+        rows = self.seen[k][np.isfinite(self.points[self.views.point[self.seen[k]], 0])]
+        points = self.points[self.views.point[rows]]
+        rays = self.views.pixel[rows] / math.exp(self.log_focal)
+        found = consensus_pose(points, rays, threshold=1.5 * self.tolerance / math.exp(self.log_focal))
+        if found is None or found[1].sum() < max(self.settings.least_seen, self.settings.least_agreeing * len(rows)):
             return False
-        self.cam_to_world[k] = found[0]
+        self._put(k, found[0])
         return True
 
+    def _put(self, k: int, pose: np.ndarray) -> None:
+        self.cam_to_world[k] = pose
+        self.is_placed[k] = True
+        self.changed.add(k)
+
     def _triangulate(self) -> None:
-        """New points, where rays from several cameras meet before all of them at an angle that tells how far."""
-        placed = np.array(sorted(self.cam_to_world))
-        seen = self.table[placed] >= 0
-        new = np.flatnonzero(np.isnan(self.points[:, 0]) & (seen.sum(0) >= 2))
-        if not len(new):
+        """New points, where rays from several cameras meet before all of them at an angle that tells how far.
+
+        Points of which no camera has changed since are left out: they would be what they were.
+        """
+        near = [self.views.point[self.seen[k]] for k in self.changed]
+        new = np.unique(np.concatenate([*near, self.forgotten]))
+        self.changed, self.forgotten = set(), np.zeros(0, int)
+        new = new[np.isnan(self.points[new, 0])]
+        index, point = ranges(self.starts[new], self.starts[new + 1])
+        rows, camera = self.by_point[0][index], self.by_point[1][index]
+        inside = self.is_placed[camera]
+        inside &= (np.bincount(point[inside], minlength=len(new)) >= 2)[point]
+        if not inside.any():
             return
+        present, point = np.unique(point[inside], return_inverse=True)
+        new, pixel = new[present], self.views.pixel[rows[inside]]
+        placed, camera = np.unique(camera[inside], return_inverse=True)
         poses = np.stack([self.cam_to_world[k] for k in placed])
-        point, camera = np.nonzero(seen[:, new].T)
-        pixel = self.views.pixel[self.table[placed[camera], new[point]]]
         points, angle, worst = triangulate(point, camera, pixel, poses, math.exp(self.log_focal), count=len(new))
         good = (angle > math.radians(self.settings.least_angle_deg)) & (worst < 2 * self.tolerance)
         self.points[new[good]] = points[good]
@@ -139,28 +167,32 @@ class Map:
         Points that fit nowhere are forgotten.
         """
         placed = np.array(sorted(self.cam_to_world if moving is None else [*moving, *(around or [])]))
-        table = self.table[placed]
-        known = np.flatnonzero(np.isfinite(self.points[:, 0]) & ((table >= 0).sum(0) >= 2))
-        if not len(known):
+        rows = np.concatenate([self.seen[k] for k in placed])
+        camera = np.repeat(np.arange(len(placed)), [len(self.seen[k]) for k in placed])
+        present, point, count = np.unique(self.views.point[rows], return_inverse=True, return_counts=True)
+        adjusted = (count >= 2) & np.isfinite(self.points[present, 0])
+        if not adjusted.any():
             return
-        camera, point = np.nonzero(table[:, known] >= 0)
+        rows, camera, point = (each[adjusted[point]] for each in (rows, camera, point))
+        known, point = present[adjusted], (np.cumsum(adjusted) - 1)[point]
         poses = torch.from_numpy(np.stack([self.cam_to_world[k] for k in placed]))
         log_focal = torch.full((len(placed),), self.log_focal, dtype=torch.float64)
         state = State(
             poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), log_focal, torch.from_numpy(self.points[known])
         )
-        evidence = self._evidence(point, camera, self.views.pixel[table[camera, known[point]]])
+        evidence = self._evidence(point, camera, self.views.pixel[rows])
         held = None if moving is None else torch.tensor([k not in moving for k in placed])
         found = solve_bundle(evidence, state, iterations=iterations, free=Free(focal=focal, held=held), damping=QUICK)
         for k, rotation, centre in zip(placed, found.state.rotation, found.state.centre, strict=True):
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = rotation.numpy(), centre.numpy()
-            self.cam_to_world[int(k)] = pose
+            self._put(int(k), pose)
         self.log_focal = float(found.state.log_focal[0])
         size = track_square(evidence, residuals(evidence, found.state).pixel.square().sum(1)).sqrt().numpy()
         points = found.state.points.numpy().copy()
         points[size > 2 * self.tolerance] = np.nan
         self.points[known] = points
+        self.forgotten = np.append(self.forgotten, known[size > 2 * self.tolerance])
 
     def _evidence(self, point: np.ndarray, camera: np.ndarray, pixel: np.ndarray) -> Evidence:
         """Observations, and next to nothing else; lengths are in an arbitrary unit."""
@@ -169,6 +201,13 @@ class Map:
         return Evidence(
             *observed, none, none, nothing, nothing, self.prior_log_focal, self.log_focal_sigma, self.noise, self.config
         )
+
+
+def ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All numbers from each start up to its end, one after another, and of which of them (k,) each is."""
+    count = ends - starts
+    number = np.repeat(np.arange(len(starts)), count)
+    return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + starts[number], number
 
 
 def triangulate(

@@ -37,19 +37,17 @@ class Views:
         ends = np.searchsorted(self.frame, np.arange(self.num_frames + 1))
         return [np.arange(a, b) for a, b in pairwise(ends)]
 
-    def table(self, frames: np.ndarray) -> np.ndarray:
-        """(k, n) number of the observation of each track in each of the frames, -1 where it is not seen."""
-        table = np.full((len(frames), self.num_points), -1, np.int32)
-        for k, frame in enumerate(frames):
-            table[k, self.point[self.rows[frame]]] = self.rows[frame]
-        return table
+    def sorted_rows(self, frame: int) -> np.ndarray:
+        """Numbers of the observations in a frame, in the order of their tracks."""
+        rows = self.rows[frame]
+        return rows[np.argsort(self.point[rows], kind="stable")]
 
     def shared(self, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
         """Observations (k,) and (k,) of the tracks that two frames share."""
-        rows = np.full(self.num_points, -1)
-        rows[self.point[self.rows[first]]] = self.rows[first]
-        before = rows[self.point[self.rows[second]]]
-        return before[before >= 0], self.rows[second][before >= 0]
+        before, here = self.sorted_rows(first), self.rows[second]
+        place = np.searchsorted(self.point[before], self.point[here]).clip(max=max(len(before) - 1, 0))
+        both = self.point[before[place]] == self.point[here] if len(before) else np.zeros(len(here), bool)
+        return before[place[both]], here[both]
 
 
 def breaks(views: Views, config: ViewsConfig) -> np.ndarray:
