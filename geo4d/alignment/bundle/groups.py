@@ -1,0 +1,234 @@
+"""Second rigid motions: tracks that the static world does not explain, and that move together.
+
+A point of a vehicle that happens to move along its epipolar lines fits a static world, at a wrong depth; judged by
+itself it is believed. Its neighbours on the vehicle are not, and they move as one rigid body: so does it, then.
+
+A group is found between pairs of keyframes, by the essential matrix on which most unexplained tracks agree, and held
+against chance a contrario (Moisan and Stival, A Probabilistic Criterion to Detect Rigid Point Matches Between Two
+Images, 2004): as many tracks that left the static world by as much, but in random directions, would agree so well on
+the best of all essential matrices less than once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from scipy.special import gammaln
+
+from geo4d.alignment.bundle.adjust import Solution
+from geo4d.alignment.bundle.config import BundleConfig
+from geo4d.alignment.bundle.evidence import Evidence, residuals
+from geo4d.alignment.bundle.mapping import triangulate
+from geo4d.alignment.bundle.views import Views
+from geo4d.geometry.consensus import LEAST_EPIPOLAR, consensus_camera
+
+SAMPLE = 5  # pairs of pixels that any essential matrix fits
+SEVERAL = 2  # pairs of keyframes in which a group must be beyond chance: what agrees once may do so for many reasons
+ROUNDS = 3  # in which a group and its motions are found by one another: the third hardly changes it
+NEIGHBOURS = 6  # tracks around one in the picture, as many as surround it in a plane
+MOST = 0.5  # of what is asked: of neighbours, of the pairs of keyframes
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What moves as rigid bodies, beside the static world."""
+
+    number: np.ndarray  # (n,) of the group that each track belongs to, -1 of none
+    frames: tuple[tuple[int, int], ...]  # first and last in which each group was seen, by number
+
+    @property
+    def members(self) -> np.ndarray:
+        """(n,) which tracks belong to a group."""
+        return self.number >= 0
+
+    def report(self) -> list[dict[str, int]]:
+        """Tracks and frames of each, for the diagnostics."""
+        return [
+            {"tracks": int((self.number == k).sum()), "first_frame": first, "last_frame": last}
+            for k, (first, last) in enumerate(self.frames)
+        ]
+
+
+@dataclass(frozen=True)
+class _Between:
+    """The tracks that two keyframes share."""
+
+    track: np.ndarray  # (k,)
+    pixel: np.ndarray  # (k, 2, 2) in both, around the principal point, as one camera of the same focal length sees them
+    drift: np.ndarray  # (k,) how far each has left the static world from the one to the other
+    static: np.ndarray  # (2, 4, 4) cam_to_world of both, by the static world
+    focal: float
+    reach: float  # residual within which a motion explains an observation
+
+    def motion(self, some: np.ndarray) -> np.ndarray | None:
+        """(2, 4, 4) of the cameras as most of some tracks (k,) see them; None where nothing can be said."""
+        source, target = self.pixel[some, 0], self.pixel[some, 1]
+        found = consensus_camera(source, target, self.focal, threshold=self.reach)
+        if found is None:
+            return None
+        first_to_second = np.eye(4)
+        first_to_second[:3, :3], first_to_second[:3, 3] = found[:2]
+        return np.stack([np.eye(4), np.linalg.inv(first_to_second)])
+
+    def explained(self, cam_to_world: np.ndarray) -> np.ndarray:
+        """Which of the tracks (k,) can be seen so from both cameras, before both."""
+        count = len(self.track)
+        rows = np.repeat(np.arange(count), 2), np.tile([0, 1], count), self.pixel.reshape(-1, 2)
+        return triangulate(*rows, cam_to_world, self.focal, count=count)[2] <= self.reach
+
+    def beyond_chance(self, asked: np.ndarray, agree: np.ndarray) -> float:
+        """Nats by which a motion is surer than the best of as many tracks that drift in random directions.
+
+        Of the tracks `asked` (k,), those agree (k,) with it. What drifts no farther than the reach would agree with
+        any.
+        """
+        chance = 2 / math.pi * np.arcsin(np.minimum(self.reach / np.maximum(self.drift, 1e-12), 1.0))
+        tells = asked & (chance < 1)
+        n, k = int(tells.sum()), int((tells & agree).sum())
+        if k <= SAMPLE:
+            return -math.inf
+        surprise = np.sort(-np.log(chance[tells & agree]))[: k - SAMPLE]
+        return float(surprise.sum() - _log_choices(n, k) - _log_choices(k, SAMPLE))
+
+
+def find_groups(views: Views, keyframes: np.ndarray, evidence: Evidence, solution: Solution) -> Groups:
+    """The rigid bodies that move, with the tracks on them that are believed by themselves.
+
+    Args:
+        views: the tracks.
+        keyframes: (k,) numbers of the frames between which motions are looked for.
+        evidence: the same tracks.
+        solution: by the static world.
+    """
+    return _Search(views, keyframes, evidence, solution).run()
+
+
+@dataclass
+class _Search:
+    views: Views
+    keyframes: np.ndarray
+    evidence: Evidence
+    solution: Solution
+    number: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.number = np.full(self.views.num_points, -1)
+
+    @property
+    def config(self) -> BundleConfig:
+        return self.evidence.config
+
+    @cached_property
+    def believed(self) -> np.ndarray:
+        """(n,) tracks that the static world explains."""
+        return (self.solution.track_weight > self.config.believed).numpy()
+
+    @cached_property
+    def pairs(self) -> list[_Between]:
+        return list(self._between())
+
+    def _between(self) -> Iterator[_Between]:
+        """Keyframes next to one another, with the tracks that both see."""
+        e, state = self.evidence, self.solution.state
+        reach = self.config.mapping.agreement * max(e.noise, self.solution.sigma / self.config.typical)
+        off = residuals(e, state).pixel.numpy()
+        focal = float(state.log_focal.mean().exp())
+        pixel = (focal * e.pixel / state.log_focal.exp()[e.frame, None]).numpy()
+        poses = np.tile(np.eye(4), (len(state.centre), 1, 1))
+        poses[:, :3, :3], poses[:, :3, 3] = state.rotation.numpy(), state.centre.numpy()
+        for first, second in pairwise(self.keyframes.tolist()):
+            before, here = self.views.shared(first, second)
+            drift = np.linalg.norm(off[here] - off[before], axis=1)
+            both = np.stack([pixel[before], pixel[here]], axis=1)
+            yield _Between(self.views.point[here], both, drift, poses[[first, second]], focal, reach)
+
+    def run(self) -> Groups:
+        count = 0
+        while (members := self._next()) is not None:
+            self.number[members] = count
+            self._join(count)
+            count += 1
+        frame, point = self.views.frame, self.views.point
+        seen = [frame[self.number[point] == k] for k in range(count)]
+        return Groups(self.number, tuple((int(some[0]), int(some[-1])) for some in seen))
+
+    def _next(self) -> np.ndarray | None:
+        """Members (n,) of one more group among the tracks that nothing explains; None if there is none.
+
+        It begins with the two keyframes between which most beyond chance agrees.
+        """
+        free = ~self.believed & (self.number < 0)
+        seeds = []
+        for pair in self.pairs:
+            asked = free[pair.track]
+            motion = pair.motion(asked)
+            if motion is not None:
+                agree = asked & pair.explained(motion)
+                seeds.append((pair.beyond_chance(asked, agree), pair.track[agree]))
+        for sure, seed in sorted(seeds, key=lambda each: -each[0]):
+            if sure > 0 and (members := self._grown(seed, free)) is not None:
+                return members
+        return None
+
+    def _grown(self, seed: np.ndarray, free: np.ndarray) -> np.ndarray | None:
+        """Members (n,) by all keyframes; None unless they agree beyond chance between several of them."""
+        members = np.zeros(len(free), bool)
+        members[seed] = True
+        sure = 0
+        for _ in range(ROUNDS):
+            asked, agreed, sure = np.zeros(len(free)), np.zeros(len(free)), 0
+            for pair, motion in self._motions(members):
+                here, agree = free[pair.track], pair.explained(motion)
+                asked[pair.track] += 1
+                agreed[pair.track[agree]] += 1
+                sure += pair.beyond_chance(here, agree & members[pair.track]) > 0
+            members = free & (agreed > MOST * asked)
+        return members if sure >= SEVERAL else None
+
+    def _motions(self, members: np.ndarray) -> Iterator[tuple[_Between, np.ndarray]]:
+        """How the members move, wherever enough of them are seen."""
+        for pair in self.pairs:
+            some = members[pair.track]
+            motion = pair.motion(some) if some.sum() >= LEAST_EPIPOLAR else None
+            if motion is not None:
+                yield pair, motion
+
+    def _join(self, group: int) -> None:
+        """Believed tracks within the group join it.
+
+        Most of their neighbours belong to it, and its motion explains them as often as the static world does. What has
+        joined is a neighbour to others; as most of the neighbours are asked, a group fills up and does not spread.
+        """
+        fits = np.zeros(len(self.number))
+        for pair, motion in self._motions(self.number == group):
+            fits[pair.track] += pair.explained(motion).astype(float) - pair.explained(pair.static)
+        candidates = self.believed & (self.number < 0) & (fits >= 0)
+        near, owner = self._neighbours()
+        while True:
+            inside = np.bincount(owner, (self.number[near] == group).mean(axis=1), minlength=len(self.number))
+            new = candidates & (self.number < 0) & (inside > MOST * np.bincount(owner, minlength=len(self.number)))
+            if not new.any():
+                return
+            self.number[new] = group
+
+    def _neighbours(self) -> tuple[np.ndarray, np.ndarray]:
+        """(m, k) the tracks around each observation of the keyframes, and (m,) whose observation it is."""
+        near, owner = [], []
+        for frame in self.keyframes:
+            rows = self.views.rows[frame]
+            if len(rows) > NEIGHBOURS:
+                found = cKDTree(self.views.pixel[rows]).query(self.views.pixel[rows], k=NEIGHBOURS + 1)[1]
+                near.append(self.views.point[rows][found[:, 1:]])
+                owner.append(self.views.point[rows])
+        return np.concatenate([np.zeros((0, NEIGHBOURS), int), *near]), np.concatenate([np.zeros(0, int), *owner])
+
+
+def _log_choices(n: int, k: int) -> float:
+    return float(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
