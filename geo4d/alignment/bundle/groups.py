@@ -3,7 +3,7 @@
 A point of a vehicle that happens to move along its epipolar lines fits a static world, at a wrong depth; judged by
 itself it is believed. Its neighbours on the vehicle are not, and they move as one rigid body: so does it, then.
 
-A group is found between pairs of keyframes, by the essential matrix on which most unexplained tracks agree, and held
+A group is found between frames some way apart, by the essential matrix on which most unexplained tracks agree, and held
 against chance a contrario (Moisan and Stival, A Probabilistic Criterion to Detect Rigid Point Matches Between Two
 Images, 2004): as many tracks that left the static world by as much, but in random directions, would agree so well on
 the best of all essential matrices less than once.
@@ -19,6 +19,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.special import gammaln
 
@@ -30,10 +32,10 @@ from geo4d.alignment.bundle.views import Views
 from geo4d.geometry.consensus import LEAST_EPIPOLAR, consensus_camera
 
 SAMPLE = 5  # pairs of pixels that any essential matrix fits
-SEVERAL = 2  # pairs of keyframes in which a group must be beyond chance: what agrees once may do so for many reasons
+SEVERAL = 2  # pairs of frames in which a group must be beyond chance: what agrees once may do so for many reasons
 ROUNDS = 3  # in which a group and its motions are found by one another: the third hardly changes it
 NEIGHBOURS = 6  # tracks around one in the picture, as many as surround it in a plane
-MOST = 0.5  # of what is asked: of neighbours, of the pairs of keyframes
+MOST = 0.5  # of what is asked: of neighbours, of the pairs of frames
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class _Between:
-    """The tracks that two keyframes share."""
+    """The tracks that two frames share."""
 
     track: np.ndarray  # (k,)
     pixel: np.ndarray  # (k, 2, 2) in both, around the principal point, as one camera of the same focal length sees them
@@ -66,6 +68,24 @@ class _Between:
     static: np.ndarray  # (2, 4, 4) cam_to_world of both, by the static world
     focal: float
     reach: float  # residual within which a motion explains an observation
+
+    @cached_property
+    def near(self) -> np.ndarray:
+        """(k, NEIGHBOURS) which of the tracks are around each in the first picture; of few tracks, itself."""
+        return neighbours(self.pixel[:, 0])
+
+    def regions(self, free: np.ndarray) -> Iterator[np.ndarray]:
+        """Which of the tracks (k,) are in each region of the picture that holds free ones (n,).
+
+        A body is in one region, and what else moves mostly in others.
+        """
+        here = free[self.track]
+        one, other = np.repeat(np.arange(len(here)), NEIGHBOURS), self.near.ravel()
+        both = here[one] & here[other]
+        links = sparse.coo_array((np.ones(both.sum()), (one[both], other[both])), shape=(len(here), len(here)))
+        number = connected_components(links, directed=False)[1]
+        for region in np.flatnonzero(np.bincount(number[here]) >= LEAST_EPIPOLAR) if here.any() else ():
+            yield here & (number == region)
 
     def motion(self, some: np.ndarray) -> np.ndarray | None:
         """(2, 4, 4) of the cameras as most of some tracks (k,) see them; None where nothing can be said."""
@@ -98,22 +118,20 @@ class _Between:
         return float(surprise.sum() - _log_choices(n, k) - _log_choices(k, SAMPLE))
 
 
-def find_groups(views: Views, keyframes: np.ndarray, evidence: Evidence, solution: Solution) -> Groups:
+def find_groups(views: Views, evidence: Evidence, solution: Solution) -> Groups:
     """The rigid bodies that move, with the tracks on them that are believed by themselves.
 
     Args:
         views: the tracks.
-        keyframes: (k,) numbers of the frames between which motions are looked for.
         evidence: the same tracks.
         solution: by the static world.
     """
-    return _Search(views, keyframes, evidence, solution).run()
+    return _Search(views, evidence, solution).run()
 
 
 @dataclass
 class _Search:
     views: Views
-    keyframes: np.ndarray
     evidence: Evidence
     solution: Solution
     number: np.ndarray = field(init=False)
@@ -131,11 +149,22 @@ class _Search:
         return (self.solution.track_weight > self.config.believed).numpy()
 
     @cached_property
+    def frames(self) -> list[int]:
+        """Between which motions are looked for.
+
+        As far apart as tracks that nothing explains are mostly seen in both of two, and some in three.
+        """
+        length = self.evidence.length.numpy()
+        length = length[~self.believed & (length > 0)]
+        step = int(np.clip(np.median(length) / 2, 1, self.config.views.keyframe_gap)) if len(length) else 1
+        return [*range(0, self.views.num_frames - 1, step), self.views.num_frames - 1]
+
+    @cached_property
     def pairs(self) -> list[_Between]:
         return list(self._between())
 
     def _between(self) -> Iterator[_Between]:
-        """Keyframes next to one another, with the tracks that both see."""
+        """Frames next to one another, with the tracks that both see."""
         e, state = self.evidence, self.solution.state
         reach = self.config.mapping.agreement * max(e.noise, self.solution.sigma / self.config.typical)
         off = residuals(e, state).pixel.numpy()
@@ -143,7 +172,7 @@ class _Search:
         pixel = (focal * e.pixel / state.log_focal.exp()[e.frame, None]).numpy()
         poses = np.tile(np.eye(4), (len(state.centre), 1, 1))
         poses[:, :3, :3], poses[:, :3, 3] = state.rotation.numpy(), state.centre.numpy()
-        for first, second in pairwise(self.keyframes.tolist()):
+        for first, second in pairwise(self.frames):
             before, here = self.views.shared(first, second)
             drift = np.linalg.norm(off[here] - off[before], axis=1)
             both = np.stack([pixel[before], pixel[here]], axis=1)
@@ -162,23 +191,23 @@ class _Search:
     def _next(self) -> np.ndarray | None:
         """Members (n,) of one more group among the tracks that nothing explains; None if there is none.
 
-        It begins with the two keyframes between which most beyond chance agrees.
+        It begins with the two frames between which most beyond chance agrees.
         """
         free = ~self.believed & (self.number < 0)
         seeds = []
         for pair in self.pairs:
-            asked = free[pair.track]
-            motion = pair.motion(asked)
-            if motion is not None:
-                agree = asked & pair.explained(motion)
-                seeds.append((pair.beyond_chance(asked, agree), pair.track[agree]))
+            for asked in pair.regions(free):
+                motion = pair.motion(asked)
+                if motion is not None:
+                    agree = asked & pair.explained(motion)
+                    seeds.append((pair.beyond_chance(asked, agree), pair.track[agree]))
         for sure, seed in sorted(seeds, key=lambda each: -each[0]):
             if sure > 0 and (members := self._grown(seed, free)) is not None:
                 return members
         return None
 
     def _grown(self, seed: np.ndarray, free: np.ndarray) -> np.ndarray | None:
-        """Members (n,) by all keyframes; None unless they agree beyond chance between several of them."""
+        """Members (n,) by all frames; None unless they agree beyond chance between several of them."""
         members = np.zeros(len(free), bool)
         members[seed] = True
         sure = 0
@@ -219,15 +248,18 @@ class _Search:
             self.number[new] = group
 
     def _neighbours(self) -> tuple[np.ndarray, np.ndarray]:
-        """(m, k) the tracks around each observation of the keyframes, and (m,) whose observation it is."""
-        near, owner = [], []
-        for frame in self.keyframes:
-            rows = self.views.rows[frame]
-            if len(rows) > NEIGHBOURS:
-                found = cKDTree(self.views.pixel[rows]).query(self.views.pixel[rows], k=NEIGHBOURS + 1)[1]
-                near.append(self.views.point[rows][found[:, 1:]])
-                owner.append(self.views.point[rows])
-        return np.concatenate([np.zeros((0, NEIGHBOURS), int), *near]), np.concatenate([np.zeros(0, int), *owner])
+        """(m, k) the tracks around each observation in these frames, and (m,) whose observation it is."""
+        rows = [self.views.rows[frame] for frame in self.frames]
+        points = [self.views.point[some] for some in rows]
+        near = [point[neighbours(self.views.pixel[some])] for some, point in zip(rows, points, strict=True)]
+        return np.concatenate(near), np.concatenate(points)
+
+
+def neighbours(pixel: np.ndarray) -> np.ndarray:
+    """(k, NEIGHBOURS) which of the pixels (k, 2) are nearest to each; where there are too few, itself."""
+    if len(pixel) <= NEIGHBOURS:
+        return np.tile(np.arange(len(pixel))[:, None], NEIGHBOURS)
+    return cKDTree(pixel).query(pixel, k=NEIGHBOURS + 1)[1][:, 1:]
 
 
 def _log_choices(n: int, k: int) -> float:
