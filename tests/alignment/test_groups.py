@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, scene
-from test_cameras_alone import adjusted, ate
 
 from geo4d.alignment.bundle.adjust import solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig

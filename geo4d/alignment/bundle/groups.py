@@ -15,10 +15,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 import numpy as np
-import torch
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -179,35 +179,46 @@ class _Search:
             yield _Between(self.views.point[here], both, drift, poses[[first, second]], focal, reach)
 
     def run(self) -> Groups:
-        count = 0
-        while (members := self._next()) is not None:
+        """Groups one after the other, begun with the frames between which most beyond chance agrees."""
+        count, changes = 0, np.zeros(len(self.pairs), int)  # of the tracks that are free between two frames
+        queue = [seed for k in range(len(self.pairs)) for seed in self._seeds(k, 0)]
+        heapify(queue)
+        while queue:
+            _, k, change, seed = heappop(queue)
+            members = self._grown(np.array(seed)) if change == changes[k] else None
+            if members is None:
+                continue
             self.number[members] = count
             self._join(count)
             count += 1
+            for other, pair in enumerate(self.pairs):
+                if members[pair.track].any():
+                    changes[other] += 1
+                    for seed in self._seeds(other, changes[other]):
+                        heappush(queue, seed)
         frame, point = self.views.frame, self.views.point
         seen = [frame[self.number[point] == k] for k in range(count)]
         return Groups(self.number, tuple((int(some[0]), int(some[-1])) for some in seen))
 
-    def _next(self) -> np.ndarray | None:
-        """Members (n,) of one more group among the tracks that nothing explains; None if there is none.
+    @property
+    def free(self) -> np.ndarray:
+        """(n,) tracks that nothing explains yet."""
+        return ~self.believed & (self.number < 0)
 
-        It begins with the two frames between which most beyond chance agrees.
-        """
-        free = ~self.believed & (self.number < 0)
-        seeds = []
-        for pair in self.pairs:
-            for asked in pair.regions(free):
-                motion = pair.motion(asked)
-                if motion is not None:
-                    agree = asked & pair.explained(motion)
-                    seeds.append((pair.beyond_chance(asked, agree), pair.track[agree]))
-        for sure, seed in sorted(seeds, key=lambda each: -each[0]):
-            if sure > 0 and (members := self._grown(seed, free)) is not None:
-                return members
-        return None
+    def _seeds(self, k: int, change: int) -> Iterator[tuple[float, int, int, tuple[int, ...]]]:
+        """Tracks that agree beyond chance between two frames, the surest with the least number."""
+        pair = self.pairs[k]
+        for asked in pair.regions(self.free):
+            motion = pair.motion(asked)
+            if motion is not None:
+                agree = asked & pair.explained(motion)
+                sure = pair.beyond_chance(asked, agree)
+                if sure > 0:
+                    yield -sure, k, int(change), tuple(pair.track[agree].tolist())
 
-    def _grown(self, seed: np.ndarray, free: np.ndarray) -> np.ndarray | None:
+    def _grown(self, seed: np.ndarray) -> np.ndarray | None:
         """Members (n,) by all frames; None unless they agree beyond chance between several of them."""
+        free = self.free
         members = np.zeros(len(free), bool)
         members[seed] = True
         sure = 0
@@ -239,7 +250,7 @@ class _Search:
         for pair, motion in self._motions(self.number == group):
             fits[pair.track] += pair.explained(motion).astype(float) - pair.explained(pair.static)
         candidates = self.believed & (self.number < 0) & (fits >= 0)
-        near, owner = self._neighbours()
+        near, owner = self._neighbours
         while True:
             inside = np.bincount(owner, (self.number[near] == group).mean(axis=1), minlength=len(self.number))
             new = candidates & (self.number < 0) & (inside > MOST * np.bincount(owner, minlength=len(self.number)))
@@ -247,6 +258,7 @@ class _Search:
                 return
             self.number[new] = group
 
+    @cached_property
     def _neighbours(self) -> tuple[np.ndarray, np.ndarray]:
         """(m, k) the tracks around each observation in these frames, and (m,) whose observation it is."""
         rows = [self.views.rows[frame] for frame in self.frames]
