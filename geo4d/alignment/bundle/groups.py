@@ -80,11 +80,13 @@ class _Between:
         A body is in one region, and what else moves mostly in others.
         """
         here = free[self.track]
+        if here.sum() < LEAST_EPIPOLAR:
+            return
         one, other = np.repeat(np.arange(len(here)), NEIGHBOURS), self.near.ravel()
         both = here[one] & here[other]
         links = sparse.coo_array((np.ones(both.sum()), (one[both], other[both])), shape=(len(here), len(here)))
         number = connected_components(links, directed=False)[1]
-        for region in np.flatnonzero(np.bincount(number[here]) >= LEAST_EPIPOLAR) if here.any() else ():
+        for region in np.flatnonzero(np.bincount(number[here]) >= LEAST_EPIPOLAR):
             yield here & (number == region)
 
     def motion(self, some: np.ndarray) -> np.ndarray | None:
@@ -230,7 +232,7 @@ class _Search:
                 agreed[pair.track[agree]] += 1
                 sure += pair.beyond_chance(here, agree & members[pair.track]) > 0
             members = free & (agreed > MOST * asked)
-        return members if sure >= SEVERAL else None
+        return members if sure >= SEVERAL and members.sum() >= LEAST_EPIPOLAR else None
 
     def _motions(self, members: np.ndarray) -> Iterator[tuple[_Between, np.ndarray]]:
         """How the members move, wherever enough of them are seen."""
