@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, scene
+from test_cameras_alone import adjusted, ate
 
 from geo4d.alignment.bundle.adjust import solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
@@ -102,14 +103,14 @@ def test_a_static_scene_and_points_that_go_their_own_ways_are_no_groups(
     tracks, _, _ = scene(poses, noise=0.2, moving=moving)
     found, believed = groups_of(tracks, poses)
     assert not found.frames and not found.members.any()
-    assert (~believed).mean() > 0.6 * moving
+    assert (~believed).mean() >= 0.6 * moving
 
 
 def test_noise_is_no_group() -> None:
     """Tracks that drift by random steps, beside others that stand still."""
     poses, rng = path(FRAMES), np.random.default_rng(3)
     tracks, _, _ = scene(poses, noise=0.2)
-    drift = rng.normal(0, 0.5, (tracks.num_tracks, FRAMES, 2)).cumsum(1)
+    drift = rng.normal(0, 1.0, (tracks.num_tracks, FRAMES, 2)).cumsum(1)
     drift[::2] = 0.0
     noisy = replace(tracks, position=(tracks.position + drift[tracks.track, tracks.frame]).astype(np.float32))
     found, believed = groups_of(noisy, poses)
@@ -142,3 +143,25 @@ def test_points_of_a_body_that_seem_to_stand_still_belong_to_it() -> None:
     assert (believed & own).sum() > 15
     assert found.members[believed & own].mean() > 0.5 and found.members[own].mean() > 0.8
     assert found.members[~own].mean() < 0.03
+
+
+def test_a_group_rescues_the_cameras() -> None:
+    """A vehicle ahead goes to and fro in the camera's direction while all else is far, then aside past what is near.
+
+    At first nothing says that it moves, and it would drive the camera: the error of the path would be .042.
+    """
+    frames = np.arange(32)
+    poses = np.tile(np.eye(4), (32, 1, 1))
+    poses[:, 0, 3], poses[:, 2, 3] = 0.05 * np.sin(0.3 * frames), 0.05 * frames
+    near = scene(poses, points=160, noise=0.05)[0]
+    later = near.frame >= 12
+    near = replace(near, track=near.track[later], frame=near.frame[later], position=near.position[later])
+    far = body(poses, np.tile([0.0, 0.0, 60.0], (32, 1)), points=120, half=25.0, noise=0.05)
+    velocity = np.zeros((32, 3))
+    velocity[:, 2], velocity[14:, 0] = 0.05 * (1 + 2.0 * np.sin(0.5 * frames)), 0.12
+    centre = np.array([-0.4, 0.0, 3.0]) + velocity.cumsum(0)
+    vehicle = body(poses, centre, points=350, half=0.6, noise=0.05, length=14)
+    found = adjusted(guess(32), together(in_front(near, vehicle), in_front(far, vehicle), vehicle)[0])
+    assert found.is_used and len(found.report["groups"]) == 1
+    assert ate(found, poses) < 0.025
+    assert (found.followed().is_static == 0).sum() > 1000

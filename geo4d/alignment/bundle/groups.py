@@ -182,7 +182,7 @@ class _Search:
 
     def run(self) -> Groups:
         """Groups one after the other, begun with the frames between which most beyond chance agrees."""
-        count, changes = 0, np.zeros(len(self.pairs), int)  # of the tracks that are free between two frames
+        count, changes = 0, [0] * len(self.pairs)  # of the tracks that are free between two frames
         queue = [seed for k in range(len(self.pairs)) for seed in self._seeds(k, 0)]
         heapify(queue)
         while queue:
@@ -216,7 +216,7 @@ class _Search:
                 agree = asked & pair.explained(motion)
                 sure = pair.beyond_chance(asked, agree)
                 if sure > 0:
-                    yield -sure, k, int(change), tuple(pair.track[agree].tolist())
+                    yield -sure, k, change, tuple(pair.track[agree].tolist())
 
     def _grown(self, seed: np.ndarray) -> np.ndarray | None:
         """Members (n,) by all frames; None unless they agree beyond chance between several of them."""
