@@ -271,10 +271,13 @@ class _Choice:
     def _set_groups_aside(self) -> None:
         """What moves as rigid bodies is no evidence of the cameras, which are solved for again if some was believed.
 
-        The solution without it is taken if it fits the rest no worse.
+        The solution without it is taken if it fits the rest no worse. By a camera that does not travel no groups are
+        told: if it travels a little after all, what is near moves as one.
         """
         video, solution = self.video, self.solution
-        self.groups = find_groups(video.views, video.evidence, solution)
+        self.groups = Groups.none(video.num_points)
+        if self.travels:
+            self.groups = find_groups(video.views, video.evidence, solution)
         moves = torch.from_numpy(self.groups.members)
         if bool((solution.track_weight[moves] > video.config.believed).any()):
             rest = video.evidence.without(moves).smooth_like(solution.state)

@@ -45,6 +45,11 @@ class Groups:
     number: np.ndarray  # (n,) of the group that each track belongs to, -1 of none
     frames: tuple[tuple[int, int], ...]  # first and last in which each group was seen, by number
 
+    @classmethod
+    def none(cls, tracks: int) -> Groups:
+        """Nothing moves."""
+        return cls(np.full(tracks, -1), ())
+
     @property
     def members(self) -> np.ndarray:
         """(n,) which tracks belong to a group."""
