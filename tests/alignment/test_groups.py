@@ -141,7 +141,7 @@ def test_a_group_rescues_the_cameras() -> None:
     velocity = np.zeros((32, 3))
     velocity[:, 2], velocity[14:, 0] = 0.05 * (1 + 2.0 * np.sin(0.5 * frames)), 0.12
     centre = np.array([-0.4, 0.0, 3.0]) + velocity.cumsum(0)
-    vehicle = body(poses, centre, points=350, half=0.6, noise=0.05, length=14)
+    vehicle = body(poses, centre, points=350, half=0.6, length=14)
     found = adjusted(guess(32), together(in_front(near, vehicle), in_front(far, vehicle), vehicle)[0])
     assert found.is_used and len(found.report["groups"]) == 1
     assert ate(found, poses) < 0.025
