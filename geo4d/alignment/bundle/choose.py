@@ -8,7 +8,7 @@ the rest. Where there is too little to go by, the cameras stay as they were.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from geo4d._typing import Float, Tensor
 from geo4d.alignment.bundle.adjust import QUICK, Solution, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import State, jitter_square, misfit, residuals, track_square
+from geo4d.alignment.bundle.groups import Groups, find_groups
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import breaks, chosen, thinned
@@ -59,6 +60,7 @@ class Adjusted:
     solution: Solution | None = None
     uncertainty: Uncertainty | None = None
     gain: float = 0.0  # share of the misfit by which a camera that travels is better than one that only rotates
+    groups: Groups | None = None  # what moves as rigid bodies
 
     @property
     def is_used(self) -> bool:
@@ -82,13 +84,13 @@ class Adjusted:
 
     def followed(self) -> FollowedPoints:
         """Which tracks stand still, and where they were seen."""
-        assert self.video is not None and self.solution is not None
+        assert self.video is not None and self.solution is not None and self.groups is not None
         e, c = self.video.evidence, self.video.config
         off = residuals(e, self.solution.state).pixel
         mean = track_square(e, off.square().sum(1))
         noise = jitter_square(e, off).clamp_min(self.solution.sigma**2)
-        static = Loss.cauchy(c.moving_width).weight(mean / noise)[e.point]
-        return FollowedPoints(self.video.tracks.frame, self.video.places, static.numpy())
+        static = Loss.cauchy(c.moving_width).weight(mean / noise).numpy() * ~self.groups.members
+        return FollowedPoints(self.video.tracks.frame, self.video.places, static[e.point])
 
     def residual_by_frame(self) -> Float[Tensor, "t"]:
         """Median reprojection residual of the believed tracks in each frame, by the longer side.
@@ -154,6 +156,7 @@ def adjust_cameras(
         "misfit_by_start": choice.misfits,
         "explained": round(worth.explained, 3),
         "beyond_chance": round(worth.beyond_chance, 2),
+        "groups": choice.groups.report(),
         "believed": round(float((solution.track_weight > config.believed).double().mean()), 4),
         "observations_per_frame": each,
         "residual_px": round(solution.sigma * video.side, 4),
@@ -177,7 +180,7 @@ def adjust_cameras(
         "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
         "zooms": choice.zooms,
     }
-    return Adjusted(report, _cut_warning(cuts), video, solution, uncertainty, choice.gain)
+    return Adjusted(report, _cut_warning(cuts), video, solution, uncertainty, choice.gain, choice.groups)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
@@ -225,6 +228,7 @@ class _Choice:
     video: TrackedVideo
     key: TrackedVideo = field(init=False)  # its keyframes
     solution: Solution = field(init=False)
+    groups: Groups = field(init=False)
     travels: bool = True
     gain: float = 0.0
     gain_over_network: float = 0.0
@@ -259,9 +263,30 @@ class _Choice:
         self._take(self._of_all(best, travels=True), travels=True)
         if self.gain < config.travel_gain:
             self._stay(self._of_all(still, travels=False))
+        self._set_groups_aside()
         network = self._solved(self.video, self.video.lifted(), Free(focal="held", cameras=False))
         self.gain_over_network = self._saved_of_explained(network)
         return self
+
+    def _set_groups_aside(self) -> None:
+        """What moves as rigid bodies is no evidence of the cameras, which are solved for again if some was believed.
+
+        The solution without it is taken if it fits the rest no worse. By a camera that does not travel no groups are
+        told: if it travels a little after all, what is near moves as one.
+        """
+        video, solution = self.video, self.solution
+        self.groups = Groups.none(video.num_points)
+        if self.travels:
+            self.groups = find_groups(video.views, video.evidence, solution)
+        moves = torch.from_numpy(self.groups.members)
+        if bool((solution.track_weight[moves] > video.config.believed).any()):
+            rest = video.evidence.without(moves).smooth_like(solution.state)
+            free = Free("each" if self.zooms else "shared", travels=self.travels)
+            again = solve_bundle(rest, solution.state, iterations=START_ITERATIONS, free=free, damping=QUICK)
+            sigma = min(solution.sigma, again.sigma)
+            if misfit(rest, again.state, sigma) <= misfit(rest, solution.state, sigma):
+                solution = again
+        self.solution = replace(solution, track_weight=torch.where(moves, 0.0, solution.track_weight))
 
     def _take(self, found: Zoomed, *, travels: bool) -> None:
         self.solution, self.zooms = found
@@ -337,7 +362,7 @@ class _Choice:
         square = torch.stack(
             [track_square(e, residuals(e, s.state).pixel.square().sum(1)) / reach for s in (before, after)]
         )
-        weight = e.length * (square.min(dim=0).values < 1)
+        weight = e.length * (square.min(dim=0).values < 1) * ~torch.from_numpy(self.groups.members)
         first, second = ((weight * each / (1 + each)).sum() for each in square)
         return float(first / second.clamp_min(1e-12)) - 1
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from geo4d._typing import Float, Int, Tensor
+from geo4d._typing import Bool, Float, Int, Tensor
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.motion import Motion
 from geo4d.alignment.joint.terms.base import acceleration
@@ -67,6 +67,13 @@ class Evidence:
             typical = float(acceleration_.square().sum(1).median()) / 3 * self.config.roughness**2
             found.append(min(self.config.smoothness, 1 / max(typical, 1e-12)))
         return replace(self, centre_smoothness=found[0], rotation_smoothness=found[1])
+
+    def without(self, tracks: Bool[Tensor, "n"]) -> Evidence:
+        """Without some of the tracks, which keep their numbers."""
+        seen, prior = ~tracks[self.point], ~tracks[self.prior_point]
+        names = ("prior_point", "prior_frame", "prior_log_depth", "prior_sigma")
+        priors = {name: getattr(self, name)[prior] for name in names}
+        return replace(self, point=self.point[seen], frame=self.frame[seen], pixel=self.pixel[seen], **priors)
 
     def elimination(self, state: State) -> PointElimination:
         """Who sees whom; worked out at the first call."""
