@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirrored",
         action="store_true",
-        help="predict mirrored frames too and average: about 5 %% better, twice the network's time",
+        help="predict mirrored frames too and average the two: often a little better, twice the network's time",
     )
     parser.add_argument(
         "--no-tracks", dest="tracks", action="store_false", help="cameras by the network alone, without followed points"
