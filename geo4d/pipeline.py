@@ -52,11 +52,14 @@ class InferConfig:
     tracks: bool = True  # whether cameras and focal length are corrected by points followed through the source frames
     tracker: TrackerConfig = field(default_factory=TrackerConfig)  # how they are followed
     compat: Compat = "model"  # "released": all that the released script does; "exact": its sampler's last step undone
+    mirrored: bool = False  # whether mirrored frames are predicted too, and averaged in: twice the network's time
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
         if self.compat not in ("model", "exact", "released"):
             raise ConfigError(f"compat must be model, exact or released; got {self.compat!r}.")
+        if self.mirrored and self.compat == "released":
+            raise ConfigError("The released script predicts no mirrored frames; leave out mirrored or compat=released.")
         if self.stride < 1 or self.windows_per_batch < 1:
             raise ConfigError(
                 f"stride and windows per batch must be at least 1; got stride {self.stride} and windows per batch "
@@ -235,7 +238,13 @@ class Geo4D:
         cache = None if cache_dir is None else self.open_cache(clip, config, cache_dir)
         compat = self.model.spec.sampler_compat if config.compat == "model" else config.compat
         settings = PredictConfig(
-            config.steps, config.seed, config.windows_per_batch, compat, config.compat == "released", self.is_mixed
+            steps=config.steps,
+            seed=config.seed,
+            windows_per_batch=config.windows_per_batch,
+            sampler_compat=compat,
+            as_released=config.compat == "released",
+            is_mixed=self.is_mixed,
+            mirrored=config.mirrored,
         )
         predictor = Predictor(self.model, self.layout, self.schedule, settings)
         fields = predictor.predict(clip.frames, windows, clip.fps, cache=cache, progress=progress)
@@ -332,6 +341,8 @@ class Geo4D:
             "stride": config.stride,
             "steps": config.steps,
             "seed": config.seed,
+            # said where it is so alone: runs that were begun before there was a choice can be resumed
+            **({"mirrored": True} if config.mirrored else {}),
         }
 
     def _warnings(self, clip: Video) -> list[str]:

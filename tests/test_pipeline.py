@@ -169,9 +169,10 @@ def test_bfloat16_agrees_roughly(geo: Geo4D) -> None:
         ({"steps": -1}, "steps must be"),
         ({"steps": 1001}, "steps must be"),
         ({"seed": -1}, "seed must not be negative"),
+        ({"mirrored": True, "compat": "released"}, "The released script predicts no mirrored frames"),
     ],
 )
-def test_nonsense_settings_are_refused(settings: dict[str, int], message: str) -> None:
+def test_nonsense_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         InferConfig(**settings)
 
@@ -180,6 +181,17 @@ def test_nonsense_settings_are_refused(settings: dict[str, int], message: str) -
 def test_nonsense_selections_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match="at least"):
         InferConfig(**settings)
+
+
+def test_windows_of_one_pass_and_of_two_are_not_mixed(geo: Geo4D, tmp_path: Path) -> None:
+    one = geo.predict(frames(16), cache_dir=tmp_path / "one")
+    with pytest.raises(InputError, match="another mirrored"):
+        geo.predict(frames(16), InferConfig(mirrored=True), cache_dir=tmp_path / "one")
+    both = geo.predict(frames(16), InferConfig(mirrored=True), cache_dir=tmp_path / "both")
+    with pytest.raises(InputError, match="another mirrored"):
+        geo.predict(frames(16), cache_dir=tmp_path / "both")
+    assert one.disparity is not None and both.disparity is not None
+    assert one.disparity.shape == both.disparity.shape and not torch.equal(one.disparity, both.disparity)
 
 
 def test_a_stride_beyond_the_window_is_refused(geo: Geo4D) -> None:

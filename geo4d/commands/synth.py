@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`geo4d synth --out DIR`, `geo4d synth --benchmark v1 --out DIR`."""
+    """`geo4d synth --out DIR`, `geo4d synth --benchmark v2 --out DIR`."""
     parser.add_argument("--out", required=True, help="folder; each clip becomes a folder in it")
     parser.add_argument("--num", type=int, default=None, help="clips; default: 4, or all of the benchmark")
     parser.add_argument(
@@ -22,8 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="simple bodies, or furnished rooms and traffic; default: plain",
     )
     parser.add_argument("--sheet", action="store_true", help="write contact_sheet.png of 16 scenes as well")
-    group = parser.add_argument_group("benchmark", "sixty clips that are the same wherever they are built")
-    group.add_argument("--benchmark", default=None, metavar="VERSION", help="v1; frames, sizes and seeds are its own")
+    group = parser.add_argument_group(
+        "benchmark",
+        "clips that are the same wherever they are built; v1: sixty of plain worlds, v2: 24 of lifelike ones",
+    )
+    group.add_argument(
+        "--benchmark", default=None, metavar="VERSION", help="v1 or v2; frames, sizes and seeds are its own"
+    )
     group.add_argument(
         "--only", default="*", metavar="PATTERN", help="clips of these names alone, such as '*-driving-*'"
     )
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         _benchmark(args, out, num)
         return
     if args.check or args.only != "*":
-        raise ConfigError("--check and --only are for a benchmark; name it, such as --benchmark v1.")
+        raise ConfigError("--check and --only are for a benchmark; name it, such as --benchmark v2.")
     assert num is not None
     if args.sheet:
         register(out, FOLDER_KIND, [SHEET])

@@ -48,11 +48,12 @@ class PipelineConfig:
     windows_per_batch: int = 2
     tracks: bool = True
     compat: Compat = "model"
+    mirrored: bool = False  # whether mirrored frames are predicted too, and averaged in
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def infer_config(self) -> InferConfig:
         """The part that `Geo4D.reconstruct` takes. Raises ConfigError for numbers that cannot work."""
-        names = ("stride", "steps", "seed", "windows_per_batch", "tracks", "compat")
+        names = ("stride", "steps", "seed", "windows_per_batch", "tracks", "compat", "mirrored")
         return InferConfig(**{name: getattr(self, name) for name in names})
 
 

@@ -23,7 +23,7 @@ from geo4d.evaluation.protocols import EvaluationProtocol
 from geo4d.evaluation.results import counted_failures, offered_groups
 from geo4d.evaluation.scores import Scores, Truth, count_failures, offers, score_prediction, statistics
 from geo4d.evaluation.sets import EvaluationSequence, OpenSet
-from geo4d.evaluation.sets.benchmark import BENCHMARK
+from geo4d.evaluation.sets.benchmark import PROCEDURAL_BENCHMARKS
 from geo4d.evaluation.sets.procedural import PROCEDURAL
 from geo4d.evaluation.store import Record, Store, settings_hash
 
@@ -32,7 +32,7 @@ Job = tuple[str, str]  # names of a method and a sequence
 # What bad data, full memory or a library may raise; a mistake in our own code (TypeError and the like) still ends the
 # run
 FAILURES = (Geo4DError, ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
-RENDERED = (PROCEDURAL.name, BENCHMARK.name)
+RENDERED = (PROCEDURAL.name, *(dataset.name for dataset in PROCEDURAL_BENCHMARKS))
 # steps in a unit of cameras and intrinsics; half a step is no number with few decimals, which would round either way
 FINE = 2**20
 SHARDS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))  # torchrun; a job step of SLURM

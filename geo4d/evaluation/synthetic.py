@@ -1,7 +1,7 @@
 """The held-out procedural set: clips that no training draws, scored through the whole pipeline beside the baselines.
 
 Splits: training uses scene splits 1 to 99, validation during training 800001, the mean-map and mean-path baselines
-700001, the bundled demo clip 910001, and this set HELD_OUT_SEED.
+700001, the bundled demo clip 910001, the procedural benchmarks 920001 (v1) and 920002 (v2), and this set HELD_OUT_SEED.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from geo4d.evaluation.predictions import Prediction, from_reconstruction
 from geo4d.evaluation.protocols import PROTOCOLS
 from geo4d.evaluation.scores import Truth, constant_prediction, mean_prediction, score_prediction
 from geo4d.scene import Reconstruction
-from geo4d.synthetic import FPS, render_clips, scene_seed
+from geo4d.synthetic import FPS, WORLDS, Detail, render_clips, scene_seed
 
 HELD_OUT_SEED = 900001
 SOURCE_SIZE = (128, 192)
@@ -39,12 +39,16 @@ SCORES = (  # of the summary, in its order
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Which clips: `num` scenes of split `seed`, `frames` frames each, rendered at `size` (height, width)."""
+    """Which clips: `num` scenes of split `seed`, `frames` frames each, rendered at `size` (height, width).
+
+    The scenes are plain ones unless `world` says otherwise.
+    """
 
     seed: int = HELD_OUT_SEED
     num: int = 16
     frames: int = 32
     size: tuple[int, int] = SOURCE_SIZE
+    world: Detail = "plain"
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,8 @@ class TrueClip:
 
 def render_true_clip(dataset: SyntheticSet, index: int) -> TrueClip:
     """Renders clip `index` of the set."""
-    clip = render_clips([scene_seed(dataset.seed, index)], num_frames=dataset.frames, size=dataset.size).map(
-        lambda x: x[0]
-    )
+    seeds, config = [scene_seed(dataset.seed, index)], WORLDS[dataset.world]
+    clip = render_clips(seeds, num_frames=dataset.frames, size=dataset.size, config=config).map(lambda x: x[0])
     return TrueClip(
         frames=clip.rgb.mul(255).round().byte().numpy(),
         timestamps=np.arange(dataset.frames) / FPS,

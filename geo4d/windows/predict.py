@@ -16,6 +16,7 @@ from geo4d.diffusion.schedule import Schedule
 from geo4d.modalities import Layout
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.windows.cache import WindowCache
+from geo4d.windows.mirrored import average_fields, mirror_fields, mirror_frames
 
 Progress = Callable[[str, int, int], None]
 RAY_POOL = 4  # ray maps are kept at a quarter of the working resolution: they hold one camera
@@ -34,6 +35,7 @@ class PredictConfig:
     sampler_compat: Literal["exact", "released"] = "exact"  # DDIM's arithmetic (compat 4)
     as_released: bool = False  # the released script's inputs: posterior samples, 24 fps, constant context
     is_mixed: bool = False  # whether weights of float32 compute in bfloat16 where torch's autocast does
+    mirrored: bool = False  # whether every window is also predicted from mirrored frames, and the two are averaged
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,18 @@ class Conditions:
     std: Float[Tensor, "t c y x"] | None = None  # of the posterior, where samples of it are drawn
     tokens: Float[Tensor, "t k d"] | None = None  # of the image tower, where every frame has its own
     features: Float[Tensor, "t f y x"] | None = None  # of the frame encoder, in half precision
+
+
+class _Counter:
+    """Tells how much of one kind of work is done."""
+
+    def __init__(self, progress: Progress | None, stage: str, total: int) -> None:
+        self._progress, self._stage, self._total, self._done = progress, stage, total, 0
+
+    def add(self, number: int) -> None:
+        self._done += number
+        if self._progress is not None:
+            self._progress(self._stage, self._done, self._total)
 
 
 @dataclass(frozen=True)
@@ -77,29 +91,33 @@ class Predictor:
             list(numbers[i : i + self.config.windows_per_batch]) for i in numbers[:: self.config.windows_per_batch]
         ]
         missing = [batch for batch in batches if not all(g in results for g in batch)]
-        conditions = self._encode(frames, progress) if missing else None
-        done = len(windows) - sum(map(len, missing))
-        if progress is not None:
-            progress("windows", done, len(windows))
+        passes = self._encode(frames, progress) if missing else []
+        count = _Counter(progress, "windows", self._num_passes * len(windows))
+        count.add(self._num_passes * (len(windows) - sum(map(len, missing))))
         for batch in missing:
-            assert conditions is not None
-            for g, fields in zip(batch, self._predict_batch(conditions, windows, batch, fps), strict=True):
+            for g, fields in zip(batch, self._predict_passes(passes, windows, batch, fps, count), strict=True):
                 if cache is not None and g not in results:
                     cache.store(g, fields)
                 results[g] = fields
-            done += len(batch)
-            if progress is not None:
-                progress("windows", done, len(windows))
         ordered = [results.pop(g) for g in numbers]
         return {key: _stack([fields[key] for fields in ordered]) for key in ordered[0]}
 
-    def _encode(self, frames: np.ndarray, progress: Progress | None) -> Conditions:
+    @property
+    def _num_passes(self) -> int:
+        return 2 if self.config.mirrored else 1
+
+    def _encode(self, frames: np.ndarray, progress: Progress | None) -> list[Conditions]:
+        """The conditions of each pass: of the frames, and of the mirrored ones where they are asked for."""
+        count = _Counter(progress, "encode", self._num_passes * len(frames))
+        count.add(0)
+        return [self._encode_pass(frames, count, mirrored=number > 0) for number in range(self._num_passes)]
+
+    def _encode_pass(self, frames: np.ndarray, count: _Counter, *, mirrored: bool) -> Conditions:
         mean, std, tokens, features = [], [], [], []
         released, size = self.config.as_released, _images_at_once(*frames.shape[1:3])
-        if progress is not None:
-            progress("encode", 0, len(frames))
         for i in range(0, len(frames), size):
-            rgb = torch.from_numpy(frames[i : i + size].copy()).to(self.model.device).movedim(-1, 1).float() / 127.5 - 1
+            some = mirror_frames(frames[i : i + size]) if mirrored else frames[i : i + size].copy()
+            rgb = torch.from_numpy(some).to(self.model.device).movedim(-1, 1).float() / 127.5 - 1
             with self._arithmetic():
                 if released:
                     posterior = self.model.encode_posterior(rgb)
@@ -112,10 +130,21 @@ class Predictor:
                 if self.model.spec.encoder:
                     # in half precision as in training: those of a long video fill memory
                     features.append(self.model.encode_features(rgb).half())
-            if progress is not None:
-                progress("encode", min(i + size, len(frames)), len(frames))
+            count.add(len(some))
         optional = (torch.cat(parts) if parts else None for parts in (std, tokens, features))
         return Conditions(torch.cat(mean), *optional)
+
+    def _predict_passes(
+        self, passes: list[Conditions], windows: Int[Tensor, "g v"], batch: list[int], fps: float, count: _Counter
+    ) -> list[dict[str, Any]]:
+        """Fields of the windows of a batch, those of mirrored frames brought back and averaged in."""
+        found = self._predict_batch(passes[0], windows, batch, fps)
+        count.add(len(batch))
+        for conditions in passes[1:]:
+            other = self._predict_batch(conditions, windows, batch, fps)
+            found = [average_fields(a, mirror_fields(b)) for a, b in zip(found, other, strict=True)]
+            count.add(len(batch))
+        return found
 
     def _predict_batch(
         self, conditions: Conditions, windows: Int[Tensor, "g v"], batch: list[int], fps: float

@@ -30,7 +30,7 @@ def test_held_out_clips_as_before(tmp_path, capsys, monkeypatch):
     words = ["--num", "2", "--frames", "4", "--json", "a.json"]
     assert evaluate("synthetic", *words, "--model", "tiny", "--device", "cpu", "alignment.joint.samples=64") == 0
     result = json.loads((tmp_path / "a.json").read_text())
-    assert result["set"] == {"seed": 900001, "num": 2, "frames": 4, "size": [128, 192]}
+    assert result["set"] == {"seed": 900001, "num": 2, "frames": 4, "size": [128, 192], "world": "plain"}
     assert (
         set(result["median"]) == {"statistics", "constant", "mean", "model", "ratio", "failures"}
         and len(result["clips"]) == 2

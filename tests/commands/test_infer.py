@@ -89,6 +89,20 @@ def test_a_run_writes_a_whole_result_and_nothing_else(
     assert windows.ray_direction is not None and windows.ray_direction.shape[2:4] == (8, 12)
 
 
+def test_a_mirrored_pass_is_averaged_in(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--max-frames", "16", "--no-tracks", "--save-windows")
+    assert infer(video, tmp_path / "one", *options) == 0
+    assert infer(video, tmp_path / "both", *options, "--mirrored") == 0
+    one, both = (load_windows(tmp_path / name / "windows.npz") for name in ("one", "both"))
+    assert one.disparity is not None and both.disparity is not None
+    assert one.disparity.shape == both.disparity.shape and not (one.disparity == both.disparity).all()
+    assert "mirrored: true" in (tmp_path / "both" / "config.yaml").read_text()
+    capsys.readouterr()
+    assert "other settings" in refusal(capsys, infer(video, tmp_path / "both", *options, "--resume"))
+    refused = infer(video, tmp_path / "new", "--mirrored", "--compat", "released")
+    assert "predicts no mirrored frames" in refusal(capsys, refused)
+
+
 def test_words_set_the_tracker_and_the_alignment(video: Path, tmp_path: Path) -> None:
     """Each finds what is its own: corners half as dense leave fewer tracks."""
     short = ("--max-frames", "8", "--save-windows")

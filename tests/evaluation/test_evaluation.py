@@ -20,6 +20,7 @@ from geo4d.evaluation.synthetic import HELD_OUT_SEED, SCORES, SyntheticSet, rend
 from geo4d.evaluation.tum import read_tum_clip
 from geo4d.io.video import read_video
 from geo4d.scene.files.reconstruction import format_tum
+from geo4d.synthetic import LIFELIKE, render_clips, scene_seed
 
 
 class Perfect:
@@ -84,6 +85,15 @@ def test_committed_baselines_are_still_those_of_the_set():
     again = score_baselines(render_true_clip(SyntheticSet(), 3))
     assert again["constant"]["abs_rel"] == pytest.approx(entry["constant"]["abs_rel"], rel=1e-3)
     assert again["mean"]["abs_rel"] == pytest.approx(entry["mean"]["abs_rel"], rel=1e-3)
+
+
+def test_a_set_may_be_of_lifelike_worlds():
+    plain, lifelike = (SyntheticSet(seed=77, num=1, frames=2, size=(16, 24), world=w) for w in ("plain", "lifelike"))
+    assert SyntheticSet().world == "plain"
+    clip = render_true_clip(lifelike, 0)
+    expected = render_clips([scene_seed(77, 0)], num_frames=2, size=(16, 24), config=LIFELIKE)
+    np.testing.assert_array_equal(clip.depth, expected.depth[0].numpy())
+    assert not np.array_equal(clip.depth, render_true_clip(plain, 0).depth)
 
 
 def test_the_bundled_clip():

@@ -14,11 +14,12 @@ from geo4d.data import open_data
 from geo4d.errors import ConfigError
 from geo4d.evaluation.sets import open_set
 from geo4d.synthetic import SceneConfig, scene_seed
-from geo4d.synthetic.benchmark import BENCHMARKS, benchmark_clips, parameters_hash
+from geo4d.synthetic.benchmark import BENCHMARKS, benchmark_clips, columns, parameters_hash
 from geo4d.synthetic.reference import DEPTH, LEVELS, check_benchmark, load_reference, reference_file
 from geo4d.synthetic.render import make_batch
 
 CLIPS = BENCHMARKS["v1"]
+LIFELIKE_CLIPS = BENCHMARKS["v2"]
 CLIP = CLIPS[40]  # a street, 32 frames, a camera that stands still
 # of 150 scenes before there was a benchmark
 WORLDS = "a3edae56e8df026bf417454f5c36f51fbc5b71b5d48c57204c46ac3918e2fbd5"
@@ -45,10 +46,41 @@ def test_the_table_has_every_kind():
         assert len(kinds) == 6
 
 
-def test_scene_parameters_are_the_published_ones():
-    reference = load_reference(reference_file("v1"))
-    assert reference.names == [clip.name for clip in CLIPS]
-    assert [parameters_hash(clip) for clip in CLIPS] == reference.parameters
+def test_the_lifelike_table_has_every_kind():
+    clips = LIFELIKE_CLIPS
+    assert len(clips) == 24 and len({clip.name for clip in clips}) == len({clip.seed for clip in clips}) == 24
+    assert Counter(clip.category for clip in clips) == {"table": 6, "room": 6, "outdoor": 6, "driving": 6}
+    assert min(clip.frames for clip in clips) == 32 and max(clip.frames for clip in clips) == 96
+    assert Counter(clip.size for clip in clips)[192, 144] == 2
+    assert {clip.size for clip in clips} == {(144, 192), (128, 192), (112, 192), (192, 144)}
+    assert {"static", "handheld", "walk", "drive"} <= {clip.camera for clip in clips}
+    assert all(clip.config.detail == "lifelike" and not clip.config.staging.movers for clip in clips)
+    assert not {clip.seed for clip in clips} & {scene_seed(CLIP.split, index) for index in range(400)}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_scene_parameters_are_the_published_ones(version):
+    reference, clips = load_reference(reference_file(version)), BENCHMARKS[version]
+    assert reference.names == [clip.name for clip in clips]
+    assert [parameters_hash(clip) for clip in clips] == reference.parameters
+
+
+def test_every_number_of_a_lifelike_scene_counts():
+    """Materials, light and lens too: other numbers, another hash."""
+    batch, shared = make_batch([LIFELIKE_CLIPS[0].seed], LIFELIKE_CLIPS[0].config), set()
+    for group in (batch.parts, batch.cameras, batch.lights, batch.style, batch.lifelike.studio, batch.lifelike.lens):
+        shared |= {field.name for field in fields(group)}
+    assert {"finish", *shared} == {name for name, _ in columns(batch)}
+
+
+def test_a_lifelike_clip_is_as_published(tmp_path, capsys):
+    clip = LIFELIKE_CLIPS[19]
+    words = ["synth", "--benchmark", "v2", "--only", clip.name, "--out", str(tmp_path)]
+    assert main(words) == 0 and main([*words, "--check"]) == 0
+    assert "as published" in capsys.readouterr().out
+    opened = open_set("procedural-v2", tmp_path)
+    assert opened.names == (clip.name,) and opened.missing == ("23 of 24 sequences",)
+    assert opened.sequence(clip.name).images().shape == (clip.frames, *clip.size, 3)
 
 
 def test_worlds_made_to_no_order_are_what_they_were():

@@ -7,7 +7,7 @@ from typing import Any
 
 from geo4d.errors import ConfigError, InputError
 from geo4d.evaluation.sets.base import TASKS, EvaluationSequence, EvaluationSet, OpenSet, Rule, open_sequences
-from geo4d.evaluation.sets.benchmark import BENCHMARK
+from geo4d.evaluation.sets.benchmark import PROCEDURAL_BENCHMARKS
 from geo4d.evaluation.sets.bonn import BONN
 from geo4d.evaluation.sets.davis import DAVIS
 from geo4d.evaluation.sets.kitti import KITTI
@@ -20,7 +20,10 @@ from geo4d.evaluation.sets.tum import TUM, TUM_DYNAMICS
 
 SETS: dict[str, EvaluationSet] = {
     dataset.name: dataset
-    for dataset in (SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL, BENCHMARK)
+    for dataset in (
+        *(SINTEL, BONN, KITTI, TUM_DYNAMICS, SCANNET, DAVIS, SEVEN_SCENES, TUM, RGBD, PROCEDURAL),
+        *PROCEDURAL_BENCHMARKS,
+    )
 }
 
 

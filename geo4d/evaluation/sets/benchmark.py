@@ -1,4 +1,4 @@
-"""The procedural benchmark as `geo4d synth --benchmark v1` builds it; the truth is exact."""
+"""The procedural benchmarks as `geo4d synth --benchmark` builds them; the truth is exact."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from geo4d.io.video import read_video
 from geo4d.synthetic.benchmark import CLIP_FILE, benchmark_clips
 from geo4d.synthetic.render import FPS
 
-ABOUT = "All frames of all sixty clips; --include '*-indoor-*', '*-driving-*', '*-static-*', '*-hard' take a part."
-VERSION = "v1"
+ABOUT = {
+    "v1": "All frames of all sixty clips; --include '*-indoor-*', '*-driving-*', '*-static-*', '*-hard' take a part.",
+    "v2": "All frames of all clips; --include '*-table-*', '*-room-*', '*-outdoor-*', '*-driving-*' take a part.",
+}
 
 
 @lru_cache(maxsize=2)
@@ -24,8 +26,8 @@ def _pictures(file: Path) -> np.ndarray:
         return read_video(file).frames
 
 
-def _find(root: Path, rule: Rule) -> list[str]:
-    return [clip.name for clip in benchmark_clips(VERSION) if (root / clip.name / CLIP_FILE).is_file()]
+def _find(version: str, root: Path, rule: Rule) -> list[str]:
+    return [clip.name for clip in benchmark_clips(version) if (root / clip.name / CLIP_FILE).is_file()]
 
 
 def _load(root: Path, name: str, rule: Rule, task: str) -> EvaluationSequence:
@@ -64,10 +66,15 @@ def _read_row(file: Path, rows: tuple[int, ...], index: int) -> np.ndarray:
     return np.array(map_npy(file)[rows[index]])
 
 
-BENCHMARK = EvaluationSet(
-    name=f"procedural-{VERSION}",
-    hint=f"<clip>/{CLIP_FILE} with rgb.mp4 and depth.npy, as geo4d synth --benchmark {VERSION} writes them",
-    rules={"all": Rule(ABOUT, {"depth": (), "pose": ()}, expected=60)},
-    find=_find,
-    load=_load,
-)
+def _benchmark_set(version: str) -> EvaluationSet:
+    number = len(benchmark_clips(version))
+    return EvaluationSet(
+        name=f"procedural-{version}",
+        hint=f"<clip>/{CLIP_FILE} with rgb.mp4 and depth.npy, as geo4d synth --benchmark {version} writes them",
+        rules={"all": Rule(ABOUT[version], {"depth": (), "pose": ()}, expected=number)},
+        find=partial(_find, version),
+        load=_load,
+    )
+
+
+PROCEDURAL_BENCHMARKS = tuple(_benchmark_set(version) for version in ABOUT)
