@@ -201,8 +201,8 @@ class _Search:
             for other, pair in enumerate(self.pairs):
                 if members[pair.track].any():
                     changes[other] += 1
-                    for seed in self._seeds(other, changes[other]):
-                        heappush(queue, seed)
+                    for begin in self._seeds(other, changes[other]):
+                        heappush(queue, begin)
         frame, point = self.views.frame, self.views.point
         seen = [frame[self.number[point] == k] for k in range(count)]
         return Groups(self.number, tuple((int(some[0]), int(some[-1])) for some in seen))
