@@ -172,6 +172,12 @@ class VideoUNet(ModelMixin, ConfigMixin):
         result = self.out(hidden) if by_frame is None else self.out(hidden) + by_frame
         return result.unflatten(0, (b, v)).transpose(1, 2)
 
+    def hold_frame_head(self) -> None:
+        """The frame head, and the embeddings that tell it the noise, are no longer trained."""
+        for name in ("frame_head", "time_embed", "fps_embedding", "frame_embedding"):
+            if hasattr(self, name):
+                getattr(self, name).requires_grad_(requires_grad=False)
+
     def _by_frame(self, hidden: Float[Tensor, "n c y x"], embedding: Float[Tensor, "n e"]) -> Tensor | None:
         """What the frame head makes of each frame, as v; None without one."""
         if not self.config.frame_head_width:

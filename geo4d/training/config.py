@@ -132,7 +132,8 @@ class DenoiserConfig:
     short_share: float = (
         0.0  # of the run, on short clips alone; afterwards long and short ones in turn. 0: long ones alone
     )
-    frame_head_alone: bool = False  # train only what reads each frame by itself, at a tenth of the cost
+    # what reads each frame by itself: trained with the rest, alone (at a quarter of the cost) or held as it is
+    frame_head: Literal["joint", "alone", "held"] = "joint"
     fit_statistics: bool = False  # mean and spread of latents that are new, from the pool; else those of the release
 
 

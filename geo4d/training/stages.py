@@ -181,9 +181,13 @@ def run_denoiser(stage: Stage) -> GeometryModel:
     for layer in model.unet.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.to(memory_format=torch.channels_last)  # faster by a fifteenth on a CPU, where that was measured
-    if own.frame_head_alone and not model.unet.config.frame_head_width:
-        raise ConfigError("This model has no frame head to train by itself; leave denoiser.frame_head_alone out.")
-    model.unet.is_head_alone = own.frame_head_alone
+    if own.frame_head != "joint" and not model.unet.config.frame_head_width:
+        raise ConfigError(
+            f"This model has no frame head that could be {own.frame_head}; leave denoiser.frame_head out."
+        )
+    model.unet.is_head_alone = own.frame_head == "alone"
+    if own.frame_head == "held":
+        model.unet.hold_frame_head()
     loop = TrainingLoop("denoiser", model.unet, config.loop, stage.directory, stage.device)
     sizes = [(size.height, size.width) for size in config.data.sizes]
 
@@ -208,6 +212,7 @@ def run_denoiser(stage: Stage) -> GeometryModel:
 
     loop.run(diffusion_loss(model, layout, schedule, own.objective, draw), on_checkpoint=validate)
     model.unet.is_head_alone = False
+    model.unet.requires_grad_()
     return model
 
 

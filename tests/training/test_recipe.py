@@ -150,6 +150,28 @@ def test_a_decoder_tuned_alone_leaves_latents_as_they_are(finished, tmp_path):
         run_stage(replace(config, name="new", start=None, preset="tiny", encoder="random"))
 
 
+@pytest.mark.parametrize("frame_head", ["alone", "held"])
+def test_the_frame_head_is_trained_alone_or_not_at_all(finished, tmp_path, frame_head):
+    words = [
+        f"out={tmp_path}",
+        *QUICK,
+        f"denoiser.frame_head={frame_head}",
+        f"denoiser.latents={finished / '2_latents'}",
+    ]
+    words += [f"start={finished / '7_disparity' / 'model'}"]
+    (config,) = load_recipe([CONFIGS / "tiny" / "7_disparity.yaml"], words)
+    before = load_model(finished / "7_disparity" / "model").unet
+    after = load_model(run_stage(config) / "model").unet
+    frames = torch.randn(2, before.frame_head.enter.in_channels, 4, 6), torch.randn(2, 128)
+    with torch.no_grad():
+        same = torch.equal(before.frame_head(*frames), after.frame_head(*frames))
+    assert same == (frame_head == "held")
+    times = torch.equal(before.time_embed[0].weight, after.time_embed[0].weight)
+    assert times == (frame_head == "held")
+    entry = torch.equal(before.input_blocks[0][0].weight, after.input_blocks[0][0].weight)
+    assert entry == (frame_head == "alone")
+
+
 def test_recipes_ask_for_what_their_modules_can_do():
     for folder in ("tiny", "small", "geo4d"):
         for stage in load_recipe([CONFIGS / folder]):
