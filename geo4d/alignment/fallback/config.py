@@ -27,7 +27,4 @@ class FallbackConfig:
         2.0,
     )  # path by typical depth, that is tried
     shifts: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0)  # by the typical disparity, that are tried
-    tried: int = 3  # of those starts to the end
     least_cost: float = 0.92  # of the cost of things infinitely far away, that a scale must stay below to be taken
-    least_path: float = 0.02  # of given cameras, by the depth that they imply, from which they determine scale
-    least_inside: float = 0.3  # share of the pixels that other frames must see

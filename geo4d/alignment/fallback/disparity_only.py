@@ -28,6 +28,9 @@ from geo4d.scene import WindowPredictions
 from geo4d.solver.robust import GEMAN_MCCLURE
 
 MIN_PIXELS = 10  # that two windows, or all of them, need
+TRIED = 3  # starts that are followed to the end; one or six gave the same, but the cost has more than one minimum
+LEAST_PATH = 0.02  # of given cameras, by the depth that they imply, from which they determine scale
+LEAST_INSIDE = 0.3  # share of the pixels that other frames must see, or things could be moved out of sight
 FLAT = 1e-6  # slope of a window's disparity by the others', below which its scale is undetermined
 
 
@@ -178,7 +181,7 @@ def _affine_by_cameras(
     pixels = fixed_intrinsics.normalise(centred_pixels(height, width)[index])
     rays = torch.cat([pixels / focal[:, None, None], torch.ones_like(pixels[..., :1])], dim=-1)
     k = fixed_intrinsics.intrinsics(focal, height, width)
-    seen_from = _Pairs(disparity.double(), weight > 0, poses, k, rays, (index, height, width), config.least_inside)
+    seen_from = _Pairs(disparity.double(), weight > 0, poses, k, rays, (index, height, width))
     typical = float(disparity[weight > 0].median().clamp_min(1e-3))
     wide, narrow = (partial(seen_from.misfit, pairs, agrees) for agrees in config.agreement)
     # how near a typical thing is, by the path, and its shift by the typical disparity; the cost has other minima
@@ -186,7 +189,7 @@ def _affine_by_cameras(
     starts = [(log_near - np.log(typical + shift), shift) for log_near, shift in nearness]
     costs = [float(np.square(wide(start)).mean()) for start in starts]
     solutions = []
-    for k in np.argsort(costs)[: config.tried]:
+    for k in np.argsort(costs)[:TRIED]:
         start = starts[k]
         for misfit in (wide, narrow):
             solution = least_squares(misfit, start, x_scale=(0.1, 0.1 * typical), diff_step=1e-4)
@@ -195,7 +198,7 @@ def _affine_by_cameras(
     best = min(solutions, key=lambda solution: float(solution.cost))
     p, shift = float(np.exp(best.x[0])), float(best.x[1])
     far = float(np.square(narrow((best.x[0] - 5, shift))).sum())  # as if the cameras did not move
-    is_determined = 2 * float(best.cost) < config.least_cost * far and path * p * (typical + shift) > config.least_path
+    is_determined = 2 * float(best.cost) < config.least_cost * far and path * p * (typical + shift) > LEAST_PATH
     return (p, p * shift) if is_determined else None
 
 
@@ -209,7 +212,6 @@ class _Pairs:
     intrinsics: Float[Tensor, "t 3 3"]
     rays: Float[Tensor, "t p 3"]
     grid: tuple[Tensor, int, int]  # sampled pixels, height, width
-    least_inside: float  # share of the pixels that other frames must see
 
     def misfit(self, pairs: list[tuple[int, int]], agrees: float, parameters: Any) -> np.ndarray:
         """Robust residuals in units of disparity: in those of depth, all would agree infinitely far away.
@@ -243,6 +245,6 @@ class _Pairs:
         residual = (1 / z / p - s - there) / agrees
         robust = GEMAN_MCCLURE.value(residual.square()).sqrt()
         share = float(inside.sum() / valid.sum().clamp_min(1))
-        if share < self.least_inside:
-            return torch.where(valid, 1.0 + self.least_inside - share, 0.0).flatten().numpy()
+        if share < LEAST_INSIDE:
+            return torch.where(valid, 1.0 + LEAST_INSIDE - share, 0.0).flatten().numpy()
         return torch.where(inside, robust / share**0.5, 0.0).flatten().numpy()
