@@ -33,7 +33,7 @@ def numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, Value]]:
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             yield from numbers(value, f"{prefix}{item.name}.")
-        elif isinstance(value, (int, float, tuple)) and not isinstance(value, bool):
+        elif all(type(number) in (int, float) for number in (value if isinstance(value, tuple) else (value,))):
             yield prefix + item.name, value
 
 
