@@ -27,12 +27,9 @@ class FeatureConfig:
     Pixels are those of the given image.
     """
 
-    kind: Literal["auto", "xfeat", "sift"] = "auto"  # auto: XFeat, or SIFT where XFeat's weights are not installed
     max_features: int = 800  # an image: enough where a part of it is seen again; time grows with the square
     max_side: int = 480  # pixels, longer side to which an image is reduced: detecting takes most of the time
     ratio: float = 0.8  # ratio test of SIFT: distance to the best by that to the second best; the usual value
-    xfeat_ratio: float = 0.95  # the same of XFeat, whose second best are nearer: less loses wide pairs, 1 lets doubles in
-    min_cosine: float = 0.82  # of the angle between XFeat's descriptors of a match: the published value
     min_distance: float = 0.1  # squared, of unit descriptors, to the second best: nearer ones are of a repeated pattern
     max_epipolar: float = 2.0  # pixels from the epipolar line: a few times the error of a feature's position
     confidence: float = 0.999  # that RANSAC has drawn a sample without a wrong match: samples are cheap
@@ -45,6 +42,9 @@ class FeatureConfig:
     min_share: float = 0.4  # of the mutual matches, that must agree: of a place that only looks alike few do
     grid: int = 4  # cells a side, by which the spread of matches is judged
     min_cells: int = 4  # that hold matches: those in one corner show an object, which may have moved
+    kind: Literal["auto", "xfeat", "sift"] = "auto"  # auto: XFeat, or SIFT where XFeat's weights are not installed
+    min_cosine: float = 0.82  # of the angle between XFeat's descriptors of a match: the published value
+    xfeat_ratio: float = 0.95  # its ratio test: its second best are nearer than SIFT's; less loses wide pairs
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
@@ -108,7 +108,7 @@ def uses_xfeat(config: FeatureConfig) -> bool:
 
 
 def detect(image: np.ndarray, config: FeatureConfig) -> Features:
-    """The strongest features of an image. Raises CheckpointError if XFeat's weights are asked for but cannot be read."""
+    """The strongest features of an image. Raises CheckpointError if XFeat's weights cannot be read."""
     import cv2
 
     height, width = image.shape

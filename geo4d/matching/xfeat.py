@@ -70,8 +70,5 @@ def detect_xfeat(image: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _fits(found: torch.Tensor | None, wanted: torch.Tensor) -> bool:
     return (
-        found is not None
-        and found.is_floating_point()
-        and found.shape == wanted.shape
-        and bool(found.isfinite().all())
+        found is not None and found.is_floating_point() and found.shape == wanted.shape and bool(found.isfinite().all())
     )

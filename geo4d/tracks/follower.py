@@ -110,8 +110,8 @@ class PointFollower:
         if all(kind.kind != "auto" or uses_xfeat(kind) for kind in kinds):
             return ()
         return (
-            "XFeat's weights are not installed: points that are lost are looked for by SIFT, which finds fewer where the "
-            "camera turns fast; install geo4d again, or say `kind=sift` of the features.",
+            "XFeat's weights are not installed: points that are lost are looked for by SIFT, which finds fewer where "
+            "the camera turns fast; install geo4d again, or say `kind=sift` of the features.",
         )
 
     def _scale(self) -> np.ndarray:
