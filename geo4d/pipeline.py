@@ -25,7 +25,7 @@ from geo4d.models.device import is_fast_in_bfloat16, pick_device
 from geo4d.models.geometry_model import GeometryModel
 from geo4d.models.storage import load_model, push_to_hub, save_folder
 from geo4d.scene import Reconstruction, Video, WindowPredictions
-from geo4d.tracks import PointFollower, TrackerConfig, track_points
+from geo4d.tracks import PointFollower, TrackerConfig
 from geo4d.windows.cache import WindowCache, fingerprint_frames, fingerprint_model
 from geo4d.windows.plan import plan_windows
 from geo4d.windows.predict import PredictConfig, Predictor, Progress
@@ -209,7 +209,7 @@ class Geo4D:
             resize=lambda height, width: self.working_size(height, width, config),
             observe=None if tracker is None else tracker.add,
         )
-        return clip if tracker is None else replace(clip, tracks=tracker.tracks())
+        return clip if tracker is None else _followed(clip, tracker)
 
     def plan(self, clip: Video, config: InferConfig) -> Int[Tensor, "g v"]:
         """The frame numbers of each window. Raises ConfigError if the stride would leave frames out."""
@@ -314,18 +314,18 @@ class Geo4D:
         chosen = frames[config.start :: config.frame_stride][: config.max_frames]
         if len(chosen) == 0:
             raise InputError(f"No frame is left from number {config.start} on: there are {len(frames)}.")
-        tracks = track_points(chosen, config.tracker) if config.follows_points else None
+        tracker = PointFollower(config.tracker) if config.follows_points else None
+        if tracker is not None:
+            for frame in chosen:
+                tracker.add(frame)
         height, width = self.working_size(frames.shape[1], frames.shape[2], config)
         if (height, width) != frames.shape[1:3]:
             chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
-        return Video(
-            np.ascontiguousarray(chosen),
-            times,
-            FOLDER_FPS / config.frame_stride,
-            (frames.shape[1], frames.shape[2]),
-            tracks=tracks,
+        clip = Video(
+            np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2])
         )
+        return clip if tracker is None else _followed(clip, tracker)
 
     def _fingerprint(self, clip: Video, config: InferConfig) -> dict[str, object]:
         """What makes two runs the same run."""
@@ -365,3 +365,7 @@ class Geo4D:
 def _squeeze(size: tuple[int, int], source: tuple[int, int]) -> float:
     """By how much the aspect ratio changes from one (height, width) to another; at least 1."""
     return math.exp(abs(math.log(size[1] / size[0] * source[0] / source[1])))
+
+
+def _followed(clip: Video, tracker: PointFollower) -> Video:
+    return replace(clip, tracks=tracker.tracks(), warnings=(*clip.warnings, *tracker.warnings))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geo4d.errors import InputError
-from geo4d.matching.features import detect, match_features
+from geo4d.matching.features import Features, detect, match_features, uses_xfeat
 from geo4d.matching.points import FlowConfig, find_corners, flow_both_ways, inside, set_anew
 from geo4d.scene import Tracks
 from geo4d.tracks.closures import LoopClosures, find_again
@@ -49,6 +49,7 @@ class PointFollower:
         self.config = config or TrackerConfig()
         self._points = _Points()
         self._last: np.ndarray | None = None
+        self._leapt_to: tuple[int, Features] | None = None  # the frame that was last looked at for a leap
         self._anchors: dict[int, np.ndarray] = {}
         self._seen: list[tuple[np.ndarray, np.ndarray]] = []  # numbers and positions, frame by frame
         self._count = 0
@@ -101,6 +102,18 @@ class PointFollower:
             len(self._seen),
         )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to be careful with: lost points are looked for by SIFT, since the weights of XFeat are not installed."""
+        searches = (self.config.leaps, self.config.closures)
+        kinds = [each.again.features for each in searches if each is not None]
+        if all(kind.kind != "auto" or uses_xfeat(kind) for kind in kinds):
+            return ()
+        return (
+            "XFeat's weights are not installed: points that are lost are looked for by SIFT, which finds fewer where "
+            "the camera turns fast; install geo4d again, or say `kind=sift` of the features.",
+        )
+
     def _scale(self) -> np.ndarray:
         """Tracked pixels by source pixels, (x, y)."""
         height, width = self._size
@@ -142,7 +155,11 @@ class PointFollower:
     def _leap(self, points: _Points, last: np.ndarray, image: np.ndarray, ahead: np.ndarray, keep: np.ndarray) -> None:
         """Finds points that a step has lost by features of both images; enters them in `ahead` and `keep`."""
         config = self.config.leaps.again
-        before, here = (detect(each, config.features) for each in (last, image))
+        number, known = len(self._seen), self._leapt_to
+        is_known = known is not None and known[0] == number - 1
+        before = known[1] if is_known else detect(last, config.features)
+        here = detect(image, config.features)
+        self._leapt_to = number, here
         matches = match_features(before, here, last.shape, image.shape, config.features)
         if matches is not None:
             lost = np.flatnonzero(~keep)

@@ -145,6 +145,19 @@ def test_a_cut_is_told() -> None:
     assert adjusted(guess(24), tracks).report["cut_after_frames"] == []
 
 
+def test_a_step_that_nothing_believed_holds_is_told() -> None:
+    """A seventh of the tracks goes on after frame 9, each of them somewhere else: enough for no cut, of no use."""
+    tracks, _, _ = scene(path(24), points=400, noise=0.2)
+    after, goes_on = tracks.frame >= 10, tracks.track % 7 == 0
+    renamed = np.where(after & ~goes_on, tracks.track + tracks.num_tracks, tracks.track).astype(np.int32)
+    jump = np.random.default_rng(0).uniform(-40, 40, (tracks.num_tracks, 2)).astype(np.float32)
+    position = np.where((after & goes_on)[:, None], tracks.position + jump[tracks.track], tracks.position)
+    found = adjusted(guess(24), replace(tracks, track=renamed, position=position))
+    assert found.report["cut_after_frames"] == [] and found.report["unheld_after_frames"] == [9]
+    assert found.warning is not None and "up to frame 9 and after it" in found.warning
+    assert adjusted(guess(24), tracks).report["unheld_after_frames"] == []
+
+
 def test_corners_of_mere_noise_do_not_move() -> None:
     """A point that drifts by random steps is followed badly; one that leaves as far, but smoothly, moves."""
     poses, rng = path(24), np.random.default_rng(3)

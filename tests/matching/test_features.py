@@ -18,7 +18,7 @@ from geo4d.matching.features import (
 )
 from geo4d.matching.patches import PatchConfig, relocate
 
-CONFIG = FeatureConfig()
+CONFIG = FeatureConfig(kind="sift")
 WARP = np.float64([[1.1, -0.15, 12], [0.12, 1.05, -9]])
 
 

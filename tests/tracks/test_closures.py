@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from geo4d.errors import ConfigError
+from geo4d.matching.features import FeatureConfig
 from geo4d.synthetic import SceneConfig, render_clips, scene_seed
 from geo4d.synthetic.staging import Staging
 from geo4d.tracks import LoopClosureConfig, TrackerConfig, track_points
+from geo4d.tracks.config import FindConfig, LeapConfig
 
 OUT = 40  # frames until the camera turns back
 
@@ -75,14 +77,20 @@ def test_what_only_looks_alike_closes_no_loop(frame):
     assert not with_gaps(track_points(frame(i) for i in range(50)))
 
 
-def test_a_camera_that_stands_still_needs_no_loop_closures(there_and_back):
+def test_a_camera_that_stands_still_finds_points_where_they_were(there_and_back):
+    """Noise loses some, and what is found again of them has not moved."""
     still = (
         np.random.default_rng(0)
         .normal(there_and_back[0], 2.0, (40, *there_and_back[0].shape))
         .clip(0, 255)
         .astype(np.uint8)
     )
-    assert not with_gaps(track_points(still))
+    tracks = track_points(still)
+    away = [np.linalg.norm(position - position[0], axis=1) for _, position in with_gaps(tracks)]
+    assert not away or np.quantile(np.concatenate(away), 0.95) < 1.0
+    by_sift = [FindConfig(features=FeatureConfig(*sizes, kind="sift")) for sizes in ((), (1500, 640))]
+    config = TrackerConfig(closures=LoopClosureConfig(again=by_sift[0]), leaps=LeapConfig(again=by_sift[1]))
+    assert not with_gaps(track_points(still, config))
 
 
 def test_another_scene_closes_no_loop(there_and_back):

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from geo4d.errors import ConfigError, InputError
+from geo4d.matching import xfeat
+from geo4d.matching.features import FeatureConfig, detect
 from geo4d.scene import Tracks
 from geo4d.scene.files.tracks import load_tracks, save_tracks
-from geo4d.tracks import PointFollower, TrackerConfig, track_points
+from geo4d.tracks import LoopClosureConfig, PointFollower, TrackerConfig, follower, track_points
+from geo4d.tracks.config import FindConfig, LeapConfig
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -79,6 +82,24 @@ def test_points_are_found_again_after_leaps() -> None:
     mean /= np.bincount(tracks.track)[:, None]
     error = np.linalg.norm(place - mean[tracks.track], axis=1)
     assert np.median(error) < 0.3 and np.quantile(error, 0.9) < 1.0
+
+
+def test_features_are_detected_once_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pairs a frame is in."""
+    seen = []
+    monkeypatch.setattr(follower, "detect", lambda image, config: seen.append(image) or detect(image, config))
+    track_points(leaping(), TrackerConfig(closures=None))
+    assert len(seen) == 5 and len({id(image) for image in seen}) == 5
+
+
+def test_without_weights_the_follower_says_that_it_takes_sift(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert PointFollower().warnings == ()
+    monkeypatch.setattr(xfeat, "WEIGHTS", tmp_path / "none.safetensors")
+    assert "SIFT" in PointFollower().warnings[0]
+    assert PointFollower(TrackerConfig(leaps=None, closures=None)).warnings == ()
+    sift = FindConfig(features=FeatureConfig(kind="sift"))
+    by_sift = TrackerConfig(leaps=LeapConfig(again=sift), closures=LoopClosureConfig(again=sift))
+    assert PointFollower(by_sift).warnings == ()
 
 
 def test_nothing_leaps_over_a_cut() -> None:

@@ -21,7 +21,7 @@ from geo4d.alignment.bundle.evidence import State, jitter_square, misfit, residu
 from geo4d.alignment.bundle.groups import Groups, find_groups
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
-from geo4d.alignment.bundle.views import breaks, chosen, thinned
+from geo4d.alignment.bundle.views import breaks, chosen, thinned, tracks_across
 from geo4d.alignment.bundle.worth import shows_world, worth_of
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
@@ -35,7 +35,7 @@ from geo4d.solver.robust import Loss
 EXACT = 1e-5  # sigma of a focal length that was given
 UNKNOWN_FOCAL = 0.8  # of what was known of the focal length beforehand, from which tracks have added nothing to it
 START_ITERATIONS = 15  # at most, of solves that choose a start: they mostly end earlier
-NAMED = 5  # cuts that a warning names
+NAMED = 5  # frames that a warning names
 STILL_DEG = 0.05  # and
 STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
 Zoomed = tuple[Solution, bool]  # of the keyframes, and whether each has a focal length of its own
@@ -148,10 +148,13 @@ def adjust_cameras(
     choice = _Choice(video).solve()
     solution, worth = choice.solution, worth_of(video.evidence, choice.solution.state, travels=choice.travels)
     believed = solution.track_weight[video.evidence.point] > config.believed
+    unheld = np.flatnonzero(tracks_across(video.views, believed.numpy()) < config.views.held)
+    unheld = np.setdiff1d(unheld, cuts)
     each = int(torch.bincount(video.evidence.frame[believed], minlength=frames).median())
     report |= {
         "keyframes": len(video.keyframes),
         "cut_after_frames": cuts.tolist(),
+        "unheld_after_frames": unheld.tolist(),
         "noise_px": round(video.noise * video.side, 4),
         "misfit_by_start": choice.misfits,
         "explained": round(worth.explained, 3),
@@ -180,7 +183,8 @@ def adjust_cameras(
         "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
         "zooms": choice.zooms,
     }
-    return Adjusted(report, _cut_warning(cuts), video, solution, uncertainty, choice.gain, choice.groups)
+    warning = " ".join(filter(None, (_cut_warning(cuts), _unheld_warning(unheld)))) or None
+    return Adjusted(report, warning, video, solution, uncertainty, choice.gain, choice.groups)
 
 
 def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjusted:
@@ -191,11 +195,24 @@ def _unused(report: dict[str, Any], reason: str, *, warn: bool = False) -> Adjus
 def _cut_warning(cuts: np.ndarray) -> str | None:
     if not len(cuts):
         return None
-    places = ", ".join(str(frame) for frame in cuts[:NAMED]) + (" and others" if len(cuts) > NAMED else "")
     return (
-        f"Nothing could be followed from frame {places} to the next, as where a video is cut: how the cameras before "
-        "and after lie to each other is a guess. Reconstruct each part by itself."
+        f"Nothing could be followed from frame {_named(cuts)} to the next, as where a video is cut: how the cameras "
+        "before and after lie to each other is a guess. Reconstruct each part by itself."
     )
+
+
+def _unheld_warning(unheld: np.ndarray) -> str | None:
+    if not len(unheld):
+        return None
+    return (
+        f"Hardly any point that fits a static world is seen both up to frame {_named(unheld)} and after it: how the "
+        "camera moved there is a guess, and the cameras before and after may be wrong. Give frames that are less far "
+        "apart, or reconstruct each part by itself."
+    )
+
+
+def _named(frames: np.ndarray) -> str:
+    return ", ".join(str(frame) for frame in frames[:NAMED]) + (" and others" if len(frames) > NAMED else "")
 
 
 def _outside(tracks: Tracks, ignore: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ class ViewsConfig:
     least_shared: int = (
         24  # points that two frames share, from which they say something of each other: three times what is needed
     )
+    held: int = 8  # believed points seen before and after a step, below which it is a guess: as many hold two views
     unbroken: float = 0.1  # of a frame's points seen in the next one too: fast cameras keep half, a cut next to none
     least_noise: float = 3e-5  # of a followed position: no follower is better
     usual_noise: float = 5e-4  # where nothing can be measured: a third of a pixel of what is followed
@@ -29,9 +30,9 @@ class ViewsConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""
-        if min(self.cells, self.most_in_cell, self.keyframe_gap) < 1 or self.least_shared < 8:
+        if min(self.cells, self.most_in_cell, self.keyframe_gap) < 1 or self.least_shared < 8 or self.held < 0:
             raise ConfigError(
-                "bundle.views needs cells, most_in_cell and keyframe_gap of 1 or more, and least_shared >= 8."
+                "bundle.views needs cells, most_in_cell and keyframe_gap of 1 or more, least_shared >= 8 and held >= 0."
             )
         if not (
             0 < self.least_noise <= self.usual_noise <= self.widest_noise

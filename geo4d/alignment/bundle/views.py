@@ -55,15 +55,20 @@ def breaks(views: Views, config: ViewsConfig) -> np.ndarray:
 
     As where a video is cut.
     """
-    first = np.full(views.num_points, views.num_frames)
-    np.minimum.at(first, views.point, views.frame)
-    last = np.zeros(views.num_points, np.int64)
-    last[views.point] = views.frame  # in the order of the frames: the last one stays
-    starts, ends = (np.bincount(frames, minlength=views.num_frames + 1)[:-1] for frames in (first, last))
-    across = (np.cumsum(starts) - np.cumsum(ends))[:-1]
     seen = np.bincount(views.frame, minlength=views.num_frames)
     enough = np.minimum(seen[:-1], seen[1:])
+    across = tracks_across(views, np.ones(len(views.frame), bool))
     return np.flatnonzero((enough >= config.least_shared) & (across < config.unbroken * enough))
+
+
+def tracks_across(views: Views, keep: np.ndarray) -> np.ndarray:
+    """How many tracks (t - 1,) are seen up to each frame and after it too, of the observations kept (m,)."""
+    point, frame = views.point[keep], views.frame[keep]
+    first, last = np.full(views.num_points, views.num_frames), np.full(views.num_points, -1)
+    np.minimum.at(first, point, frame)
+    np.maximum.at(last, point, frame)
+    starts, ends = (np.bincount(frames[last >= 0], minlength=views.num_frames) for frames in (first, last))
+    return (np.cumsum(starts) - np.cumsum(ends))[:-1]
 
 
 def choose_keyframes(views: Views, config: ViewsConfig) -> np.ndarray:
