@@ -308,7 +308,7 @@ def test_paths_that_hold_no_stage(tmp_path):
 def test_the_command_lists_a_recipe(capsys):
     assert main(["train", str(CONFIGS / "small"), "--list"]) == 0
     out = capsys.readouterr().out
-    assert "runs/small/5_modalities  denoiser  from runs/small/4_frame_head/model  modalities points rays" in out
+    assert "runs/small/5_rays  denoiser  from runs/small/4_frame_head/model  modalities points rays" in out
 
 
 @pytest.mark.slow
