@@ -211,8 +211,8 @@ def local_warps(
     x = np.concatenate([away / config.reach, np.ones_like(away[..., :1])], axis=2)
     rest = target - away @ whole[:2]  # what the common linear part leaves
     prior = np.diag([config.stiffness, config.stiffness, 1e-6])  # the last keeps it solvable where no match is near
-    system = np.einsum("nm,nmi,nmj->nij", weight, x, x) + prior
-    local = np.linalg.solve(system, np.einsum("nm,nmi,nmj->nij", weight, x, rest))  # (n, 3, 2)
+    weighted = (weight[..., None] * x).swapaxes(1, 2)
+    local = np.linalg.solve(weighted @ x + prior, weighted @ rest)  # (n, 3, 2)
     linear = local[:, :2] / config.reach + whole[:2]
     return np.concatenate([linear, local[:, 2:]], axis=1).swapaxes(1, 2), weight.sum(axis=1)
 
