@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from geo4d._typing import Int, Tensor
 from geo4d.alignment import AlignmentConfig, Priors, align
 from geo4d.diffusion.schedule import STEPS, make_schedule
 from geo4d.errors import ConfigError, InputError
-from geo4d.io.video import FOLDER_FPS, Selection, read_video, resample
+from geo4d.io.video import FOLDER_FPS, Selection, at_size, read_video
 from geo4d.modalities import make_layout
 from geo4d.models.device import is_fast_in_bfloat16, pick_device
 from geo4d.models.geometry_model import GeometryModel
@@ -51,6 +52,7 @@ class InferConfig:
     size: tuple[int, int] | None = None  # (height, width) to work at; None: the model's that is nearest in aspect ratio
     tracks: bool = True  # whether cameras and focal length are corrected by points followed through the source frames
     tracker: TrackerConfig = field(default_factory=TrackerConfig)  # how they are followed
+    detail_size: int = 384  # pixels of the longer side at which near views sharpen depth; never above the video's own
     compat: Compat = "model"  # "released": all that the released script does; "exact": its sampler's last step undone
     mirrored: bool = False  # whether mirrored frames are predicted too, and averaged in: twice the network's time
 
@@ -67,6 +69,8 @@ class InferConfig:
             )
         if self.steps is not None and not 0 <= self.steps <= STEPS:
             raise ConfigError(f"steps must be 0 (one step from zero input) to {STEPS}; got {self.steps}.")
+        if self.detail_size < 64:
+            raise ConfigError(f"detail_size must be at least 64 pixels (detail=off: none); got {self.detail_size}.")
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative; got {self.seed}.")
         self.selection  # noqa: B018  its numbers are checked there
@@ -100,8 +104,8 @@ class Geo4D:
     """A model that turns videos into reconstructions.
 
     Frames are resized to the working resolution nearest in aspect ratio, as a whole: nothing is cut off. The network
-    and the alignment take working pixels for square; where they are not quite, `Reconstruction.at_source_resolution`
-    scales the two focal lengths apart by as much.
+    and the alignment take working pixels for square; where they are not quite, the two focal lengths of a result at
+    another resolution are scaled apart by as much.
     """
 
     def __init__(self, model: GeometryModel, *, is_mixed: bool | None = None) -> None:
@@ -207,6 +211,7 @@ class Geo4D:
             video,
             config.selection,
             resize=lambda height, width: self.working_size(height, width, config),
+            picture_size=None if tracker is None else partial(_picture_size, longer=config.detail_size),
             observe=None if tracker is None else tracker.add,
         )
         return clip if tracker is None else _followed(clip, tracker)
@@ -268,7 +273,15 @@ class Geo4D:
         tells, times what the model's validation showed it to leave out.
         """
         with one_thread():
-            result = align(predictions, tracks=clip.tracks, priors=priors, config=alignment, progress=progress)
+            result = align(
+                predictions,
+                tracks=clip.tracks,
+                priors=priors,
+                frames=clip.pictures,
+                config=alignment,
+                device=self.model.device,
+                progress=progress,
+            )
         warnings = [*clip.warnings, *self._warnings(clip), *result.diagnostics["warnings"]]
         for warning in warnings:
             logger.warning("Warning: %s", warning)
@@ -318,12 +331,15 @@ class Geo4D:
         if tracker is not None:
             for frame in chosen:
                 tracker.add(frame)
-        height, width = self.working_size(frames.shape[1], frames.shape[2], config)
-        if (height, width) != frames.shape[1:3]:
-            chosen = np.stack([np.asarray(resample(Image.fromarray(frame), (height, width))) for frame in chosen])
+        source = (frames.shape[1], frames.shape[2])
+        pictures = None if tracker is None else _resized(chosen, _picture_size(*source, longer=config.detail_size))
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
         clip = Video(
-            np.ascontiguousarray(chosen), times, FOLDER_FPS / config.frame_stride, (frames.shape[1], frames.shape[2])
+            _resized(chosen, self.working_size(*source, config)),
+            times,
+            FOLDER_FPS / config.frame_stride,
+            source,
+            pictures=pictures,
         )
         return clip if tracker is None else _followed(clip, tracker)
 
@@ -365,6 +381,16 @@ class Geo4D:
 def _squeeze(size: tuple[int, int], source: tuple[int, int]) -> float:
     """By how much the aspect ratio changes from one (height, width) to another; at least 1."""
     return math.exp(abs(math.log(size[1] / size[0] * source[0] / source[1])))
+
+
+def _picture_size(height: int, width: int, *, longer: int) -> tuple[int, int]:
+    """The (height, width) at which a video of this size is shown: its longer side so many pixels, or its own."""
+    shrink = min(1.0, longer / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def _resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([at_size(Image.fromarray(frame), size) for frame in frames])
 
 
 def _followed(clip: Video, tracker: PointFollower) -> Video:

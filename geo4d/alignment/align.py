@@ -18,6 +18,7 @@ from geo4d.alignment.bundle.choose import adjust_cameras
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.depth.dense import fuse_windows
+from geo4d.alignment.depth.stereo import refine_depth
 from geo4d.alignment.draft import Draft
 from geo4d.alignment.fallback.disparity_only import align_disparity
 from geo4d.alignment.fallback.rays_only import align_rays
@@ -38,6 +39,7 @@ def align(
     priors: Priors | None = None,
     frames: np.ndarray | None = None,
     config: AlignmentConfig | None = None,
+    device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> Reconstruction:
     """Fuses window predictions into one trajectory, one focal length and one depth, in the first camera's frame.
@@ -48,8 +50,9 @@ def align(
     what was used, how well it fits and what is missing; all diagnostics, metres, covariances, what moves, is of the
     cameras and the depth that are returned.
 
-    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, for the result and for what moves,
-    where the predictions hold none or coarser ones.
+    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, where the predictions hold none or
+    coarser ones. Where followed points settle cameras that see parallax, depth is found anew at their resolution
+    (`config.detail`), on `device` (default: the CPU, where all else is computed).
 
     Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors, tracks or frames of another
     video, ConfigError for priors that these predictions cannot use.
@@ -67,7 +70,7 @@ def align(
             draft = _as_paper(predictions, ready, config)
         else:
             draft = draft_of(predictions, _solved(ready, progress), priors, config, progress)
-    result = complete(predictions, draft, tracks, priors, config)
+    result = complete(predictions, draft, tracks, priors, config, device, progress)
     return result.with_diagnostics(alignment_seconds=round(time.perf_counter() - started, 3))
 
 
@@ -85,14 +88,46 @@ def draft_of(
 
 
 def complete(
-    predictions: WindowPredictions, draft: Draft, tracks: Tracks | None, priors: Priors, config: AlignmentConfig
+    predictions: WindowPredictions,
+    draft: Draft,
+    tracks: Tracks | None,
+    priors: Priors,
+    config: AlignmentConfig,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
 ) -> Reconstruction:
-    """What follows the windows: followed points move cameras and depth, then the result is described."""
+    """What follows the windows: followed points move cameras and depth, near views sharpen it, all is described."""
     if tracks is not None:
         source_size = predictions.source_size or predictions.grid_size
         adjusted = adjust_cameras(draft.cameras, draft.dense.log_depth, tracks, source_size, config.bundle, priors)
         draft = draft.adjusted_by(adjusted, config.depth.correction)
+        draft = _detailed(draft, predictions.images, priors, config, device, progress)
     return finish(predictions, draft, priors, config)
+
+
+def _detailed(
+    draft: Draft,
+    pictures: np.ndarray | None,
+    priors: Priors,
+    config: AlignmentConfig,
+    device: torch.device | None,
+    progress: Progress | None,
+) -> Draft:
+    """With depth at the resolution of the pictures, where the cameras are good enough for it; else why it is not."""
+    reason = draft.lacks_detail(config.depth.stereo)
+    if config.detail == "off":
+        reason = "it was not wanted"
+    elif pictures is None:
+        reason = "there are no pictures"
+    elif priors.depth is not None:
+        reason = "depth was given"
+    if reason or pictures is None:
+        return replace(draft, report={**draft.report, "detail": {"used": False, "reason": reason}})
+    stereo, by_flow = config.depth.stereo, config.detail == "flow"
+    depth = draft.dense.log_depth
+    detail = refine_depth(depth, draft.cameras, pictures, stereo, by_flow=by_flow, device=device, progress=progress)
+    report = {"used": True, "size": list(detail.log_depth.shape[1:]), **detail.report}
+    return replace(draft, detail=detail, report={**draft.report, "detail": report})
 
 
 def _solved(ready: Prepared, progress: Progress | None) -> Joint:

@@ -38,6 +38,9 @@ class AlignmentConfig:
     use_rays: bool = True
     focal: Literal["shared", "per_frame"] = "shared"  # per_frame: the camera zooms
     motion: bool = True  # whether to say which pixels move
+    # depth at the resolution of the pictures, by views from near cameras, where followed points settle these: by a
+    # search over depths (full), by optical flow (flow: a third of the time), or not at all
+    detail: Literal["off", "flow", "full"] = "full"
     joint: JointConfig = field(default_factory=JointConfig)
     bundle: BundleConfig = field(default_factory=BundleConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
@@ -49,6 +52,8 @@ class AlignmentConfig:
         """Raises ConfigError for settings that contradict one another."""
         if self.focal not in ("shared", "per_frame"):
             raise ConfigError(f"focal must be shared or per_frame; got {self.focal!r}.")
+        if self.detail not in ("off", "flow", "full"):
+            raise ConfigError(f"detail must be off, flow or full; got {self.detail!r}.")
         if self.solver not in ("fast", "paper"):
             raise ConfigError(f"solver must be fast or paper; got {self.solver!r}.")
         if self.solver == "paper" and not self.use_points:

@@ -1,8 +1,10 @@
-"""Maps on another grid over the same extent, by the nearest values: no depth between two surfaces is ever made up."""
+"""Maps on another grid over the same extent. Of depth no value between two surfaces is ever made up."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch.nn.functional import interpolate
 
 
 def nearest_index(target: int, source: int) -> np.ndarray:
@@ -20,6 +22,14 @@ def resize_nearest(maps: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(
         maps[:, nearest_index(height, maps.shape[1])][:, :, nearest_index(width, maps.shape[2])]
     )
+
+
+def resize_smoothly(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Maps (t, h, w) float32 on another grid over the same extent, bilinear; the maps themselves if it is their own."""
+    if maps.shape[1:3] == (height, width):
+        return maps
+    found = interpolate(torch.from_numpy(maps)[:, None], (height, width), mode="bilinear", align_corners=False)
+    return found[:, 0].numpy()
 
 
 def nearest_pixel(

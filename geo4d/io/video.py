@@ -52,19 +52,21 @@ def read_video(
     selection: Selection | None = None,
     *,
     resize: Resize | None = None,
+    picture_size: Resize | None = None,
     observe: Callable[[np.ndarray], None] | None = None,
 ) -> Video:
     """Reads a video file, or a folder of images in natural order.
 
     Frames are turned as the file's rotation says and composed over black where they have alpha. With `resize` each
-    frame is resampled with antialiasing as it is read, so memory holds the working size alone; `observe` is shown each
-    frame before that, uint8 (h, w, 3). What a damaged file still gives is returned with a warning. Raises InputError if
-    nothing can be read.
+    frame is resampled with antialiasing as it is read, so memory holds the working size alone, and with `picture_size`
+    the frames at that size beside it; `observe` is shown each frame before that, uint8 (h, w, 3). What a damaged file
+    still gives is returned with a warning. Raises InputError if nothing can be read.
     """
     path, selection = Path(path), selection or Selection()
     if not path.exists():
         raise InputError(f"There is no video at {path}; give a video file or a folder of images.")
     stored: list[np.ndarray] = []
+    pictures: list[np.ndarray] = []
     times: list[float] = []
     warnings: list[str] = []
     source: tuple[int, int] | None = None
@@ -91,6 +93,8 @@ def read_video(
             )
         if observe is not None:
             observe(np.asarray(frame))
+        if picture_size is not None:
+            pictures.append(at_size(frame, picture_size(*source)))
         if target != source and target is not None:
             frame = resample(frame, target)
         stored.append(np.asarray(frame))
@@ -102,7 +106,13 @@ def read_video(
     timestamps = np.array(times)
     span = timestamps[-1] - timestamps[0]
     fps = (len(times) - 1) / span if len(times) > 1 and span > 0 else FOLDER_FPS
-    return Video(np.stack(stored), timestamps, float(fps), source, tuple(warnings))
+    shown = np.stack(pictures) if pictures else None
+    return Video(np.stack(stored), timestamps, float(fps), source, tuple(warnings), pictures=shown)
+
+
+def at_size(frame: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The frame (h, w, 3) uint8 at a (height, width), as it is if it is its own."""
+    return np.asarray(frame if (frame.height, frame.width) == size else resample(frame, size))
 
 
 def resample(frame: Image.Image, size: tuple[int, int]) -> Image.Image:

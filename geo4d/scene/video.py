@@ -19,3 +19,4 @@ class Video:
     source_size: tuple[int, int]  # (height, width) as seen by a viewer, before resizing
     warnings: tuple[str, ...] = ()
     tracks: Tracks | None = None  # points followed through the source frames
+    pictures: np.ndarray | None = None  # (t, h, w, 3) uint8, the same frames at the resolution of the result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from geo4d.errors import ConfigError
+from geo4d.matching.sweep import SweepConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,49 @@ class CorrectionConfig:
 
 
 @dataclass(frozen=True)
+class StereoConfig:
+    """Depth at the resolution of the pictures, by views from near cameras: parallax in pixels for 10 % of depth."""
+
+    least_parallax: float = 0.5  # below it another view tells nothing
+    most_parallax: float = 3.5  # beyond it surfaces look too different
+    views: int = 3  # on each side, that are compared
+    reach: int = 24  # frames, within which they are sought
+    least_overlap: float = 0.3  # of a frame, that another view must see
+    # half of the range of log depth, and hypotheses in it: first at half the size, then around what that found
+    ranges: tuple[float, ...] = (0.45, 0.14)
+    hypotheses: tuple[int, ...] = (40, 16)
+    prior: float = 0.2  # cost of a hypothesis at the end of the range, beside costs of views from 0 to 1
+    neighbours: tuple[int, ...] = (2, 4, 8)  # frames before and after, whose depth should be the same
+    agreement: float = 0.04  # of log depth, by which it may differ
+    region: float = 0.04  # of the longer side: in squares of this side a view that was held out judges
+    smoothness: float = 30.0  # of the completion, by the weight of a pixel whose depth is certain
+    edge: float = 0.05  # difference of colours from 0 to 1, at which depth may change
+    least_weight: float = 0.01  # of a pixel whose depth no other frame confirms
+    odd_change: float = 0.15  # of log depth beside what is usual around a pixel, from which it rather moves
+    wide_smoothness: float = 3000.0  # of what is usual
+    certainty: float = 0.65  # share of the expected error that is gone where all frames agree
+    # of the way a camera has gone, its standard deviation: on development clips depth got worse from .17 on (three of
+    # three) and better up to .15 (twelve of twelve)
+    most_travel_sigma: float = 0.15
+    most_cycle_error: float = 1.0  # pixels, by which flow there and back may miss, and
+    most_off_line: float = 2.0  # pixels, by which it may miss the line on which the cameras say that a point is seen
+    flow_noise: float = 0.5  # pixels, of flow
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers that cannot work."""
+        if len(self.ranges) != len(self.hypotheses) or not self.ranges or min(self.hypotheses) < 4:
+            raise ConfigError(
+                "depth.stereo needs as many hypotheses as ranges, each at least 4; got "
+                f"{len(self.ranges)} ranges and hypotheses {self.hypotheses}."
+            )
+        if not 0 < self.least_parallax < self.most_parallax or min(self.views, self.reach) < 1:
+            raise ConfigError(
+                "depth.stereo needs 0 < least_parallax < most_parallax, and at least one view within reach."
+            )
+
+
+@dataclass(frozen=True)
 class DepthConfig:
     """How the candidates for a pixel are fused into one depth."""
 
@@ -61,6 +105,7 @@ class DepthConfig:
     given_weight: float = 8.0  # windows that depth given beforehand outweighs, where it is as precise as theirs
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    stereo: StereoConfig = field(default_factory=StereoConfig)
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers that cannot work."""

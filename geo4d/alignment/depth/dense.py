@@ -231,10 +231,10 @@ def correct_depth(dense: Dense, adjusted: Adjusted, config: CorrectionConfig) ->
     )
 
 
-def metres_by_given(fused: Fused, final: Dense) -> float | None:
+def metres_by_given(fused: Fused, final: Float[Tensor, "t h w"]) -> float | None:
     """Metres by unit of the final depth, by metric depth that was given: from the fit, and what was corrected since."""
     given = next((source for source in fused.sources if isinstance(source, GivenDepth)), None)
     if given is None:
         return None
-    change = (final.log_depth - fused.dense.log_depth)[given.log_depth.isfinite() & fused.dense.log_depth.isfinite()]
+    change = (final - fused.dense.log_depth)[given.log_depth.isfinite() & fused.dense.log_depth.isfinite()]
     return math.exp(-given.log_scale - (float(change.median()) if len(change) else 0.0))

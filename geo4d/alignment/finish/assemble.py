@@ -10,9 +10,8 @@ import torch
 
 from geo4d._typing import Float, Tensor
 from geo4d.alignment.cameras import Cameras
-from geo4d.alignment.depth.config import ConfidenceConfig
-from geo4d.alignment.depth.dense import Dense
 from geo4d.errors import InputError
+from geo4d.geometry.pixels import resize_intrinsics
 from geo4d.geometry.resample import resize_nearest
 from geo4d.scene import Reconstruction, WindowPredictions
 
@@ -21,20 +20,23 @@ UNITS = (1e-9, 1e9)  # metres that the unit of a scene can be
 
 def assemble(
     predictions: WindowPredictions,
-    dense: Dense,
+    log_depth: Float[Tensor, "t h w"],
+    error: Float[Tensor, "t h w"],
     cameras: Cameras,
-    config: ConfidenceConfig,
     diagnostics: dict[str, Any],
     covariance: Float[Tensor, "t 6 6"] | None = None,
 ) -> Reconstruction:
-    """The result in the first camera's frame and the alignment's unit."""
-    frames, height, width = dense.log_depth.shape
-    valid, error = dense.log_depth.isfinite(), dense.error(config)
+    """The result in the first camera's frame and the alignment's unit, at the resolution of the depth.
+
+    `error` is the expected one of log depth; both are nan where unknown.
+    """
+    frames, height, width = log_depth.shape
+    valid = log_depth.isfinite()
     images = predictions.images if predictions.images is not None else np.zeros((frames, height, width, 3), np.uint8)
     typical = error[valid].median() if valid.any() else torch.tensor(1.0)
     confidence = torch.where(valid, typical / error.clamp_min(1e-9), 0.0)
     return Reconstruction(
-        depth=torch.where(valid, dense.log_depth.exp(), torch.nan).numpy().astype(np.float32),
+        depth=torch.where(valid, log_depth.exp(), torch.nan).numpy().astype(np.float32),
         confidence=confidence.numpy().astype(np.float32),
         valid=valid.numpy(),
         images=np.ascontiguousarray(resize_nearest(images[:frames], height, width)),
@@ -52,6 +54,19 @@ def assemble(
         },
         pose_covariance=None if covariance is None else covariance.numpy(),
     )
+
+
+def at_size(result: Reconstruction, height: int, width: int) -> Reconstruction:
+    """The same with coarser maps, by the nearest pixels; itself if it is of that size."""
+    size = result.depth.shape[1:]
+    if size == (height, width):
+        return result
+    maps = {
+        name: resize_nearest(np.asarray(getattr(result, name)), height, width)
+        for name in ("depth", "confidence", "valid", "images")
+    }
+    intrinsics = resize_intrinsics(torch.from_numpy(np.asarray(result.intrinsics)), size, (height, width)).numpy()
+    return replace(result, **maps, intrinsics=intrinsics)
 
 
 def scaled(result: Reconstruction, metres: float) -> Reconstruction:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.draft import Draft
-from geo4d.alignment.finish.assemble import assemble
+from geo4d.alignment.finish.assemble import assemble, at_size
 from geo4d.alignment.finish.covariance import camera_covariance
 from geo4d.alignment.finish.metric import in_metres
 from geo4d.alignment.finish.moving import find_motion
 from geo4d.alignment.finish.report import across_by_frame, describe_windows, fit_of_windows, suspect_frames, suspects
 from geo4d.alignment.joint.steps import Joint
 from geo4d.alignment.priors import Priors
+from geo4d.geometry.resample import resize_smoothly
 from geo4d.scene import Reconstruction, WindowPredictions
 
 
@@ -41,14 +44,17 @@ def finish(predictions: WindowPredictions, draft: Draft, priors: Priors, config:
         report["tracks"] = {**adjusted.report, **({} if draft.corrected is None else draft.corrected.report)}
         if draft.corrected is not None:
             covariance, across = adjusted.covariance(draft.corrected.log_scale), adjusted.residual_by_frame()
-    result = assemble(predictions, draft.dense, draft.cameras, config.depth.confidence, report, covariance)
+    log_depth, error = draft.final_depth(config.depth)
+    result = assemble(predictions, log_depth, error, draft.cameras, report, covariance)
     result = in_metres(result, draft, priors, c.metric)
     if across is not None:
         result = result.with_diagnostics(suspect_frames=suspect_frames(result, across, c))
     if not config.motion or joint is None:
         return result
     followed = adjusted.followed() if adjusted is not None and draft.has_moved else None
-    return replace(result, dynamic=find_motion(result, c.moving, followed))
+    small = at_size(result, *predictions.grid_size)  # what moves is large beside a pixel
+    dynamic = resize_smoothly(find_motion(small, c.moving, followed), *result.depth.shape[1:])
+    return replace(result, dynamic=np.where(result.valid, dynamic, np.float32(0)))
 
 
 def _warnings(joint: Joint, *, has_moved: bool) -> list[str]:

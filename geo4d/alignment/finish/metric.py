@@ -41,7 +41,7 @@ def in_metres(result: Reconstruction, draft: Draft, priors: Priors, config: Metr
             else:
                 warning = "The given cameras hardly move, so they do not say how large the scene is."
                 result = result.with_diagnostics(warnings=[*result.diagnostics["warnings"], warning])
-        by_depth = metres_by_given(draft.fused, draft.dense)
+        by_depth = metres_by_given(draft.fused, draft.working_depth)
         found |= {} if by_depth is None else {"depth": by_depth}
     found |= metres_by_lengths(result, priors, config)
     if not found:
