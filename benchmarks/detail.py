@@ -99,7 +99,8 @@ def summary(found: dict[str, dict[str, Row]], mode: str) -> str:
     ratios = np.array([rows[mode]["abs_rel"] / rows["off"]["abs_rel"] for rows in found.values()])
     moving = [rows[mode]["moving"] / rows["off"]["moving"] for rows in found.values() if "moving" in rows["off"]]
     words = [
-        f"{mode}: {len(ratios)} clips, Abs Rel by that before: median {np.median(ratios):.3f}, worst {ratios.max():.3f}",
+        f"{mode}: {len(ratios)} clips, Abs Rel by that before: median {np.median(ratios):.3f}, "
+        f"worst {ratios.max():.3f}",
         f"worse by more than 2 %: {int((ratios > 1.02).sum())}",
     ]
     if moving:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from geo4d.errors import InputError
 from geo4d.geometry.camera import unproject
 from geo4d.geometry.pixels import resize_intrinsics
-from geo4d.geometry.resample import resize_nearest
+from geo4d.geometry.resample import resize_by_picture
 from geo4d.scene.extra import check_extra
 
 
@@ -19,8 +21,9 @@ from geo4d.scene.extra import check_extra
 class Reconstruction:
     """A video in 4D: depth, confidence and camera of each of T frames, in one world (the first camera).
 
-    Arrays are numpy and may be memory maps. `depth` is z-depth at the working resolution (h, w), nan where not `valid`;
-    `intrinsics` belongs to that resolution. `at_source_resolution` gives both at the size of the video.
+    Arrays are numpy and may be memory maps. `depth` is z-depth at a resolution (h, w) between the network's and the
+    video's, nan where not `valid`; `images` and `intrinsics` belong to it. `at_source_resolution` gives depth and
+    intrinsics at the size of the video.
     """
 
     depth: np.ndarray  # (t, h, w) float32
@@ -57,10 +60,22 @@ class Reconstruction:
         pose = self.cam_to_world[frame]
         return self.points_cam(frame) @ pose[:3, :3].T + pose[:3, 3]
 
-    def at_source_resolution(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Depth (H, W) resampled to the size of the video, and the intrinsics (3, 3) that go with it."""
+    def at_source_resolution(self, frame: int, picture: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (H, W) at the size of the video, and the intrinsics (3, 3) that go with it.
+
+        Edges follow the video's own `picture` (H, W, 3) uint8 if it is given, else the result's, enlarged. Raises
+        InputError for a picture of another size.
+        """
         height, width = self.source_size
-        depth = resize_nearest(np.where(self.valid[frame], self.depth[frame], np.nan)[None], height, width)[0]
+        own = np.ascontiguousarray(self.images[frame])
+        if picture is None:
+            picture = np.asarray(Image.fromarray(own).resize((width, height), Image.Resampling.BICUBIC))
+        if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+            raise InputError(
+                f"The picture of a frame must be uint8 ({height}, {width}, 3), as the video is; got {picture.dtype} "
+                f"{picture.shape}."
+            )
+        depth = resize_by_picture(np.where(self.valid[frame], self.depth[frame], np.nan), own, picture)
         intrinsics = torch.tensor(self.intrinsics[frame], dtype=torch.float64)
         return depth, resize_intrinsics(intrinsics, self.depth.shape[1:], (height, width)).numpy()
 
