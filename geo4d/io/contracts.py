@@ -119,7 +119,7 @@ def syn4d_arrays(
 
 
 def worldtrack_arrays(reconstruction: Reconstruction, tracks: Tracks | None) -> dict[str, np.ndarray]:
-    """The arrays of a WorldTrack pack (see the module), images and intrinsics at the working resolution.
+    """The arrays of a WorldTrack pack (see the module), images and intrinsics at the resolution of the depth.
 
     A point counts as visible where its track was seen and there is depth. The JPEGs are fixed-width bytes, so that
     reading them takes no pickle. Raises InputError without tracks, or if the camera zooms.

@@ -27,8 +27,8 @@ FILES = (*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), TRAJECTORY, SUMMARY)
 CONVENTIONS = {
     "camera": "OpenCV: x right, y down, z forward",
     "cam_to_world": "4x4, row major; the world is the first camera",
-    "depth": "z-depth at the working resolution, nan where not valid",
-    "intrinsics": "pixels of the working resolution, pixel centres at +0.5",
+    "depth": "z-depth, nan where not valid",
+    "intrinsics": "pixels of the depth, pixel centres at +0.5",
     "confidence": "typical expected relative error of depth by that of the pixel; 1 is typical",
     "dynamic": "probability that what the pixel shows moves",
     "pose_covariance": "6x6 of rotation (radians, about the world's axes) and centre; the first camera is exact",
