@@ -40,7 +40,8 @@ def geo() -> Geo4D:
 def test_any_length_is_reconstructed(geo: Geo4D, count: int, warning: str | None) -> None:
     video = frames(count)
     result = geo.reconstruct(video)
-    assert result.depth.shape == (count, 32, 48)
+    detailed = result.diagnostics["detail"]["used"]
+    assert result.depth.shape == result.images.shape[:3] == ((count, 40, 60) if detailed else (count, 32, 48))
     assert result.source_size == (40, 60)
     assert result.valid.any(axis=(1, 2)).all()
     assert np.isfinite(result.depth[result.valid]).all() and (result.depth[result.valid] > 0).all()
@@ -148,7 +149,7 @@ def test_progress_and_windows_are_shown(geo: Geo4D) -> None:
     seen: list[WindowPredictions] = []
     geo.reconstruct(frames(20), windows_per_batch=1, progress=lambda *call: calls.append(call), on_windows=seen.append)
     assert [call for call in calls if call[0] == "windows"] == [("windows", done, 2) for done in (0, 1, 2)]
-    assert calls[-1][0] == "depth" and calls[-1][1] == calls[-1][2]
+    assert calls[-1][0] in ("depth", "detail") and calls[-1][1] == calls[-1][2]
     assert seen[0].windows[:, 0].tolist() == [0, 4]
     assert seen[0].source_size == (40, 60)
 

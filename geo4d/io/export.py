@@ -1,4 +1,4 @@
-"""A reconstruction in formats that other tools read. Images, intrinsics and depth are all at the resolution of its depth."""
+"""A reconstruction in formats that other tools read, all at the resolution of its depth."""
 
 from __future__ import annotations
 

@@ -62,12 +62,12 @@ def refine_depth(
     place of a search over depths: faster, and less sharp.
     """
     known = log_depth.isfinite()
-    depth = _filled(log_depth, known)
+    place = device or torch.device("cpu")
     levels = 1 if by_flow else len(config.ranges)
-    gains: list[float] = []
-    certainty = torch.zeros(1)
+    depth, gains, certainty = _filled(log_depth, known), list[float](), torch.zeros(1)
     for level in range(levels):
-        views = Views(pictures, cameras, _shrink(pictures, levels - 1 - level), config, device or torch.device("cpu"))
+        views = Views(pictures, cameras, _shrink(pictures, levels - 1 - level), config, place)
+        depth = _along_edges(views, depth) if level == 0 else depth
         work = _by_flow(views, depth) if by_flow else _by_sweep(views, depth, level)
         found = _each_frame(views, work, partial(_tell, progress, level * len(pictures), levels * len(pictures)))
         depth, certainty, gains = _settled(views, depth, found)
@@ -97,6 +97,18 @@ def _filled(log_depth: Float[Tensor, "t y x"], known: Bool[Tensor, "t y x"]) -> 
     """Unknown pixels as far as the farthest that are known."""
     farthest = log_depth.masked_fill(~known, -torch.inf).flatten(1).amax(1)
     return torch.where(known, log_depth, farthest.nan_to_num(neginf=0.0)[:, None, None]).float()
+
+
+def _along_edges(views: Views, log_depth: Float[Tensor, "t y x"]) -> Float[Tensor, "t h w"]:
+    """Depth whose edges are the picture's: a network gives it in coarse blocks."""
+    c = views.config
+
+    def smooth(frame: int) -> Tensor:
+        depth = views.prior(log_depth, frame)
+        even = torch.ones_like(depth)
+        return complete(depth, even, views.colours(frame), smoothness=c.smoothness, edge=c.edge).cpu()
+
+    return torch.stack(_each_frame(views, smooth))
 
 
 class Found(NamedTuple):
