@@ -12,6 +12,7 @@ import pytest
 from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, relative_ate, scene
 
 from geo4d.alignment import Priors
+from geo4d.alignment.bundle import choose
 from geo4d.alignment.bundle.choose import Adjusted, adjust_cameras
 from geo4d.alignment.bundle.config import BundleConfig, MappingConfig, ViewsConfig
 from geo4d.alignment.bundle.starts import TrackedVideo
@@ -116,6 +117,16 @@ def test_what_the_camera_does_is_said(shift: float, turn_deg: float, says: str) 
     tracks, _, _ = scene(poses, noise=0.05)
     wrong = path(20, shift=0.8, turn_deg=-12.0)
     assert adjusted(guess(20, poses=wrong), tracks).report["camera"] == says
+
+
+def test_what_a_solution_is_worth_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that turns only, to choose between solutions, and to say whether the chosen one shows a world."""
+    asked, real = [], choose.worth_of
+    monkeypatch.setattr(choose, "worth_of", lambda e, state, **how: asked.append(state) or real(e, state, **how))
+    tracks, _, _ = scene(path(20, shift=0.0, turn_deg=20.0), noise=0.05)
+    found = adjusted(guess(20), tracks)
+    assert found.report["camera"] == "turns only" and found.report["explained"] > 0.9
+    assert len(asked) == len({id(state) for state in asked}) > 0
 
 
 @pytest.mark.parametrize("turn_deg", [4.0, 12.0])
