@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from geo4d.alignment import pnp
-from geo4d.alignment.bundle.adjust import camera_covariance, solve_bundle
+from geo4d.alignment.bundle.adjust import DAMPING, camera_covariance, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import Evidence, State, cost, residuals
 from geo4d.alignment.bundle.motion import Motion
@@ -65,7 +65,7 @@ def told(evidence, **settings):
 
 def expected_motion(state, **sigmas):
     """What is expected of the camera, were the state right."""
-    rotation = state.rotation[1:] @ state.rotation[:-1].mT
+    rotation = state.rotation[:-1].mT @ state.rotation[1:]
     step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0))
     settings = {"rotation_sigma": 0.02, "step_sigma": torch.full((len(step),), 0.05, dtype=torch.float64), **sigmas}
     return Motion(rotation, step, loss=Loss.cauchy(2.0), **settings)
@@ -274,6 +274,25 @@ def test_the_solve_finds_its_way_back_with_few_steps():
     # the depth priors hold the unit only weakly, but exactly
     torch.testing.assert_close(found.state.centre, truth.centre, rtol=0, atol=1e-4)
     assert so3_log(found.state.rotation.mT @ truth.rotation).abs().max() < 1e-5
+
+
+def rotated(state, turn):
+    """The same in a world with other axes."""
+    return replace(state, rotation=turn @ state.rotation, centre=state.centre @ turn.T, points=state.points @ turn.T)
+
+
+def test_where_the_world_is_rotated_the_solved_cameras_rotate_along():
+    """To where the solve ends: what is expected of the camera's motion is expected in its own axes."""
+    evidence, truth = scene()
+    motion = expected_motion(off(truth, size=0.05, seed=7), rotation_sigma=1e-3)  # it pulls away from the truth
+    evidence = replace(evidence, noise=1e-3, motion=motion, rotation_smoothness=30.0, **SMOOTH)
+    turn, start = so3_exp(double([0.7, -1.1, 0.4])), off(truth)
+    to_the_end = {"iterations": 300, "damping": replace(DAMPING, enough=1e-14, failures=20)}
+    found, other = (solve_bundle(evidence, state, **to_the_end).state for state in (start, rotated(start, turn)))
+    expected = rotated(found, turn)
+    for name, within in {"rotation": 1e-5, "centre": 1e-5, "log_focal": 1e-5, "points": 1e-4}.items():
+        torch.testing.assert_close(getattr(other, name), getattr(expected, name), rtol=0, atol=within)
+    assert float(so3_log(found.rotation.mT @ truth.rotation).norm(dim=1).max()) > 1e-3
 
 
 def simulated(evidence, truth, sigma, seed):

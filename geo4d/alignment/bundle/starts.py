@@ -185,9 +185,10 @@ class TrackedVideo:
         c, poses = self.config, self.cameras.cam_to_world
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
-        rotation = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
         step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
-        return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
+        return Motion(
+            relative[:, :3, :3], step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width)
+        )
 
     def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None) -> State:
         """Points at the network's depth where they are first seen; cameras the network's unless others are given."""
