@@ -220,9 +220,28 @@ def test_numbers_of_tracks_may_have_gaps() -> None:
     assert found.is_used and ate(found, poses) < 0.1
 
 
+def video_of(tracks: Tracks, config: BundleConfig | None = None, poses: np.ndarray | None = None) -> TrackedVideo:
+    draft = guess(tracks.num_frames, poses=poses)
+    return TrackedVideo(draft.cameras, draft.dense.log_depth.exp(), tracks, config or BundleConfig(), 0.2)
+
+
 def views_of(tracks: Tracks) -> Views:
-    draft = guess(tracks.num_frames)
-    return TrackedVideo(draft.cameras, draft.dense.log_depth.exp(), tracks, BundleConfig(), 0.2).views
+    return video_of(tracks).views
+
+
+def test_what_is_expected_of_motion_is_less_sure_between_frames_far_apart() -> None:
+    """As a random walk: sqrt(g) over g frames, and not more of a step for being long."""
+    poses = path(12)
+    every = video_of(scene(poses)[0], poses=poses)
+    some = every.at(np.array([0, 1, 4, 11]))
+    by_frame, by_keyframe = every.evidence.motion, some.evidence.motion
+    walk = np.sqrt([1.0, 3.0, 7.0])
+    assert by_frame is not None and by_keyframe is not None
+    np.testing.assert_allclose(by_frame.rotation_sigma, np.deg2rad(0.4))
+    np.testing.assert_allclose(by_keyframe.rotation_sigma, np.deg2rad(0.4) * walk)
+    length = by_keyframe.step.norm(dim=1).numpy()
+    np.testing.assert_allclose(by_keyframe.step_sigma, length + 0.01 * walk)
+    np.testing.assert_allclose(some.evidence.zoom_sigma, 0.01 * walk)
 
 
 def test_keyframes_are_near_where_much_moves_and_never_far_apart() -> None:

@@ -19,7 +19,7 @@ class Motion:
 
     rotation: Float[Tensor, "s 3 3"]  # of the next frame's camera in this frame's, whatever the world's axes are
     step: Float[Tensor, "s 3"]  # in this frame's camera
-    rotation_sigma: float  # radians
+    rotation_sigma: Float[Tensor, "s"]  # radians
     step_sigma: Float[Tensor, "s"]
     loss: Loss
 
@@ -27,7 +27,7 @@ class Motion:
         self, rotation: Float[Tensor, "t 3 3"], centre: Float[Tensor, "t 3"]
     ) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
         """Rotation vectors and steps, both in this frame's camera, by their sigmas."""
-        rotation_error = so3_log(rotation[:-1].mT @ rotation[1:] @ self.rotation.mT) / self.rotation_sigma
+        rotation_error = so3_log(rotation[:-1].mT @ rotation[1:] @ self.rotation.mT) / self.rotation_sigma[:, None]
         step = torch.einsum("sji,sj->si", rotation[:-1], centre.diff(dim=0)) - self.step
         return rotation_error, step / self.step_sigma[:, None]
 
@@ -48,7 +48,7 @@ class Motion:
         frames = len(centre)
         weight, pull = np.zeros((frames - 1, 7)), np.zeros((frames - 1, 7))
         weight[:, :3], weight[:, 3:6] = (
-            (by_rotation / self.rotation_sigma**2)[:, None],
+            (by_rotation / self.rotation_sigma.square())[:, None],
             (by_step / self.step_sigma.square())[:, None],
         )
         in_world = rotation[:-1] @ torch.stack([rotation_error, step], dim=2)

@@ -53,7 +53,8 @@ class TrackedVideo:
     config: BundleConfig
     log_focal_sigma: float
     intrinsics_given: bool = False
-    whole: TrackedVideo | None = None  # of which these are some frames
+    whole: TrackedVideo | None = None  # of which these are some frames, and
+    number: np.ndarray | None = None  # (t,) the number of each there
 
     def at(self, frames: np.ndarray) -> TrackedVideo:
         """Some of the frames, as a video of its own in the same unit; tracks keep their numbers."""
@@ -62,7 +63,8 @@ class TrackedVideo:
         kept = number[self.tracks.frame] >= 0
         rows = self.tracks.track[kept], number[self.tracks.frame[kept]], self.tracks.position[kept]
         tracks = Tracks(*rows, self.tracks.source_size, len(frames))
-        return replace(self, cameras=self.cameras.at(frames), depth=self.depth[frames], tracks=tracks, whole=self)
+        cameras, depth = self.cameras.at(frames), self.depth[frames]
+        return replace(self, cameras=cameras, depth=depth, tracks=tracks, whole=self, number=frames)
 
     @cached_property
     def side(self) -> int:
@@ -90,6 +92,12 @@ class TrackedVideo:
     def keyframes(self) -> np.ndarray:
         """Numbers of the frames by which cameras are found first."""
         return choose_keyframes(self.views, self.config.views)
+
+    @cached_property
+    def gap(self) -> Float[Tensor, "s"]:
+        """Frames of the whole video from each of these to the next."""
+        number = np.arange(self.tracks.num_frames) if self.number is None else self.number
+        return torch.from_numpy(np.diff(number)).double()
 
     @cached_property
     def noise(self) -> float:
@@ -172,6 +180,7 @@ class TrackedVideo:
             num_points=self.num_points,
             config=c,
             motion=self._network_motion(),
+            gap=self.gap,
         )
 
     def _normalised(self, frame: Tensor, position: Float[Tensor, "m 2"]) -> Float[Tensor, "m 2"]:
@@ -181,14 +190,17 @@ class TrackedVideo:
         return self.focal * slope
 
     def _network_motion(self) -> Motion:
-        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed."""
-        c, poses = self.config, self.cameras.cam_to_world
+        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed.
+
+        Turns and the least error of steps err by frames independently, so that errors add up as a random walk: sqrt(g)
+        over g frames. What steps err in proportion to their length grows with it anyhow.
+        """
+        c, poses, walk = self.config, self.cameras.cam_to_world, self.gap.sqrt()
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
-        step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
-        return Motion(
-            relative[:, :3, :3], step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width)
-        )
+        turn_sigma = math.radians(c.turn_sigma_deg) * walk
+        step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step * walk
+        return Motion(relative[:, :3, :3], step, turn_sigma, step_sigma, Loss.cauchy(c.motion_width))
 
     def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None) -> State:
         """Points at the network's depth where they are first seen; cameras the network's unless others are given."""
