@@ -9,12 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, relative_ate, scene
 
 from geo4d.alignment import Priors
 from geo4d.alignment.bundle import choose
 from geo4d.alignment.bundle.choose import Adjusted, adjust_cameras
 from geo4d.alignment.bundle.config import BundleConfig, MappingConfig, ViewsConfig
+from geo4d.alignment.bundle.evidence import State, residuals
+from geo4d.alignment.bundle.mapping import triangulate
 from geo4d.alignment.bundle.starts import TrackedVideo
 from geo4d.alignment.bundle.views import Views, choose_keyframes, chosen, thinned, tracking_noise
 from geo4d.alignment.draft import Draft
@@ -96,6 +99,38 @@ def test_a_zoom_is_found_where_there_is_one() -> None:
     focal = found.cameras(0.0).focal.numpy()
     assert found.report["zooms"] and focal[-1] / focal[0] == pytest.approx(1.4, rel=0.05)
     assert not plain.report["zooms"] and len(set(plain.cameras(0.0).focal.tolist())) == 1
+
+
+@pytest.mark.parametrize("travels", [True, False])
+def test_frames_between_keyframes_of_a_zoom_begin_with_their_own_focal_length(travels: bool) -> None:
+    """Keyframes are exact, and far apart: what lies between follows exactly, in log focal length."""
+    shift, log_zoom = 1.0 if travels else 0.0, torch.linspace(0.0, 0.7, 25, dtype=torch.float64)
+    poses = path(25, shift=shift, turn_deg=12.0)
+    tracks, _, _ = scene(poses, points=200)
+    factor = log_zoom.exp().numpy()[tracks.frame][:, None]
+    centre = np.array([WIDTH / 2, HEIGHT / 2])
+    zoomed = replace(tracks, position=((tracks.position - centre) * factor + centre).astype(np.float32))
+    far_apart = replace(ViewsConfig(), keyframe_motion=10.0, keyframe_shared=0.0)
+    video = video_of(zoomed, BundleConfig(views=far_apart))
+    assert np.diff(video.keyframes).min() == 8
+    key, log_focal = torch.from_numpy(video.keyframes), video.evidence.log_focal + log_zoom
+    true = torch.from_numpy(poses)
+    true[:, :3, 3] /= video.unit
+    rotation, centres = true[:, :3, :3], true[:, :3, 3]
+    order = np.argsort(tracks.track, kind="stable")
+    track, frame, pixel = tracks.track[order], tracks.frame[order], ((tracks.position - centre) / WIDTH)[order]
+    if travels:
+        points = triangulate(track, frame, pixel, true.numpy(), FOCAL / WIDTH, count=tracks.num_tracks)[0]
+    else:  # in some depth
+        first = np.searchsorted(track, np.arange(tracks.num_tracks))
+        rays = np.column_stack([pixel[first] / (FOCAL / WIDTH), np.ones(len(first))])
+        points = np.einsum("nij,nj->ni", rotation.numpy()[frame[first]], rays)
+    solved = State(rotation[key], centres[key], log_focal[key], torch.from_numpy(points))
+    found = video.extended(solved, travels=travels)
+    torch.testing.assert_close(found.log_focal, log_focal, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.rotation, rotation, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.centre, centres, rtol=0, atol=1e-4)
+    assert float(residuals(video.evidence, found).pixel.norm(dim=1).quantile(0.9)) * WIDTH < 0.01
 
 
 def test_given_intrinsics_are_kept_and_said_to_be_given() -> None:
