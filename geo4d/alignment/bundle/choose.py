@@ -313,7 +313,8 @@ class _Choice:
         if bool((solution.track_weight[moves] > video.config.believed).any()):
             rest = video.evidence.without(moves).smooth_like(solution.state)
             free = Free("each" if taken.zooms else "shared", travels=taken.travels)
-            again = solve_bundle(rest, solution.state, iterations=START_ITERATIONS, free=free, damping=QUICK)
+            # the last solve, so to its end: without what drove it, the camera may have far to go in small steps
+            again = solve_bundle(rest, solution.state, iterations=video.config.iterations, free=free)
             sigma = min(solution.sigma, again.sigma)
             if misfit(rest, again.state, sigma) <= misfit(rest, solution.state, sigma):
                 solution = again
