@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from geo4d.alignment import pnp
-from geo4d.alignment.bundle.adjust import camera_covariance, solve_bundle
+from geo4d.alignment.bundle.adjust import DAMPING, camera_covariance, solve_bundle
 from geo4d.alignment.bundle.config import BundleConfig
 from geo4d.alignment.bundle.evidence import Evidence, State, cost, residuals
 from geo4d.alignment.bundle.motion import Motion
@@ -65,9 +65,10 @@ def told(evidence, **settings):
 
 def expected_motion(state, **sigmas):
     """What is expected of the camera, were the state right."""
-    rotation = state.rotation[1:] @ state.rotation[:-1].mT
+    rotation = state.rotation[:-1].mT @ state.rotation[1:]
     step = torch.einsum("sji,sj->si", state.rotation[:-1], state.centre.diff(dim=0))
-    settings = {"rotation_sigma": 0.02, "step_sigma": torch.full((len(step),), 0.05, dtype=torch.float64), **sigmas}
+    settings = {"rotation_sigma": 0.02, "step_sigma": 0.05, **sigmas}
+    settings = {name: torch.full((len(step),), sigma, dtype=torch.float64) for name, sigma in settings.items()}
     return Motion(rotation, step, loss=Loss.cauchy(2.0), **settings)
 
 
@@ -130,6 +131,7 @@ PARTS = {
     "depth priors": lambda e, s: without_observations(e),
     "a firm focal length elsewhere": lambda e, s: replace(e, log_focal=0.2, log_focal_sigma=1e-3),
     "smooth centres": lambda e, s: replace(e, **SMOOTH),
+    "keyframes some way apart": lambda e, s: replace(e, gap=double([1, 2, 4, 8, 3])),
     "all but rotations": lambda e, s: replace(
         replace(e, **SMOOTH), prior_sigma=torch.linspace(0.1, 1, len(e.prior_sigma)).double()
     ),
@@ -173,7 +175,7 @@ def test_the_gradient_of_the_expected_motion():
     """
     evidence, truth = scene()
     state, tracks = off(truth), torch.ones(POINTS, dtype=torch.float64)
-    for sigmas in ({}, {"step_sigma": torch.full((FRAMES - 1,), 1e4, dtype=torch.float64)}):
+    for sigmas in ({}, {"step_sigma": 1e4}):
         known = replace(cameras_alone(evidence), motion=expected_motion(truth, **sigmas))
         found = gradient_of(system_of(known, state, tracks))
         expected = numeric_gradient(
@@ -274,6 +276,38 @@ def test_the_solve_finds_its_way_back_with_few_steps():
     # the depth priors hold the unit only weakly, but exactly
     torch.testing.assert_close(found.state.centre, truth.centre, rtol=0, atol=1e-4)
     assert so3_log(found.state.rotation.mT @ truth.rotation).abs().max() < 1e-5
+
+
+def rotated(state, turn):
+    """The same in a world with other axes."""
+    return replace(state, rotation=turn @ state.rotation, centre=state.centre @ turn.T, points=state.points @ turn.T)
+
+
+def test_where_the_world_is_rotated_the_solved_cameras_rotate_along():
+    """To where the solve ends: what is expected of the camera's motion is expected in its own axes."""
+    evidence, truth = scene()
+    motion = expected_motion(off(truth, size=0.05, seed=7), rotation_sigma=1e-3)  # it pulls away from the truth
+    evidence = replace(evidence, noise=1e-3, motion=motion, rotation_smoothness=30.0, **SMOOTH)
+    turn, start = so3_exp(double([0.7, -1.1, 0.4])), off(truth)
+    to_the_end = {"iterations": 300, "damping": replace(DAMPING, enough=1e-14, failures=20)}
+    found, other = (solve_bundle(evidence, state, **to_the_end).state for state in (start, rotated(start, turn)))
+    expected = rotated(found, turn)
+    for name, within in {"rotation": 1e-5, "centre": 1e-5, "log_focal": 1e-5, "points": 1e-4}.items():
+        torch.testing.assert_close(getattr(other, name), getattr(expected, name), rtol=0, atol=within)
+    assert float(so3_log(found.rotation.mT @ truth.rotation).norm(dim=1).max()) > 1e-3
+
+
+def test_a_steady_zoom_costs_the_same_by_all_frames_and_by_keyframes():
+    """What is expected of the frames between is left out, as a random walk leaves it."""
+    evidence, state = scene(frames=9)
+    zoom, key = torch.linspace(0, 0.2, 9).double(), torch.tensor([0, 1, 4, 8])
+    evidence = replace(cameras_alone(evidence), log_focal=float(zoom.mean()))
+    some = {name: getattr(state, name)[key] for name in ("rotation", "centre")}
+    keyframes = replace(state, **some, log_focal=zoom[key])
+    tracks = torch.ones(POINTS, dtype=torch.float64)
+    by_frames = cost(evidence, replace(state, log_focal=zoom), SIGMA, tracks)
+    by_keyframes = cost(replace(evidence, gap=key.diff().double()), keyframes, SIGMA, tracks)
+    assert by_keyframes == pytest.approx(by_frames, rel=1e-6) and by_frames > 10
 
 
 def simulated(evidence, truth, sigma, seed):

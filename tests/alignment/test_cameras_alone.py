@@ -9,11 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from test_bundle import FOCAL, HEIGHT, WIDTH, guess, path, relative_ate, scene
 
 from geo4d.alignment import Priors
+from geo4d.alignment.bundle import choose
 from geo4d.alignment.bundle.choose import Adjusted, adjust_cameras
 from geo4d.alignment.bundle.config import BundleConfig, MappingConfig, ViewsConfig
+from geo4d.alignment.bundle.evidence import State, residuals
+from geo4d.alignment.bundle.mapping import triangulate
 from geo4d.alignment.bundle.starts import TrackedVideo
 from geo4d.alignment.bundle.views import Views, choose_keyframes, chosen, thinned, tracking_noise
 from geo4d.alignment.draft import Draft
@@ -97,6 +101,38 @@ def test_a_zoom_is_found_where_there_is_one() -> None:
     assert not plain.report["zooms"] and len(set(plain.cameras(0.0).focal.tolist())) == 1
 
 
+@pytest.mark.parametrize("travels", [True, False])
+def test_frames_between_keyframes_of_a_zoom_begin_with_their_own_focal_length(travels: bool) -> None:
+    """Keyframes are exact, and far apart: what lies between follows exactly, in log focal length."""
+    shift, log_zoom = 1.0 if travels else 0.0, torch.linspace(0.0, 0.7, 25, dtype=torch.float64)
+    poses = path(25, shift=shift, turn_deg=12.0)
+    tracks, _, _ = scene(poses, points=200)
+    factor = log_zoom.exp().numpy()[tracks.frame][:, None]
+    centre = np.array([WIDTH / 2, HEIGHT / 2])
+    zoomed = replace(tracks, position=((tracks.position - centre) * factor + centre).astype(np.float32))
+    far_apart = replace(ViewsConfig(), keyframe_motion=10.0, keyframe_shared=0.0)
+    video = video_of(zoomed, BundleConfig(views=far_apart))
+    assert np.diff(video.keyframes).min() == 8
+    key, log_focal = torch.from_numpy(video.keyframes), video.evidence.log_focal + log_zoom
+    true = torch.from_numpy(poses)
+    true[:, :3, 3] /= video.unit
+    rotation, centres = true[:, :3, :3], true[:, :3, 3]
+    order = np.argsort(tracks.track, kind="stable")
+    track, frame, pixel = tracks.track[order], tracks.frame[order], ((tracks.position - centre) / WIDTH)[order]
+    if travels:
+        points = triangulate(track, frame, pixel, true.numpy(), FOCAL / WIDTH, count=tracks.num_tracks)[0]
+    else:  # in some depth
+        first = np.searchsorted(track, np.arange(tracks.num_tracks))
+        rays = np.column_stack([pixel[first] / (FOCAL / WIDTH), np.ones(len(first))])
+        points = np.einsum("nij,nj->ni", rotation.numpy()[frame[first]], rays)
+    solved = State(rotation[key], centres[key], log_focal[key], torch.from_numpy(points))
+    found = video.extended(solved, travels=travels)
+    torch.testing.assert_close(found.log_focal, log_focal, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.rotation, rotation, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.centre, centres, rtol=0, atol=1e-4)
+    assert float(residuals(video.evidence, found).pixel.norm(dim=1).quantile(0.9)) * WIDTH < 0.01
+
+
 def test_given_intrinsics_are_kept_and_said_to_be_given() -> None:
     poses = path(16)
     tracks, _, _ = scene(poses, noise=0.2)
@@ -116,6 +152,16 @@ def test_what_the_camera_does_is_said(shift: float, turn_deg: float, says: str) 
     tracks, _, _ = scene(poses, noise=0.05)
     wrong = path(20, shift=0.8, turn_deg=-12.0)
     assert adjusted(guess(20, poses=wrong), tracks).report["camera"] == says
+
+
+def test_what_a_solution_is_worth_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that turns only, to choose between solutions, and to say whether the chosen one shows a world."""
+    asked, real = [], choose.worth_of
+    monkeypatch.setattr(choose, "worth_of", lambda e, state, **how: asked.append(state) or real(e, state, **how))
+    tracks, _, _ = scene(path(20, shift=0.0, turn_deg=20.0), noise=0.05)
+    found = adjusted(guess(20), tracks)
+    assert found.report["camera"] == "turns only" and found.report["explained"] > 0.9
+    assert len(asked) == len({id(state) for state in asked}) > 0
 
 
 @pytest.mark.parametrize("turn_deg", [4.0, 12.0])
@@ -209,9 +255,28 @@ def test_numbers_of_tracks_may_have_gaps() -> None:
     assert found.is_used and ate(found, poses) < 0.1
 
 
+def video_of(tracks: Tracks, config: BundleConfig | None = None, poses: np.ndarray | None = None) -> TrackedVideo:
+    draft = guess(tracks.num_frames, poses=poses)
+    return TrackedVideo(draft.cameras, draft.dense.log_depth.exp(), tracks, config or BundleConfig(), 0.2)
+
+
 def views_of(tracks: Tracks) -> Views:
-    draft = guess(tracks.num_frames)
-    return TrackedVideo(draft.cameras, draft.dense.log_depth.exp(), tracks, BundleConfig(), 0.2).views
+    return video_of(tracks).views
+
+
+def test_what_is_expected_of_motion_is_less_sure_between_frames_far_apart() -> None:
+    """As a random walk: sqrt(g) over g frames, and not more of a step for being long."""
+    poses = path(12)
+    every = video_of(scene(poses)[0], poses=poses)
+    some = every.at(np.array([0, 1, 4, 11]))
+    by_frame, by_keyframe = every.evidence.motion, some.evidence.motion
+    walk = np.sqrt([1.0, 3.0, 7.0])
+    assert by_frame is not None and by_keyframe is not None
+    np.testing.assert_allclose(by_frame.rotation_sigma, np.deg2rad(0.4))
+    np.testing.assert_allclose(by_keyframe.rotation_sigma, np.deg2rad(0.4) * walk)
+    length = by_keyframe.step.norm(dim=1).numpy()
+    np.testing.assert_allclose(by_keyframe.step_sigma, length + 0.01 * walk)
+    np.testing.assert_allclose(some.evidence.zoom_sigma, 0.01 * walk)
 
 
 def test_keyframes_are_near_where_much_moves_and_never_far_apart() -> None:

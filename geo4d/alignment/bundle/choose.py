@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from geo4d.alignment.bundle.groups import Groups, find_groups
 from geo4d.alignment.bundle.starts import TrackedVideo, Uncertainty
 from geo4d.alignment.bundle.system import Free
 from geo4d.alignment.bundle.views import breaks, chosen, thinned, tracks_across
-from geo4d.alignment.bundle.worth import shows_world, worth_of
+from geo4d.alignment.bundle.worth import Worth, shows_world, worth_of
 from geo4d.alignment.cameras import Cameras
 from geo4d.alignment.priors import Priors
 from geo4d.errors import InputError
@@ -38,7 +39,6 @@ START_ITERATIONS = 15  # at most, of solves that choose a start: they mostly end
 NAMED = 5  # frames that a warning names
 STILL_DEG = 0.05  # and
 STILL = 1e-3  # median depths, by which a camera that stands still seems to turn and move
-Zoomed = tuple[Solution, bool]  # of the keyframes, and whether each has a focal length of its own
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def adjust_cameras(
     )
     cuts = breaks(video.views, config.views)
     choice = _Choice(video).solve()
-    solution, worth = choice.solution, worth_of(video.evidence, choice.solution.state, travels=choice.travels)
+    solution, worth = choice.solution, choice.taken.worth
     believed = solution.track_weight[video.evidence.point] > config.believed
     unheld = np.flatnonzero(tracks_across(video.views, believed.numpy()) < config.views.held)
     unheld = np.setdiff1d(unheld, cuts)
@@ -174,14 +174,14 @@ def adjust_cameras(
         return _unused(report, "the network's cameras explain the points about as well as any")
     if each < config.min_observations:
         return _unused(report, "too few of the points that were followed fit a static world", warn=True)
-    uncertainty = video.uncertainty(solution, Free("each" if choice.zooms else "shared"))
+    uncertainty = video.uncertainty(solution, Free("each" if choice.taken.zooms else "shared"))
     known = uncertainty.log_focal_sigma < UNKNOWN_FOCAL * video.log_focal_sigma
     report |= {
         "used": True,
         "focal_by_longer_side": round(float(solution.state.log_focal.mean().exp()), 5),
         "focal_log_sigma": round(uncertainty.log_focal_sigma, 4),
         "focal_from": "tracks" if known else "network" if priors.intrinsics is None else "given",
-        "zooms": choice.zooms,
+        "zooms": choice.taken.zooms,
     }
     warning = " ".join(filter(None, (_cut_warning(cuts), _unheld_warning(unheld)))) or None
     return Adjusted(report, warning, video, solution, uncertainty, choice.gain, choice.groups)
@@ -238,18 +238,32 @@ def _by_chance(video: TrackedVideo) -> float:
     return (observed - 2 * points - 3 * frames) / max(observed - 3 * points - 6 * frames + 1, 1)
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A solution of all frames, from which one is chosen."""
+
+    video: TrackedVideo
+    solution: Solution
+    travels: bool
+    zooms: bool  # each frame has a focal length of its own
+
+    @cached_property
+    def worth(self) -> Worth:
+        """What it explains of the tracks."""
+        return worth_of(self.video.evidence, self.solution.state, travels=self.travels)
+
+
 @dataclass
 class _Choice:
     """The best camera that travels, the best that only rotates, and which of both."""
 
     video: TrackedVideo
     key: TrackedVideo = field(init=False)  # its keyframes
-    solution: Solution = field(init=False)
+    taken: _Candidate = field(init=False)
+    solution: Solution = field(init=False)  # the one that is taken, where members of groups are not believed
     groups: Groups = field(init=False)
-    travels: bool = True
     gain: float = 0.0
     gain_over_network: float = 0.0
-    zooms: bool = False
     misfits: dict[str, float] = field(default_factory=dict)  # of the keyframes by each start, from 0 to 1
 
     def __post_init__(self) -> None:
@@ -277,7 +291,7 @@ class _Choice:
         best = solved[int(np.argmin(fits))]
         still = self._rotation_only(key, best)
         self.gain = self._saved_by_travel(key, still, best)
-        self._take(self._of_all(best, travels=True), travels=True)
+        self.taken = self._of_all(best, travels=True)
         if self.gain < config.travel_gain:
             self._stay(self._of_all(still, travels=False))
         self._set_groups_aside()
@@ -291,54 +305,50 @@ class _Choice:
         The solution without it is taken if it fits the rest no worse. By a camera that does not travel no groups are
         told: if it travels a little after all, what is near moves as one.
         """
-        video, solution = self.video, self.solution
+        video, taken, solution = self.video, self.taken, self.taken.solution
         self.groups = Groups.none(video.num_points)
-        if self.travels:
+        if taken.travels:
             self.groups = find_groups(video.views, video.evidence, solution)
         moves = torch.from_numpy(self.groups.members)
         if bool((solution.track_weight[moves] > video.config.believed).any()):
             rest = video.evidence.without(moves).smooth_like(solution.state)
-            free = Free("each" if self.zooms else "shared", travels=self.travels)
-            again = solve_bundle(rest, solution.state, iterations=START_ITERATIONS, free=free, damping=QUICK)
+            free = Free("each" if taken.zooms else "shared", travels=taken.travels)
+            # the last solve, so to its end: without what drove it, the camera may have far to go in small steps
+            again = solve_bundle(rest, solution.state, iterations=video.config.iterations, free=free)
             sigma = min(solution.sigma, again.sigma)
             if misfit(rest, again.state, sigma) <= misfit(rest, solution.state, sigma):
                 solution = again
+                self.taken = replace(taken, solution=again)
         self.solution = replace(solution, track_weight=torch.where(moves, 0.0, solution.track_weight))
 
-    def _take(self, found: Zoomed, *, travels: bool) -> None:
-        self.solution, self.zooms = found
-        self.travels = travels
-
-    def _stay(self, still: Zoomed) -> None:
+    def _stay(self, still: _Candidate) -> None:
         """The camera doesn't travel, unless that explains more in all frames.
 
         Of a few keyframes it does in any case.
         """
-        self.gain = self._saved_by_travel(self.video, still[0], self.solution)
-        if self.gain > (0 if still[1] else self.video.config.travel_gain):
+        travelling, config = self.taken, self.video.config
+        self.gain = self._saved_by_travel(self.video, still.solution, travelling.solution)
+        if self.gain > (0 if still.zooms else config.travel_gain):
             return
-        worths = [
-            worth_of(self.video.evidence, solution.state, travels=travels)
-            for solution, travels in ((self.solution, True), (still[0], False))
-        ]
-        if shows_world(worths[1], self.video.config) or not shows_world(worths[0], self.video.config):
-            self._take(still, travels=False)
+        if shows_world(still.worth, config) or not shows_world(travelling.worth, config):
+            self.taken = still
 
-    def _of_all(self, found: Solution, *, travels: bool) -> Zoomed:
+    def _of_all(self, found: Solution, *, travels: bool) -> _Candidate:
         """For all frames, from the keyframes.
 
         With a focal length of each if that explains what one for all does not.
         """
         plain = self._extended(found, Free("shared", travels=travels))
+        shared = _Candidate(self.video, plain, travels, zooms=False)
         if self.key.intrinsics_given:  # given ones stay in their ratio
-            return plain, False
+            return shared
         zooming = self._solved(self.key, found.state, Free("each", travels=travels))
         asked = self.video.config.zoom_gain
         if self._saved(self.key, found, zooming) > asked:
             zooming = self._extended(zooming, Free("each", travels=travels))
             if self._saved(self.video, plain, zooming) > asked:
-                return zooming, True
-        return plain, False
+                return _Candidate(self.video, zooming, travels, zooms=True)
+        return shared
 
     def _extended(self, found: Solution, free: Free) -> Solution:
         """A solution of the keyframes, for all frames."""
@@ -350,7 +360,7 @@ class _Choice:
         """What the camera does, in words."""
         state = self.solution.state
         turned = float(so3_log(state.rotation[0].mT @ state.rotation).norm(dim=1).max())
-        if self.travels:
+        if self.taken.travels:
             return "travels" if float((state.centre - state.centre[0]).norm(dim=1).max()) > STILL else "stands still"
         return "turns only" if math.degrees(turned) > STILL_DEG else "stands still"
 

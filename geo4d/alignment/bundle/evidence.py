@@ -39,6 +39,7 @@ class Evidence:
     noise: float  # of one followed position; least size of a typical residual
     config: BundleConfig
     motion: Motion | None = None
+    gap: Float[Tensor, "s"] | None = None  # frames from each camera to the next one; one, if none are given
     num_points: int = 0  # at least: some may be seen nowhere here
     centre_smoothness: float = 0.0  # weight of squared accelerations of the centres, and of the rotations
     rotation_smoothness: float = 0.0
@@ -57,6 +58,12 @@ class Evidence:
         a hundredth says nothing, however many observations have made it.
         """
         return max(1.0, len(self.point) / self.config.focal_evidence) / self.log_focal_sigma**2
+
+    @cached_property
+    def zoom_sigma(self) -> Float[Tensor, "*s"]:
+        """Of the log focal length from each camera to the next: a random walk by frames, sqrt(g) over g of them."""
+        walk = torch.ones((), dtype=torch.float64) if self.gap is None else self.gap.sqrt()
+        return self.config.zoom_sigma * walk
 
     def smooth_like(self, state: State) -> Evidence:
         """With cameras expected to move as smoothly as in a state, and no more smoothly than the settings have it."""
@@ -204,7 +211,7 @@ def cost(
     total = (tracks[evidence.point] * Loss.cauchy(c.observation_width).value(square)).sum()
     total = total + Loss.cauchy(c.prior_width).value(r.prior.square()).sum()
     total = total + evidence.focal_weight * (state.log_focal.mean() - evidence.log_focal) ** 2
-    total = total + (state.log_focal.diff() / c.zoom_sigma).square().sum()
+    total = total + (state.log_focal.diff() / evidence.zoom_sigma).square().sum()
     total = total + evidence.centre_smoothness * acceleration(state.centre).square().sum()
     if evidence.motion is not None:
         total = total + evidence.motion.cost(state.rotation, state.centre)

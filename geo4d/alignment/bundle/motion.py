@@ -17,17 +17,17 @@ from geo4d.solver.robust import Loss
 class Motion:
     """What is expected of the camera from each frame to the next, and how far it may be off."""
 
-    rotation: Float[Tensor, "s 3 3"]  # cam_to_world of the next frame by that of this one
+    rotation: Float[Tensor, "s 3 3"]  # of the next frame's camera in this frame's, whatever the world's axes are
     step: Float[Tensor, "s 3"]  # in this frame's camera
-    rotation_sigma: float  # radians
+    rotation_sigma: Float[Tensor, "s"]  # radians
     step_sigma: Float[Tensor, "s"]
     loss: Loss
 
     def residuals(
         self, rotation: Float[Tensor, "t 3 3"], centre: Float[Tensor, "t 3"]
     ) -> tuple[Float[Tensor, "s 3"], Float[Tensor, "s 3"]]:
-        """Rotation vectors (in the world) and steps (in this frame's camera) by their sigmas."""
-        rotation_error = so3_log(rotation[1:] @ rotation[:-1].mT @ self.rotation.mT) / self.rotation_sigma
+        """Rotation vectors and steps, both in this frame's camera, by their sigmas."""
+        rotation_error = so3_log(rotation[:-1].mT @ rotation[1:] @ self.rotation.mT) / self.rotation_sigma[:, None]
         step = torch.einsum("sji,sj->si", rotation[:-1], centre.diff(dim=0)) - self.step
         return rotation_error, step / self.step_sigma[:, None]
 
@@ -48,11 +48,12 @@ class Motion:
         frames = len(centre)
         weight, pull = np.zeros((frames - 1, 7)), np.zeros((frames - 1, 7))
         weight[:, :3], weight[:, 3:6] = (
-            (by_rotation / self.rotation_sigma**2)[:, None],
+            (by_rotation / self.rotation_sigma.square())[:, None],
             (by_step / self.step_sigma.square())[:, None],
         )
-        pull[:, :3] = by_rotation[:, None] * rotation_error / self.rotation_sigma
-        pull[:, 3:6] = (by_step / self.step_sigma)[:, None] * torch.einsum("sij,sj->si", rotation[:-1], step)
+        in_world = rotation[:-1] @ torch.stack([rotation_error, step], dim=2)
+        pull[:, :3] = (by_rotation / self.rotation_sigma)[:, None] * in_world[..., 0]
+        pull[:, 3:6] = (by_step / self.step_sigma)[:, None] * in_world[..., 1]
         none = np.zeros((1, 7))
         diagonal = np.concatenate([weight, none]) + np.concatenate([none, weight])
         matrix = sparse.diags_array([diagonal.ravel(), -weight.ravel(), -weight.ravel()], offsets=[0, 7, -7])

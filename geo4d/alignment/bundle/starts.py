@@ -53,7 +53,8 @@ class TrackedVideo:
     config: BundleConfig
     log_focal_sigma: float
     intrinsics_given: bool = False
-    whole: TrackedVideo | None = None  # of which these are some frames
+    whole: TrackedVideo | None = None  # of which these are some frames, and
+    number: np.ndarray | None = None  # (t,) the number of each there
 
     def at(self, frames: np.ndarray) -> TrackedVideo:
         """Some of the frames, as a video of its own in the same unit; tracks keep their numbers."""
@@ -62,7 +63,8 @@ class TrackedVideo:
         kept = number[self.tracks.frame] >= 0
         rows = self.tracks.track[kept], number[self.tracks.frame[kept]], self.tracks.position[kept]
         tracks = Tracks(*rows, self.tracks.source_size, len(frames))
-        return replace(self, cameras=self.cameras.at(frames), depth=self.depth[frames], tracks=tracks, whole=self)
+        cameras, depth = self.cameras.at(frames), self.depth[frames]
+        return replace(self, cameras=cameras, depth=depth, tracks=tracks, whole=self, number=frames)
 
     @cached_property
     def side(self) -> int:
@@ -90,6 +92,12 @@ class TrackedVideo:
     def keyframes(self) -> np.ndarray:
         """Numbers of the frames by which cameras are found first."""
         return choose_keyframes(self.views, self.config.views)
+
+    @cached_property
+    def gap(self) -> Float[Tensor, "s"]:
+        """Frames of the whole video from each of these to the next."""
+        number = np.arange(self.tracks.num_frames) if self.number is None else self.number
+        return torch.from_numpy(np.diff(number)).double()
 
     @cached_property
     def noise(self) -> float:
@@ -172,6 +180,7 @@ class TrackedVideo:
             num_points=self.num_points,
             config=c,
             motion=self._network_motion(),
+            gap=self.gap,
         )
 
     def _normalised(self, frame: Tensor, position: Float[Tensor, "m 2"]) -> Float[Tensor, "m 2"]:
@@ -181,29 +190,34 @@ class TrackedVideo:
         return self.focal * slope
 
     def _network_motion(self) -> Motion:
-        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed."""
-        c, poses = self.config, self.cameras.cam_to_world
+        """The network's cameras from frame to frame: a weak prior, for frames where little could be followed.
+
+        Turns and the least error of steps err by frames independently, so that errors add up as a random walk: sqrt(g)
+        over g frames. What steps err in proportion to their length grows with it anyhow.
+        """
+        c, poses, walk = self.config, self.cameras.cam_to_world, self.gap.sqrt()
         relative = invert_rigid(poses[:-1]) @ poses[1:]
         step = relative[:, :3, 3] / self.unit
-        rotation = poses[1:, :3, :3] @ poses[:-1, :3, :3].mT
-        step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step
-        return Motion(rotation, step, math.radians(c.turn_sigma_deg), step_sigma, Loss.cauchy(c.motion_width))
+        turn_sigma = math.radians(c.turn_sigma_deg) * walk
+        step_sigma = c.step_sigma * step.norm(dim=-1) + c.least_step * walk
+        return Motion(relative[:, :3, :3], step, turn_sigma, step_sigma, Loss.cauchy(c.motion_width))
 
-    def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: float | None = None) -> State:
+    def lifted(self, poses: Float[Tensor, "t 4 4"] | None = None, log_focal: Float[Tensor, "t"] | None = None) -> State:
         """Points at the network's depth where they are first seen; cameras the network's unless others are given."""
         e = self.evidence
         if poses is None:
             poses = self.cameras.cam_to_world.clone()
             poses[:, :3, 3] /= self.unit
-        log_focal = e.log_focal if log_focal is None else log_focal
+        if log_focal is None:
+            log_focal = torch.full((len(poses),), e.log_focal, dtype=torch.float64)
         first = self.ends[0]
-        rays = torch.cat([e.pixel[first] / math.exp(log_focal), torch.ones(len(first), 1, dtype=torch.float64)], dim=1)
+        slopes = e.pixel[first] / log_focal.exp()[e.frame[first], None]
+        rays = torch.cat([slopes, torch.ones(len(first), 1, dtype=torch.float64)], dim=1)
         pose = poses[e.frame[first]]
         points = torch.zeros(self.num_points, 3, dtype=torch.float64)
         local = self.network_depth[0][first, None] * rays
         points[e.point[first]] = (pose[:, :3, :3] @ local[..., None])[..., 0] + pose[:, :3, 3]
-        focal = torch.full((len(poses),), log_focal, dtype=torch.float64)
-        return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), focal, points)
+        return State(poses[:, :3, :3].clone(), poses[:, :3, 3].clone(), log_focal, points)
 
     def maps(self) -> Iterator[State]:
         """Cameras and points from the tracks alone, of these frames as keyframes, by several starts.
@@ -232,17 +246,19 @@ class TrackedVideo:
         to_first = invert_rigid(poses[:1])
         poses = to_first @ poses
         poses[:, :3, 3] *= scale
-        state = self.lifted(poses, grown.log_focal)
+        state = self.lifted(poses, torch.full((len(poses),), grown.log_focal, dtype=torch.float64))
         mapped = scale * (points @ to_first[0, :3, :3].T + to_first[0, :3, 3])
         return replace(state, points=torch.where(mapped.isfinite(), mapped, state.points))
 
     def extended(self, solved: State, *, travels: bool) -> State:
         """A solution of the keyframes, for all frames.
 
-        Cameras between by the points that they see, and points that they alone see.
+        Cameras between by the points that they see, and points that they alone see. Focal lengths between by those of
+        the keyframes around.
         """
         keyframes, e = self.keyframes, self.evidence
-        poses, log_focal = self._between(solved), float(solved.log_focal.mean())
+        poses = self._between(solved)
+        log_focal = torch.from_numpy(np.interp(np.arange(len(poses)), keyframes, solved.log_focal.numpy()))
         seen = torch.zeros(self.num_points, dtype=torch.bool)
         seen[torch.from_numpy(self.views.point[np.isin(self.views.frame, keyframes)])] = True
         between = np.setdiff1d(np.arange(len(poses)), keyframes).tolist()
@@ -255,16 +271,16 @@ class TrackedVideo:
             towards = normalize(solved.points[e.point[some]] - poses[frame, :3, 3], dim=1)
             poses[frame, :3, :3] = _robust_rotation(self._rays(some, log_focal), towards, poses[frame, :3, :3])
         state = self.lifted(poses, log_focal)
-        points = torch.where(seen[:, None], solved.points, self._triangulated(state))
-        each = torch.from_numpy(np.interp(np.arange(len(poses)), keyframes, solved.log_focal.numpy()))
-        return replace(state, points=points, log_focal=each)
+        return replace(state, points=torch.where(seen[:, None], solved.points, self._triangulated(state)))
 
-    def _rays(self, rows: Tensor, log_focal: float) -> Float[Tensor, "k 3"]:
-        """Unit vectors in the camera."""
-        pixel = self.evidence.pixel[rows]
-        return normalize(torch.cat([pixel / math.exp(log_focal), torch.ones_like(pixel[:, :1])], dim=1), dim=1)
+    def _rays(self, rows: Tensor, log_focal: Float[Tensor, "t"]) -> Float[Tensor, "k 3"]:
+        """Unit vectors in the camera of each observation."""
+        slopes = self.evidence.pixel[rows] / log_focal.exp()[self.evidence.frame[rows], None]
+        return normalize(torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1), dim=1)
 
-    def _locate(self, poses: Float[Tensor, "t 4 4"], rows: dict[int, Tensor], solved: State, log_focal: float) -> None:
+    def _locate(
+        self, poses: Float[Tensor, "t 4 4"], rows: dict[int, Tensor], solved: State, log_focal: Float[Tensor, "t"]
+    ) -> None:
         """Sets the cameras of some frames by points that are known.
 
         Many frames at once, padded to the same number of points.
@@ -277,7 +293,7 @@ class TrackedVideo:
             index = torch.stack([pad(rows[frame], (0, size - len(rows[frame]))) for frame in some])
             weight = torch.stack([(torch.arange(size) < len(rows[frame])).double() for frame in some])
             frames = torch.tensor(some)
-            slopes = e.pixel[index] / math.exp(log_focal)
+            slopes = e.pixel[index] / log_focal.exp()[frames, None, None]
             poses[frames] = solve_pnp(poses[frames], solved.points[e.point[index]], weight, slopes, rounds=20)[0]
 
     def uncertainty(self, solution: Solution, free: Free) -> Uncertainty:
@@ -314,10 +330,11 @@ class TrackedVideo:
         """Points by the rays of all cameras where these say how far they are, else as they are in the state."""
         order = np.lexsort((self.views.frame, self.views.point))
         present, point = np.unique(self.views.point[order], return_inverse=True)
-        poses, focal = rigid(state.rotation, state.centre).numpy(), math.exp(float(state.log_focal.mean()))
-        rows = point, self.views.frame[order], self.views.pixel[order]
+        poses, focal = rigid(state.rotation, state.centre).numpy(), state.log_focal.exp().numpy()
+        frame, common = self.views.frame[order], focal.mean()
+        rows = point, frame, self.views.pixel[order] * (common / focal)[frame, None]  # as of one focal length
         c = self.config.mapping
-        points, angle, worst = triangulate(*rows, poses, focal, count=len(present))
+        points, angle, worst = triangulate(*rows, poses, float(common), count=len(present))
         good = (angle > math.radians(c.least_angle_deg)) & (worst < 2 * c.agreement * self.noise)
         found = state.points.clone()
         found[torch.from_numpy(present[good])] = torch.from_numpy(points[good])
@@ -329,7 +346,8 @@ class TrackedVideo:
         By the rays of the points that both see.
         """
         e = self.evidence
-        rays = normalize(torch.cat([e.pixel / math.exp(e.log_focal), torch.ones_like(e.pixel[:, :1])], dim=1), dim=1)
+        focal = torch.full((self.tracks.num_frames,), e.log_focal, dtype=torch.float64)
+        rays = self._rays(torch.arange(len(e.pixel)), focal)
         world = torch.zeros(self.num_points, 3, dtype=torch.float64)
         seen = torch.full((self.num_points,), -2)
         rotation = [torch.eye(3, dtype=torch.float64)]

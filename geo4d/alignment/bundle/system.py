@@ -164,9 +164,9 @@ class BundleSystem:
             shape = (CAMERA * frames, CAMERA * frames)
             matrix = sparse.csr_array((np.full(frames, weight / frames), (last, last)), shape=shape)
             return matrix, np.full(frames, weight / frames * (log_focal.mean() - e.log_focal))
-        change = (
-            sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(max(frames - 1, 0), frames)) / e.config.zoom_sigma
-        )
+        steps = max(frames - 1, 0)
+        weights = sparse.diags_array(np.broadcast_to(1 / e.zoom_sigma.numpy(), (steps,)))
+        change = weights @ sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(steps, frames))
         here = np.zeros((CAMERA, CAMERA))
         here[-1, -1] = 1.0
         pull = change.T @ (change @ log_focal) + weight / frames * (log_focal.mean() - e.log_focal)
