@@ -81,6 +81,11 @@ class InferConfig:
         return self.tracks and self.compat != "released"
 
     @property
+    def keeps_pictures(self) -> bool:
+        """Whether frames are kept at `detail_size` too: followed points may come later, from a file."""
+        return self.compat != "released"
+
+    @property
     def selection(self) -> Selection:
         """Which frames of the video."""
         return Selection(self.start, self.max_frames, self.frame_stride)
@@ -211,7 +216,7 @@ class Geo4D:
             video,
             config.selection,
             resize=lambda height, width: self.working_size(height, width, config),
-            picture_size=None if tracker is None else partial(_picture_size, longer=config.detail_size),
+            picture_size=partial(_picture_size, longer=config.detail_size) if config.keeps_pictures else None,
             observe=None if tracker is None else tracker.add,
         )
         return clip if tracker is None else _followed(clip, tracker)
@@ -332,7 +337,9 @@ class Geo4D:
             for frame in chosen:
                 tracker.add(frame)
         source = (frames.shape[1], frames.shape[2])
-        pictures = None if tracker is None else _resized(chosen, _picture_size(*source, longer=config.detail_size))
+        pictures = None
+        if config.keeps_pictures:
+            pictures = _resized(chosen, _picture_size(*source, longer=config.detail_size))
         times = np.arange(len(chosen)) * config.frame_stride / FOLDER_FPS
         clip = Video(
             _resized(chosen, self.working_size(*source, config)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,16 +50,17 @@ def align(
     what was used, how well it fits and what is missing; all diagnostics, metres, covariances, what moves, is of the
     cameras and the depth that are returned.
 
-    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution, where the predictions hold none or
-    coarser ones. Where followed points settle cameras that see parallax, depth is found anew at their resolution
-    (`config.detail`), on `device` (default: the CPU, where all else is computed).
+    `frames` are the pictures (t, h, w, 3) uint8 of the video at any resolution (default: those of the predictions).
+    Where followed points settle cameras that see parallax, depth is found anew at their resolution (`config.detail`),
+    on `device` (default: the CPU, where all else is computed).
 
     Raises AlignmentError if fewer than ten pixels carry any weight, InputError for priors, tracks or frames of another
     video, ConfigError for priors that these predictions cannot use.
     """
     config, priors = config or AlignmentConfig(), priors or Priors()
     started = time.perf_counter()
-    predictions = _with_frames(select(predictions, config), frames)
+    predictions = select(predictions, config)
+    pictures = _checked(frames, predictions)
     _refuse_unused(predictions, priors, config)
     if predictions.points is None:
         without_points = align_rays if predictions.disparity is None else align_disparity
@@ -70,7 +71,7 @@ def align(
             draft = _as_paper(predictions, ready, config)
         else:
             draft = draft_of(predictions, _solved(ready, progress), priors, config, progress)
-    result = complete(predictions, draft, tracks, priors, config, device, progress)
+    result = complete(predictions, draft, tracks, priors, config, Sight(pictures, device, progress))
     return result.with_diagnostics(alignment_seconds=round(time.perf_counter() - started, 3))
 
 
@@ -87,45 +88,55 @@ def draft_of(
     return Draft(joint.cameras(), fused.dense, report, joint.ready.warnings(), joint=joint, fused=fused)
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What near views are compared by."""
+
+    pictures: np.ndarray | None = None  # (t, h, w, 3) uint8
+    device: torch.device | None = None  # None: the CPU
+    progress: Progress | None = None
+
+
 def complete(
     predictions: WindowPredictions,
     draft: Draft,
     tracks: Tracks | None,
     priors: Priors,
     config: AlignmentConfig,
-    device: torch.device | None = None,
-    progress: Progress | None = None,
+    sight: Sight | None = None,
 ) -> Reconstruction:
     """What follows the windows: followed points move cameras and depth, near views sharpen it, all is described."""
+    sight = sight or Sight(predictions.images)
     if tracks is not None:
         source_size = predictions.source_size or predictions.grid_size
         adjusted = adjust_cameras(draft.cameras, draft.dense.log_depth, tracks, source_size, config.bundle, priors)
         draft = draft.adjusted_by(adjusted, config.depth.correction)
-        draft = _detailed(draft, predictions.images, priors, config, device, progress)
+        draft = _detailed(draft, sight, priors, config)
+    if draft.detail is not None or predictions.images is None:
+        predictions = replace(predictions, images=sight.pictures)
     return finish(predictions, draft, priors, config)
 
 
-def _detailed(
-    draft: Draft,
-    pictures: np.ndarray | None,
-    priors: Priors,
-    config: AlignmentConfig,
-    device: torch.device | None,
-    progress: Progress | None,
-) -> Draft:
+def _detailed(draft: Draft, sight: Sight, priors: Priors, config: AlignmentConfig) -> Draft:
     """With depth at the resolution of the pictures, where the cameras are good enough for it; else why it is not."""
     reason = draft.lacks_detail(config.depth.stereo)
     if config.detail == "off":
         reason = "it was not wanted"
-    elif pictures is None:
+    elif sight.pictures is None:
         reason = "there are no pictures"
     elif priors.depth is not None:
         reason = "depth was given"
-    if reason or pictures is None:
+    if reason or sight.pictures is None:
         return replace(draft, report={**draft.report, "detail": {"used": False, "reason": reason}})
-    stereo, by_flow = config.depth.stereo, config.detail == "flow"
-    depth = draft.dense.log_depth
-    detail = refine_depth(depth, draft.cameras, pictures, stereo, by_flow=by_flow, device=device, progress=progress)
+    detail = refine_depth(
+        draft.dense.log_depth,
+        draft.cameras,
+        sight.pictures,
+        config.depth.stereo,
+        by_flow=config.detail == "flow",
+        device=sight.device,
+        progress=sight.progress,
+    )
     report = {"used": True, "size": list(detail.log_depth.shape[1:]), **detail.report}
     return replace(draft, detail=detail, report={**draft.report, "detail": report})
 
@@ -173,17 +184,17 @@ def select(predictions: WindowPredictions, config: AlignmentConfig) -> WindowPre
     return chosen.map_windows(lambda values: values[order])
 
 
-def _with_frames(predictions: WindowPredictions, frames: np.ndarray | None) -> WindowPredictions:
-    """With other pictures. Raises InputError if they are not the video's."""
+def _checked(frames: np.ndarray | None, predictions: WindowPredictions) -> np.ndarray | None:
+    """The video's pictures. Raises InputError if they are not its."""
     if frames is None:
-        return predictions
+        return predictions.images
     wanted = (predictions.num_frames, *frames.shape[1:3], 3)
     if frames.dtype != np.uint8 or frames.shape != wanted:
         raise InputError(
             f"Frames must be uint8 (t, h, w, 3), one for each of the video's {predictions.num_frames}; got "
             f"{frames.dtype} {frames.shape}."
         )
-    return replace(predictions, images=frames)
+    return frames
 
 
 def _refuse_unused(predictions: WindowPredictions, priors: Priors, config: AlignmentConfig) -> None:
