@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from geo4d._typing import Float, Int, Tensor
-from geo4d.alignment.align import Progress, complete, draft_of
+from geo4d.alignment.align import Progress, Sight, complete, draft_of
 from geo4d.alignment.config import AlignmentConfig
 from geo4d.alignment.joint.agreement import solve_agreed, window_poses
 from geo4d.alignment.joint.guess import InitialFocal
@@ -114,9 +114,8 @@ class IncrementalAlignment:
         )
         solved = replace(assess(ready.problem(), unknowns), summary=self._summary)  # how the last update ended
         joint = Joint(ready, solved, window_poses(observations, unknowns))
-        return complete(
-            predictions, draft_of(predictions, joint, priors, self.config, progress), tracks, priors, self.config
-        )
+        draft = draft_of(predictions, joint, priors, self.config, progress)
+        return complete(predictions, draft, tracks, priors, self.config, Sight(predictions.images, progress=progress))
 
     def _check(self, predictions: WindowPredictions) -> None:
         windows, before = predictions.windows, self._windows
