@@ -20,7 +20,7 @@ def complete(
     """The map that is near `values` as far as `weight` says, and changes where the picture does.
 
     Weighted least squares with differences of neighbours weighted by exp(-difference of the picture / `edge`), solved
-    line by line in turns across and down (fast global smoother, Min et al. 2014, Eq. 7 to 12).
+    line by line in turns across and down (fast global smoother, Min et al. 2014).
     """
     across = torch.exp(-picture.diff(dim=2).norm(dim=0) / edge)
     down = torch.exp(-picture.diff(dim=1).norm(dim=0) / edge)

@@ -92,7 +92,25 @@ def test_tum_trajectory(tmp_path, small_reconstruction):
 def test_source_resolution(small_reconstruction):
     depth, intrinsics = small_reconstruction.at_source_resolution(3)
     assert depth.shape == (48, 72) and intrinsics[0, 0] == 60 and intrinsics[1, 2] == 24
-    np.testing.assert_array_equal(depth[1::2, 1::2], small_reconstruction.depth[3])
+    np.testing.assert_allclose(depth[1::2, 1::2], small_reconstruction.depth[3], rtol=0.05)
+
+
+def test_depth_at_the_source_resolution_follows_the_picture(small_reconstruction):
+    width, (tall, wide) = small_reconstruction.depth.shape[2], small_reconstruction.source_size
+    near, images = np.arange(width) < 10, np.zeros_like(small_reconstruction.images)
+    images[:, :, near] = 255
+    depth = np.broadcast_to(np.where(near, 1, 3).astype(np.float32), small_reconstruction.depth.shape)
+    valid = np.ones_like(small_reconstruction.valid)
+    valid[:, :4] = False
+    result = replace(small_reconstruction, depth=depth, images=images, valid=valid)
+    picture = np.zeros((tall, wide, 3), np.uint8)
+    picture[:, :21] = 255  # the edge is half a pixel of the result further on
+    found, _ = result.at_source_resolution(0, picture)
+    assert np.isnan(found[:7]).all()
+    np.testing.assert_allclose(found[9:, :21], 1)
+    np.testing.assert_allclose(found[9:, 21:], 3)
+    with pytest.raises(InputError, match="picture of a frame must be uint8"):
+        result.at_source_resolution(0, picture[:-1])
 
 
 def test_an_unfinished_folder_is_no_result(tmp_path, small_reconstruction):

@@ -66,7 +66,7 @@ def refine_depth(
     levels = 1 if by_flow else len(config.ranges)
     depth, gains, certainty = _filled(log_depth, known), list[float](), torch.zeros(1)
     for level in range(levels):
-        views = Views(pictures, cameras, _shrink(pictures, levels - 1 - level), config, place)
+        views = NearViews(pictures, cameras, _shrink(pictures, levels - 1 - level), config, place)
         depth = _along_edges(views, depth) if level == 0 else depth
         work = _by_flow(views, depth) if by_flow else _by_sweep(views, depth, level)
         found = _each_frame(views, work, partial(_tell, progress, level * len(pictures), levels * len(pictures)))
@@ -99,7 +99,7 @@ def _filled(log_depth: Float[Tensor, "t y x"], known: Bool[Tensor, "t y x"]) -> 
     return torch.where(known, log_depth, farthest.nan_to_num(neginf=0.0)[:, None, None]).float()
 
 
-def _along_edges(views: Views, log_depth: Float[Tensor, "t y x"]) -> Float[Tensor, "t h w"]:
+def _along_edges(views: NearViews, log_depth: Float[Tensor, "t y x"]) -> Float[Tensor, "t h w"]:
     """Depth whose edges are the picture's: a network gives it in coarse blocks."""
     c = views.config
 
@@ -119,7 +119,7 @@ class Found(NamedTuple):
     held_out: list[int]
 
 
-class Views:
+class NearViews:
     """All frames at one size, and how each is seen from the others. Features are kept for near frames alone."""
 
     def __init__(
@@ -227,7 +227,7 @@ def _spread(count: int, wanted: int) -> list[int]:
     return np.linspace(0, count - 1, wanted).round().astype(int).tolist()
 
 
-def _by_sweep(views: Views, log_depth: Float[Tensor, "t y x"], level: int) -> Callable[[int], Found]:
+def _by_sweep(views: NearViews, log_depth: Float[Tensor, "t y x"], level: int) -> Callable[[int], Found]:
     """Finds the depth of a frame over hypotheses around the depth that there is."""
     c = views.config
     change = torch.linspace(-c.ranges[level], c.ranges[level], c.hypotheses[level], device=views.device)
@@ -249,7 +249,7 @@ def _by_sweep(views: Views, log_depth: Float[Tensor, "t y x"], level: int) -> Ca
     return sweep
 
 
-def _by_flow(views: Views, log_depth: Float[Tensor, "t y x"]) -> Callable[[int], Found]:
+def _by_flow(views: NearViews, log_depth: Float[Tensor, "t y x"]) -> Callable[[int], Found]:
     """Finds the depth of a frame by triangulating optical flow, which begins with what depth and cameras predict."""
 
     def triangulate(frame: int) -> Found:
@@ -266,7 +266,7 @@ def _by_flow(views: Views, log_depth: Float[Tensor, "t y x"]) -> Callable[[int],
 
 
 def _flow_change(
-    views: Views, frame: int, other: int, log_depth: Float[Tensor, "h w"], other_depth: Float[Tensor, "h w"]
+    views: NearViews, frame: int, other: int, log_depth: Float[Tensor, "h w"], other_depth: Float[Tensor, "h w"]
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Change of log depth by the flow to another frame, and its precision: squared pixels by unit of log depth."""
     c = views.config
@@ -290,7 +290,7 @@ def _flow_change(
 
 
 def _settled(
-    views: Views, log_depth: Float[Tensor, "t y x"], found: list[Found]
+    views: NearViews, log_depth: Float[Tensor, "t y x"], found: list[Found]
 ) -> tuple[Float[Tensor, "t h w"], Float[Tensor, "t h w"], list[float]]:
     """Depth that other frames confirm, completed by the picture; how certain; what held-out views gain, by frame."""
     result = torch.empty(views.count, *views.size)
@@ -329,7 +329,7 @@ def _completed(
     return torch.lerp(smooth, change, sure), sure
 
 
-def _each_frame(views: Views, work: Callable[[int], T], tell: Callable[[int], None] | None = None) -> list[T]:
+def _each_frame(views: NearViews, work: Callable[[int], T], tell: Callable[[int], None] | None = None) -> list[T]:
     """What `work` makes of every frame, in order; on a CPU several at once."""
     workers = min(8, os.cpu_count() or 1) if views.device.type == "cpu" else 1
     results = []
@@ -342,7 +342,7 @@ def _each_frame(views: Views, work: Callable[[int], T], tell: Callable[[int], No
 
 
 def _confirmed(
-    views: Views, frame: int, log_depth: Float[Tensor, "h w"], found: list[Found]
+    views: NearViews, frame: int, log_depth: Float[Tensor, "h w"], found: list[Found]
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
     """Mean with the depths of neighbours that find the same, and the share of those that do."""
     near = [frame + sign * gap for gap in views.config.neighbours for sign in (-1, 1)]
@@ -364,7 +364,7 @@ def _confirmed(
 
 
 def _gain(
-    views: Views, frame: int, held_out: list[int], before: Float[Tensor, "h w"], after: Float[Tensor, "h w"]
+    views: NearViews, frame: int, held_out: list[int], before: Float[Tensor, "h w"], after: Float[Tensor, "h w"]
 ) -> Float[Tensor, "h w"]:
     """By how much the views that were held out look more like the frame, by the new depth than by the old."""
     others = [views.other(frame, other) for other in held_out]
