@@ -1,5 +1,6 @@
 """Depth by near views: a room whose walls are textured, seen by known cameras."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from geo4d.alignment.cameras import Cameras, FixedIntrinsics
 from geo4d.alignment.depth.config import StereoConfig
-from geo4d.alignment.depth.stereo import refine_depth
+from geo4d.alignment.depth.stereo import NearViews, _each_frame, refine_depth
 from geo4d.errors import ConfigError
 from geo4d.geometry.camera import intrinsics_from_focal
 from geo4d.geometry.rigid import rigid
@@ -98,6 +99,23 @@ def test_the_same_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("os.cpu_count", lambda processors=processors: processors)
         found.append(refine_depth(spoilt(true), cameras, pictures, StereoConfig()).log_depth)
     assert torch.equal(*found)
+
+
+def test_who_interrupts_does_not_wait_for_the_other_frames() -> None:
+    pictures, _, cameras = room()
+    views = NearViews(np.repeat(pictures[:1], 500, axis=0), cameras, 1, StereoConfig(), torch.device("cpu"))
+    begun = []
+
+    def work(frame: int) -> None:
+        begun.append(frame)
+        time.sleep(0.001)
+
+    def stop(done: int) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        _each_frame(views, work, stop)
+    assert len(begun) < 250
 
 
 def test_the_world_frame_makes_no_difference() -> None:

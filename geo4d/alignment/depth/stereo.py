@@ -233,6 +233,7 @@ def _by_sweep(views: NearViews, log_depth: Float[Tensor, "t y x"], level: int) -
     change = torch.linspace(-c.ranges[level], c.ranges[level], c.hypotheses[level], device=views.device)
 
     def sweep(frame: int) -> Found:
+        """Of the views on both sides, each side counting alike."""
         prior = views.prior(log_depth, frame)
         sides, held_out = views.chosen(frame, prior)
         if sides:
@@ -297,6 +298,7 @@ def _settled(
     certainty = torch.zeros_like(result)
 
     def settle(frame: int) -> float | None:
+        """Depth and certainty of a frame; what its held-out views gain, None without any."""
         prior, own = views.prior(log_depth, frame), found[frame]
         result[frame] = prior.cpu()
         if not own.used:
@@ -333,7 +335,7 @@ def _each_frame(views: NearViews, work: Callable[[int], T], tell: Callable[[int]
     """What `work` makes of every frame, in order; on a CPU several at once."""
     workers = min(8, os.cpu_count() or 1) if views.device.type == "cpu" else 1
     results = []
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # an error in between drops the frames that have not begun
         for result in pool.map(work, range(views.count)):
             results.append(result)
             if tell is not None:
